@@ -1,0 +1,1 @@
+"""The program on each board: session, ledger, artifacts, workers, serving."""

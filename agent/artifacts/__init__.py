@@ -1,0 +1,1 @@
+"""Bytes of models on the board: fetched, verified, kept, evicted."""

@@ -1,0 +1,1 @@
+"""Child processes that run one model on one native library each."""

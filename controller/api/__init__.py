@@ -1,0 +1,1 @@
+"""The HTTPS API in the Kubernetes wire format."""

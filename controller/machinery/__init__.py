@@ -1,0 +1,1 @@
+"""What every control loop is made of: caches, work queue, reconciler, manager."""

@@ -1,0 +1,1 @@
+"""Pure decisions over frozen values: no time, no randomness, no I/O."""

@@ -1,0 +1,1 @@
+"""Control loops: observe, plan, act."""

@@ -1,0 +1,1 @@
+"""The model registry: the OCI distribution API over files, a process of its own."""

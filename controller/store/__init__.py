@@ -1,0 +1,1 @@
+"""The store seam and its implementations."""

@@ -1,0 +1,1 @@
+"""Certificate authorities, tokens and their files."""

@@ -1,0 +1,140 @@
+"""Condition types, their reasons, and pure functions over conditions.
+
+A condition type is a state in PascalCase with status True, False or Unknown; absence is Unknown. Every type and reason that rkfleet
+writes is a constant here and nowhere else; `docs/reference/conditions.md` lists them and a test compares the two. A message is one
+sentence that says why and, for a state that needs somebody, one command that helps: `explain` builds it.
+
+Time enters as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from rkfleet.clock import format_time
+from rkfleet.meta import Struct
+
+__all__ = ["Condition", "Status", "condition", "explain", "find", "is_true", "merge"]
+
+Status = Literal["True", "False", "Unknown"]
+
+# Types.
+READY: Final = "Ready"
+AVAILABLE: Final = "Available"
+PROGRESSING: Final = "Progressing"
+SCHEDULED: Final = "Scheduled"
+ARTIFACT_AVAILABLE: Final = "ArtifactAvailable"
+LOADED: Final = "Loaded"
+DRAINED: Final = "Drained"
+MEMORY_PRESSURE: Final = "MemoryPressure"
+DISK_PRESSURE: Final = "DiskPressure"
+
+# Reasons of Board Ready.
+SESSION_OPEN: Final = "SessionOpen"
+AWAITING_RECONNECT: Final = "AwaitingReconnect"
+BOARD_LOST: Final = "BoardLost"
+NEVER_CONNECTED: Final = "NeverConnected"
+
+# Reasons of Board MemoryPressure and DiskPressure.
+SUFFICIENT: Final = "Sufficient"
+LOW_MEMORY: Final = "LowMemory"
+DISK_FULL: Final = "DiskFull"
+
+# Reasons of Model Ready.
+ARTIFACTS_PRESENT: Final = "ArtifactsPresent"
+ARTIFACT_MISSING: Final = "ArtifactMissing"
+REGISTRY_UNAVAILABLE: Final = "RegistryUnavailable"
+
+# Reasons of ModelDeployment Ready, Available and Progressing.
+MINIMUM_AVAILABLE: Final = "MinimumReplicasAvailable"
+MINIMUM_UNAVAILABLE: Final = "MinimumReplicasUnavailable"
+ROLLOUT_COMPLETE: Final = "RolloutComplete"
+ROLLING_OUT: Final = "RollingOut"
+DEPLOYMENT_PAUSED: Final = "DeploymentPaused"
+PROGRESS_DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
+MODEL_NOT_FOUND: Final = "ModelNotFound"
+VARIANT_NOT_FOUND: Final = "VariantNotFound"
+SURGE_IMPOSSIBLE: Final = "SurgeImpossible"
+SERVED_NAME_TAKEN: Final = "ServedNameTaken"
+SCALED_TO_ZERO: Final = "ScaledToZero"
+
+# Reasons of Replica conditions.
+PLACED: Final = "Placed"
+NO_BOARD_FITS: Final = "NoBoardFits"
+NO_BOARDS: Final = "NoBoards"
+WAITING_FOR_BOARD: Final = "WaitingForBoard"
+WAITING_FOR_PREDECESSOR: Final = "WaitingForPredecessor"
+FETCHING: Final = "Fetching"
+FETCHED: Final = "Fetched"
+FETCH_FAILED: Final = "FetchFailed"
+DIGEST_MISMATCH: Final = "DigestMismatch"
+STAGED: Final = "Staged"
+LOADING: Final = "Loading"
+MODEL_LOADED: Final = "ModelLoaded"
+LOAD_FAILED: Final = "LoadFailed"
+CRASH_LOOP: Final = "CrashLoopBackOff"
+RUNTIME_MISSING: Final = "RuntimeMissing"
+WORKER_STOPPED: Final = "WorkerStopped"
+SERVING: Final = "Serving"
+DRAINING: Final = "Draining"
+DRAIN_COMPLETE: Final = "DrainComplete"
+DRAIN_DEADLINE: Final = "DrainDeadlineReached"
+
+
+class Condition(Struct, frozen=True, kw_only=True):
+    """One observation about an object. Absent means Unknown."""
+
+    type: Annotated[str, Meta(description="Name of the state, PascalCase.", max_length=316)]
+    status: Annotated[Literal["True", "False", "Unknown"], Meta(description="Whether the object is in the state.")]
+    reason: Annotated[str, Meta(description="CamelCase constant that says why, for programs.", max_length=1024)]
+    message: Annotated[str, Meta(description="One sentence that says why and one command that helps.", max_length=32768)] = ""
+    last_transition_time: Annotated[str, Meta(description="When the status last changed.")] = ""
+    observed_generation: Annotated[int, Meta(description="Generation of the spec that was looked at.")] = 0
+
+
+def explain(why: str, command: str = "") -> str:
+    """Return a condition message: one sentence that says why and one command that helps."""
+    return f"{why.rstrip('.')}. Try: {command}" if command else why
+
+
+def condition(type: str, status: Status, reason: str, message: str = "", observed_generation: int = 0) -> Condition:
+    """Return a condition without a transition time; `merge` or the store gives it one."""
+    return Condition(type=type, status=status, reason=reason, message=message, observed_generation=observed_generation)
+
+
+def find(conditions: Iterable[Condition], type: str) -> Condition | None:
+    """Return the condition of this type, or None."""
+    return next((found for found in conditions if found.type == type), None)
+
+
+def is_true(conditions: Iterable[Condition], type: str) -> bool:
+    """Return whether the condition of this type is True."""
+    found = find(conditions, type)
+    return found is not None and found.status == "True"
+
+
+def merge(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], removed: Iterable[str], now: datetime) -> list[dict[str, Any]]:
+    """Return `old` with the conditions in `new` put in by type, and those of the types `removed` left out unless they are in `new`.
+
+    `lastTransitionTime` moves to `now` only where the status differs; a condition that does not change keeps its place and bytes, so
+    that merging the same conditions again changes nothing. All are JSON values, as stored.
+    """
+    wanted = {one["type"]: one for one in new}
+    gone = set(removed) - set(wanted)
+    merged: list[dict[str, Any]] = []
+    for before in old:
+        if before["type"] in gone:
+            continue
+        after = wanted.pop(before["type"], None)
+        merged.append(before if after is None else _moved(before, after, now))
+    merged.extend(_moved({}, after, now) for after in wanted.values())
+    return merged
+
+
+def _moved(before: dict[str, Any], after: dict[str, Any], now: datetime) -> dict[str, Any]:
+    same = before.get("status") == after.get("status") and before.get("lastTransitionTime")
+    return {**after, "lastTransitionTime": before["lastTransitionTime"] if same else format_time(now)}
