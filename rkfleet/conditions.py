@@ -61,6 +61,7 @@ VARIANT_NOT_FOUND: Final = "VariantNotFound"
 SURGE_IMPOSSIBLE: Final = "SurgeImpossible"
 SERVED_NAME_TAKEN: Final = "ServedNameTaken"
 SCALED_TO_ZERO: Final = "ScaledToZero"
+REPLICAS_UNAVAILABLE: Final = "ReplicasUnavailable"
 
 # Reasons of Replica conditions.
 PLACED: Final = "Placed"

@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "LABEL_DEPLOYMENT",
+    "LABEL_REVISION",
     "LABEL_SIMULATED",
     "LABEL_SITE",
     "LABEL_SOC",
@@ -42,6 +44,8 @@ ResourceName = NewType("ResourceName", str)
 LABEL_SOC: Final = "rkfleet.dev/soc"
 LABEL_SITE: Final = "rkfleet.dev/site"
 LABEL_SIMULATED: Final = "rkfleet.dev/simulated"
+LABEL_DEPLOYMENT: Final = "rkfleet.dev/deployment"
+LABEL_REVISION: Final = "rkfleet.dev/revision"
 
 NAME_LENGTH_MAX: Final = 253  # RFC 1123 subdomain, Kubernetes' limit for most kinds.
 LABEL_VALUE_LENGTH_MAX: Final = 63
@@ -210,7 +214,7 @@ def check_label_key(key: str) -> str:
     """Return why `key` cannot be a label or annotation key, or an empty string."""
     prefix, slash, word = key.rpartition("/")
     if slash and check_name(prefix):
-        return f"prefix {prefix[:80]!r} {check_name(prefix)}"
+        return f"prefix {check_name(prefix)}"
     if not word or len(word) > LABEL_VALUE_LENGTH_MAX or not _LABEL.fullmatch(word):
         return f"{word[:80]!r} must be 1..63 letters, digits, '-', '_' or '.', and start and end with a letter or digit"
     return ""

@@ -59,11 +59,151 @@ BUILD_INFO: Final = _metric(
 )  # fmt: skip
 
 # ---- agent ---------------------------------------------------------------------------------------------------------------------
+ARTIFACT_FETCHED_BYTES: Final = _metric(
+    name="rkfleet_artifact_fetched_bytes_total", type="counter", unit="bytes", program="agent",
+    help="Bytes of artifacts received from a registry.",
+)  # fmt: skip
+ARTIFACT_CORRUPT: Final = _metric(
+    name="rkfleet_artifact_corrupt_total", type="counter", unit="files", program="agent",
+    help="Files that did not have their digest, after a fetch or before a load, and were thrown away.",
+)  # fmt: skip
+ARTIFACT_EVICTED_BYTES: Final = _metric(
+    name="rkfleet_artifact_evicted_bytes_total", type="counter", unit="bytes", program="agent",
+    help="Bytes of unreferenced artifacts removed to stay below the limit.",
+)  # fmt: skip
 
 # ---- gateway -------------------------------------------------------------------------------------------------------------------
+GATEWAY_REQUESTS: Final = _metric(
+    name="rkfleet_gateway_requests_total", type="counter", unit="requests", program="gateway", labels=("model_name", "code"),
+    help="Requests that were answered, by model and HTTP status; model_name is empty for names that nothing serves.",
+)  # fmt: skip
+GATEWAY_REQUEST_SECONDS: Final = _metric(
+    name="rkfleet_gateway_request_duration_seconds", type="histogram", unit="seconds", program="gateway", labels=("model_name",),
+    buckets=REQUEST_SECONDS, help="Duration of requests through the gateway.",
+    instants="From the request's last byte at the gateway to the last byte handed to the client's connection.",
+)  # fmt: skip
+GATEWAY_RETRIES: Final = _metric(
+    name="rkfleet_gateway_retries_total", type="counter", unit="tries", program="gateway", labels=("model_name",),
+    help="Times that another replica was asked before the first body byte.",
+)  # fmt: skip
+GATEWAY_BROKEN_STREAMS: Final = _metric(
+    name="rkfleet_gateway_broken_streams_total", type="counter", unit="streams", program="gateway", labels=("model_name",),
+    help="Answers that a board broke off after the first body byte; the client got an error event.",
+)  # fmt: skip
+GATEWAY_OPEN_REQUESTS: Final = _metric(
+    name="rkfleet_gateway_open_requests", type="gauge", unit="requests", program="gateway", help="Requests in the gateway now.",
+)  # fmt: skip
+GATEWAY_READY_REPLICAS: Final = _metric(
+    name="rkfleet_gateway_ready_replicas", type="gauge", unit="replicas", program="gateway", labels=("model_name",),
+    help="Replicas that may be asked, by model.",
+)  # fmt: skip
 
 # ---- controller ----------------------------------------------------------------------------------------------------------------
+RECONCILES: Final = _metric(
+    name="rkfleet_reconciles_total", type="counter", unit="", program="controller", labels=("loop", "result"),
+    help="Calls of a control loop for a key, by how they ended: done, later, retry or error.",
+)  # fmt: skip
+RECONCILE_SECONDS: Final = _metric(
+    name="rkfleet_reconcile_seconds", type="histogram", unit="seconds", program="controller", labels=("loop",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    help="Duration of one call of a control loop.",
+    instants="from the key being taken out of the queue to the end of the call",
+)  # fmt: skip
+QUEUE_DEPTH: Final = _metric(
+    name="rkfleet_queue_depth", type="gauge", unit="", program="controller", labels=("loop",),
+    help="Keys that wait for a control loop, without the delayed ones.",
+)  # fmt: skip
+CACHE_OBJECTS: Final = _metric(
+    name="rkfleet_cache_objects", type="gauge", unit="", program="controller", labels=("resource",),
+    help="Objects that the control loops know of a resource.",
+)  # fmt: skip
+CACHE_RELISTS: Final = _metric(
+    name="rkfleet_cache_relists_total", type="counter", unit="", program="controller", labels=("resource",),
+    help="Times that a cache had to list everything again because its watch had expired.",
+)  # fmt: skip
+EVENTS_DROPPED: Final = _metric(
+    name="rkfleet_events_dropped_total", type="counter", unit="", program="controller",
+    help="Events that were not written because the recorder's queue was full or the store refused them.",
+)  # fmt: skip
+STORE_COMMITS: Final = _metric(
+    name="rkfleet_store_commits_total", type="counter", unit="", program="controller",
+    help="Transactions that the store committed, each durable before any of its writes was acknowledged.",
+)  # fmt: skip
+STORE_WRITES: Final = _metric(
+    name="rkfleet_store_writes_total", type="counter", unit="", program="controller", labels=("result",),
+    help="Writes that the store answered: stored, unchanged, refused (the caller's fault) or failed (the store's fault).",
+)  # fmt: skip
+STORE_COMMIT_SECONDS: Final = _metric(
+    name="rkfleet_store_commit_seconds", type="histogram", unit="seconds", program="controller",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+    help="Duration of one transaction with its fsync.",
+    instants="from the begin of the transaction to the return of the commit",
+)  # fmt: skip
+STORE_REVISION: Final = _metric(
+    name="rkfleet_store_revision", type="gauge", unit="", program="controller",
+    help="Revision of the newest acknowledged write.",
+)  # fmt: skip
+STORE_LOG_EVENTS: Final = _metric(
+    name="rkfleet_store_log_events", type="gauge", unit="", program="controller",
+    help="Events that the store keeps for watches to resume from.",
+)  # fmt: skip
+STORE_WATCHES: Final = _metric(
+    name="rkfleet_store_watches", type="gauge", unit="", program="controller",
+    help="Open watches.",
+)  # fmt: skip
+
+API_REQUESTS: Final = _metric(
+    name="rkfleet_api_requests_total", type="counter", unit="", program="controller", labels=("verb", "resource", "code"),
+    help="Requests that the API answered, by verb and resource (both empty for discovery, schemas and other routes) and HTTP status.",
+)  # fmt: skip
+API_REQUEST_SECONDS: Final = _metric(
+    name="rkfleet_api_request_seconds", type="histogram", unit="seconds", program="controller", labels=("verb",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    help="Duration of one request of the API, watches left out.",
+    instants="from the parsed request head to the last byte of the answer handed to the connection",
+)  # fmt: skip
+API_WATCHES: Final = _metric(
+    name="rkfleet_api_watches", type="gauge", unit="", program="controller",
+    help="Watches that clients of the API hold open.",
+)  # fmt: skip
+
+SESSIONS: Final = _metric(
+    name="rkfleet_sessions", type="gauge", unit="", program="controller",
+    help="Boards in session with this controller.",
+)  # fmt: skip
+SESSION_ENDS: Final = _metric(
+    name="rkfleet_session_ends_total", type="counter", unit="", program="controller", labels=("reason",),
+    help="Streams of boards that ended: SUPERSEDED, SHUTDOWN, REVOKED, PROTOCOL, or LOST without a Goodbye.",
+)  # fmt: skip
+SESSION_MESSAGES: Final = _metric(
+    name="rkfleet_session_messages_total", type="counter", unit="", program="controller", labels=("direction", "message"),
+    help="Messages on the sessions of boards; direction is received or sent.",
+)  # fmt: skip
+STATUS_WRITES: Final = _metric(
+    name="rkfleet_status_writes_total", type="counter", unit="", program="controller", labels=("kind",),
+    help="Status writes that reports of boards caused; a report that says nothing new causes none.",
+)  # fmt: skip
 
 # ---- registry ------------------------------------------------------------------------------------------------------------------
+REGISTRY_REQUESTS: Final = _metric(
+    name="rkfleet_registry_requests_total", type="counter", unit="requests", program="registry", labels=("method", "code"),
+    help="Requests answered, by HTTP method and status code.",
+)  # fmt: skip
+REGISTRY_SENT_BYTES: Final = _metric(
+    name="rkfleet_registry_blob_sent_bytes_total", type="counter", unit="bytes", program="registry",
+    help="Bytes of blobs handed to connections, ranges included.",
+)  # fmt: skip
+REGISTRY_RECEIVED_BYTES: Final = _metric(
+    name="rkfleet_registry_blob_received_bytes_total", type="counter", unit="bytes", program="registry",
+    help="Bytes of uploads written to disk.",
+)  # fmt: skip
+REGISTRY_UPLOADS: Final = _metric(
+    name="rkfleet_registry_uploads", type="gauge", unit="uploads", program="registry",
+    help="Uploads that were begun and neither finished nor given up.",
+)  # fmt: skip
+REGISTRY_FREE_BYTES: Final = _metric(
+    name="rkfleet_registry_storage_free_bytes", type="gauge", unit="bytes", program="registry",
+    help="Free bytes of the file system that holds the blobs, the reserve included.",
+)  # fmt: skip
 
 ALL: Final[tuple[Metric, ...]] = tuple(_entries)

@@ -37,7 +37,7 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
         Activation,
         Meta(description="Staged: only the bytes. Serving: loaded and answering. Draining: finishes what runs, takes nothing new."),
     ] = "Serving"
-    replaces: Annotated[str, Meta(description="Replica on the same board whose place this one takes.")] = ""
+    replaces: Annotated[str, Meta(description="Uid of the Replica whose place this one takes, on the same board if that can hold it.")] = ""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -103,6 +103,8 @@ class Replica(Object, frozen=True, kw_only=True):
                 fields=("observedGeneration", "endpoint", "progress", "measured", "restarts", "lastExit"),
                 conditions=("ArtifactAvailable", "Loaded", "Drained", "Ready"),
             ),
+            # Speaks for a board that cannot: only while it has no session, when the agent's reports do not come.
+            "health": StatusOwner(conditions=("ArtifactAvailable", "Loaded", "Drained", "Ready")),
         },
     )
 

@@ -1,1 +1,1 @@
-"""The store on SQLAlchemy Core."""
+"""The store over SQL: SQLAlchemy Core, one writer thread, reads from memory."""

@@ -1,0 +1,84 @@
+# Everything a person or a script does with this repository. Each target does its own set-up in .venv.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+KUBECONFIG_UP := .rkfleet/kubeconfig
+
+.PHONY: help setup demo up test check fmt lint type arch proto proto-check crds crds-check lock bench soak docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with everything that is locked
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## From one manifest to tokens: start everything, roll out a real model, check every step
+	@$(BIN)/rkfleet demo
+
+up: $(STAMP) ## Start a fleet on this machine (controller, registry, gateway, one CPU board, sample models)
+	@$(BIN)/rkfleet up --data-dir .rkfleet --samples
+
+test: $(STAMP) ## All tests
+	@$(BIN)/python -m pytest
+
+check: fmt-check lint type arch proto-check crds-check test ## Everything that CI checks
+
+fmt: $(STAMP) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+fmt-check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet .
+
+lint: $(STAMP) ## Lint the code
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/buf lint
+
+type: $(STAMP) ## Check the types
+	@$(BIN)/mypy
+
+arch: $(STAMP) ## Check the floors of the house
+	@$(BIN)/lint-imports --no-logo
+
+proto: $(STAMP) ## Generate the gRPC stubs
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/rkfleet/v1/agent.proto
+
+proto-check: $(STAMP)
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out="$$out" --pyi_out="$$out" --grpc_python_out="$$out" proto/rkfleet/v1/agent.proto && \
+	for f in agent_pb2.py agent_pb2.pyi agent_pb2_grpc.py; do cmp "$$out/rkfleet/v1/$$f" "rkfleet/v1/$$f" || { echo "run: make proto"; exit 1; }; done
+
+crds: $(STAMP) ## Write the CRD YAML from the kinds
+	@$(BIN)/python -m controller.api.crds manifests/crds
+
+crds-check: $(STAMP)
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/python -m controller.api.crds "$$out" && \
+	diff -r "$$out" manifests/crds || { echo "run: make crds"; exit 1; }
+
+lock: $(STAMP) ## Lock the requirements (hashes, no index host)
+	@for extra in dev all agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+
+bench: $(STAMP) ## Run every benchmark
+	@for script in bench/[a-z]*.py; do case $$script in bench/report.py) ;; *) $(BIN)/python -m bench.$$(basename $$script .py) || exit 1;; esac; done
+
+bench-%: $(STAMP) ## Run one benchmark, for example bench-store
+	@$(BIN)/python -m bench.$*
+
+soak: $(STAMP) ## Run every long campaign
+	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10
+
+soak-%: $(STAMP) ## Run one long campaign, for example soak-kill
+	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10 -k $*
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,0 +1,108 @@
+"""What the command line of the agent says, as one frozen value.
+
+In: arguments of `python -m agent`. Out: `Config`. Called by `agent/__main__.py`; apart from `app.py` so that a test runs the true program
+with its own values.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from rkfleet.meta import check_name
+from rkfleet.process import LOG_LEVELS
+from rkfleet.quantity import parse_bytes
+
+__all__ = ["Config", "parse_arguments"]
+
+BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of one agent.
+
+    Attributes:
+        controller: Base URL of the API that this board enrols at; used until there is an identity.
+        token: Join token; empty when the board has enrolled before.
+        ca_pin: `sha256:<hex>` of the controller's CA key; empty when the board has enrolled before.
+        name: Name of the board.
+        serving_host: Address of the HTTPS listener for gateways, also the one that they are told to dial.
+        serving_port: Its port; 0 takes any free one, which gateways learn with the next report.
+        ops_port: Port of the plain HTTP listener on loopback for health, metrics and local clients.
+        memory_bytes: Memory that the board reports to have; 0 for what the machine has.
+        artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
+        filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
+        lifeline: Descriptor whose end stops the agent, or None.
+    """
+
+    data_dir: Path
+    controller: str
+    name: str
+    token: str = ""
+    ca_pin: str = ""
+    serving_host: str = "127.0.0.1"
+    serving_port: int = 7490
+    ops_port: int = 0
+    memory_bytes: int = 0
+    artifact_limit_bytes: int = 0
+    filesystem_root: Path = Path("/")
+    lifeline: int | None = None
+    log_level: str = "info"
+
+
+def parse_arguments(arguments: Sequence[str]) -> Config:
+    """Read the command line; exits with status 2 and a usage line when it cannot be read."""
+    values = vars(_parser().parse_args(arguments))
+    return Config(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rkfleet agent run", description="Run models on this board: fetch, load, serve and report what the controller assigns."
+    )
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True, help="directory of identity, ledger and artifacts; one agent each")
+    add("--controller", required=True, metavar="URL", help="API of the controller, https://HOST:7443")
+    add("--name", type=_board_name, required=True, help="name of the board")
+    add("--token", default="", help="join token, for the first start only; see: rkfleet join-token create")
+    add("--ca-pin", default="", metavar="sha256:HEX", help="pin of the controller's CA, printed with the token")
+    add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address that gateways dial (default %(default)s)")
+    add("--serving-port", type=_port, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
+    add("--ops-port", type=_port, default=0, help="plain HTTP port on loopback: health, metrics and /v1 for local clients (0 = any)")
+    add(
+        "--memory",
+        dest="memory_bytes",
+        type=_bytes,
+        default=0,
+        metavar="QUANTITY",
+        help="memory to report instead of the machine's, e.g. 2Gi",
+    )
+    add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
+    add("--filesystem-root", type=Path, default=Path("/"), help="where /proc, /sys and /etc are read from (default %(default)s)")
+    add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
+    add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
+    return parser
+
+
+def _board_name(text: str) -> str:
+    why = check_name(text, length_max=BOARD_NAME_LENGTH_MAX)
+    if why:
+        raise argparse.ArgumentTypeError(f"board name {why}")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0..65535")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

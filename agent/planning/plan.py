@@ -1,0 +1,276 @@
+"""The board's planner: assigned replicas and what is seen of them become ordered steps and a state for each. Pure.
+
+Each replica has one *standing*: the reason why it does not answer yet (or that it does), a sentence with a command, and the steps that
+bring it further. Conditions are read off the standing, so that what is said and what is done cannot differ.
+
+Order of a replica that should serve: fetch its files, verify them (again: time has passed since they were fetched), wait until the one
+it replaces is gone, start. A worker on its way out finishes what runs for `drainSeconds`. Taking the plan's steps and planning again
+gives no step until something new is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from agent.planning import conditions as say
+from agent.planning.values import Abilities, CancelFetch, Fetch, Leaving, Observed, Plan, Served, Start, Step, Stop, Verify
+from agent.workers.base import WorkerSpec, WorkerState, share_threads, worker_key
+from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment
+from rkfleet.kinds.replica import Progress
+from rkfleet.report import ReplicaState
+
+__all__ = ["load_token", "plan"]
+
+# One fetch fills a board's uplink; a second lets a small model pass a large one that is only staged.
+FETCHES_MAX: Final = 2
+
+
+class _Scene(msgspec.Struct, frozen=True):
+    """All that a decision about one replica may look at."""
+
+    assigned: Mapping[str, AssignedReplica]
+    abilities: Abilities
+    observed: Observed
+    leaving: Mapping[str, Leaving]
+
+
+def plan(assignment: Assignment, abilities: Abilities, observed: Observed) -> Plan:
+    """Return what follows from the assignment and what is seen."""
+    assigned = {replica.uid: replica for replica in assignment.replicas}
+    scene = _Scene(assigned, abilities, observed, _leaving(assigned, observed))
+    standings = {replica.uid: _standing(replica, scene) for replica in assignment.replicas}
+    stops = [Stop(uid=uid) for uid in sorted(observed.workers) if _should_stop(uid, scene)]
+    return Plan(
+        steps=(*_cancellations(scene), *stops, *_steps_in_order(assignment, standings, observed)),
+        replicas=tuple(_state(replica, standings[replica.uid], scene) for replica in assignment.replicas),
+        served=_served(assignment, standings, scene),
+        held=_held(assignment, scene),
+        leaving=scene.leaving,
+        look_again_at=_look_again_at(scene),
+    )
+
+
+def load_token(worker: WorkerState | None) -> str:
+    """Return the name of the next load of a worker: it changes with every exit, so that each load has its own verification."""
+    if worker is None or worker.last_exit is None:
+        return "first"
+    return f"after exit {worker.restarts} at {worker.last_exit.time}"
+
+
+# ---- Replicas that leave -------------------------------------------------------------------------------------------------------
+
+
+def _leaving(assigned: Mapping[str, AssignedReplica], observed: Observed) -> Mapping[str, Leaving]:
+    """Return every replica that has a worker and should have none, and every drained one for as long as it is assigned."""
+    leaving: dict[str, Leaving] = {}
+    for uid in sorted({*observed.workers, *observed.leaving}):
+        replica = assigned.get(uid)
+        before = observed.leaving.get(uid)
+        last = replica or observed.known.get(uid)
+        stays = replica is not None and replica.activation == "Serving"
+        remembered = uid in observed.workers or (replica is not None and replica.activation == "Draining")
+        if stays or not remembered or last is None:
+            continue
+        one = msgspec.structs.replace(before, replica=last) if before else Leaving(replica=last, since=observed.now)
+        leaving[uid] = msgspec.structs.replace(one, cut=True) if _is_late(one, observed) else one
+    return leaving
+
+
+def _drain_ends_at(one: Leaving) -> float:
+    return one.since + one.replica.serving.drain_seconds
+
+
+def _is_late(one: Leaving, observed: Observed) -> bool:
+    """Whether requests still run at the end of the drain time."""
+    worker = observed.workers.get(one.replica.uid)
+    runs = worker is not None and worker.phase == "Ready" and observed.in_flight.get(one.replica.uid, 0) > 0
+    return runs and observed.now >= _drain_ends_at(one)
+
+
+def _should_stop(uid: str, scene: _Scene) -> bool:
+    worker = scene.observed.workers[uid]
+    if worker.phase == "Stopping":
+        return False
+    one = scene.leaving.get(uid)
+    if one is None:
+        # A worker without a replica that is known was started by nobody.
+        return uid not in scene.assigned
+    # Only a loaded worker can have requests to finish.
+    return one.cut or worker.phase != "Ready" or not scene.observed.in_flight.get(uid)
+
+
+# ---- Steps ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cancellations(scene: _Scene) -> list[Step]:
+    wanted = {uid for uid, replica in scene.assigned.items() if replica.activation != "Draining"}
+    return [CancelFetch(uid=uid) for uid in sorted(scene.observed.fetches) if uid not in wanted]
+
+
+def _steps_in_order(assignment: Assignment, standings: Mapping[str, say.Standing], observed: Observed) -> list[Step]:
+    """Return the steps of all replicas, what serves before what is only staged, with no more fetches than may run together."""
+    running = [fetch for fetch in observed.fetches.values() if not fetch.reason]
+    count = len(running)
+    on_their_way = {digest for fetch in running for digest in fetch.digests}
+    steps: list[Step] = []
+    for replica in sorted(assignment.replicas, key=lambda each: (each.activation == "Staged", each.namespace, each.name, each.uid)):
+        for step in standings[replica.uid].steps:
+            if isinstance(step, Fetch):
+                digests = {file.digest for file in step.files}
+                if count >= FETCHES_MAX or digests & on_their_way:
+                    continue  # Its turn comes; two fetches of one file would write the same bytes.
+                count += 1
+                on_their_way |= digests
+            steps.append(step)
+    return steps
+
+
+def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
+    observed = scene.observed
+    worker = observed.workers.get(replica.uid)
+    if replica.activation == "Draining":
+        one = scene.leaving.get(replica.uid)
+        return say.draining(replica, worker, cut=one.cut if one else False)
+    missing = _missing(replica, observed)
+    fetch = _fetch_steps(replica, missing, observed)
+    if worker is not None:
+        if replica.activation == "Staged":
+            return say.stopping(replica, fetch)
+        return _standing_with_worker(replica, worker, missing, fetch, scene)
+    if missing:
+        return say.fetching(replica, missing, observed, fetch)
+    if replica.activation == "Staged":
+        return say.staged(replica)
+    return _standing_before_start(replica, scene)
+
+
+def _standing_with_worker(
+    replica: AssignedReplica, worker: WorkerState, missing: tuple[AssignedFile, ...], fetch: tuple[Step, ...], scene: _Scene
+) -> say.Standing:
+    """A worker is there: leave it alone unless its key has changed or the bytes that it loads are bad."""
+    if worker.phase == "Stopping":
+        return say.stopping(replica, fetch)
+    if missing and (worker.phase == "BackOff" or any(file.digest in scene.observed.mismatched for file in missing)):
+        return msgspec.structs.replace(say.fetching(replica, missing, scene.observed, ()), steps=(Stop(uid=replica.uid), *fetch))
+    library = scene.abilities.libraries.get(replica.runtime)
+    if library is not None and worker.key != worker_key(replica, library) and not missing:
+        return say.loading(replica, (Start(spec=_spec(replica, library, scene)),))
+    if worker.phase == "BackOff":
+        return say.back_off(replica, worker, _verify_steps(replica, worker, scene.observed))
+    return say.ready(replica, fetch) if worker.phase == "Ready" else say.loading(replica, fetch)
+
+
+def _standing_before_start(replica: AssignedReplica, scene: _Scene) -> say.Standing:
+    """All files are there and no worker is."""
+    observed = scene.observed
+    library = scene.abilities.libraries.get(replica.runtime)
+    if library is None:
+        return say.runtime_missing(replica, scene.abilities)
+    # Verified while it waits, so that the pause between two workers is only the load.
+    verify = _verify_steps(replica, None, observed)
+    if False:
+        before = scene.assigned.get(replica.replaces) or observed.known.get(replica.replaces)
+        return say.waiting_for_predecessor(replica, before, verify)
+    # Workers on their way out still hold their memory; starting beside them could run the board out of it.
+    used = sum(worker.memory_bytes for worker in observed.workers.values())
+    going = next((one.replica for uid, one in scene.leaving.items() if uid in observed.workers), None)
+    if going is not None and used + replica.memory_bytes > scene.abilities.memory_bytes:
+        return say.waiting_for_predecessor(replica, going, verify)
+    if observed.verified.get(replica.uid) != load_token(None):
+        return say.loading(replica, verify)
+    return say.loading(replica, (Start(spec=_spec(replica, library, scene)),))
+
+
+def _verify_steps(replica: AssignedReplica, worker: WorkerState | None, observed: Observed) -> tuple[Step, ...]:
+    token = load_token(worker)
+    if replica.uid in observed.verifying or observed.verified.get(replica.uid) == token:
+        return ()
+    return (Verify(uid=replica.uid, digests=tuple(sorted({file.digest for file in replica.files})), token=token),)
+
+
+def _fetch_steps(replica: AssignedReplica, missing: tuple[AssignedFile, ...], observed: Observed) -> tuple[Step, ...]:
+    fetch = observed.fetches.get(replica.uid)
+    if not missing or (fetch is not None and (not fetch.reason or observed.now < fetch.retry_at)):
+        return ()
+    return (Fetch(replica=replica, files=missing),)
+
+
+def _missing(replica: AssignedReplica, observed: Observed) -> tuple[AssignedFile, ...]:
+    return tuple({file.digest: file for file in replica.files if file.digest not in observed.files}.values())
+
+
+def _spec(replica: AssignedReplica, library: str, scene: _Scene) -> WorkerSpec:
+    weight = next((file for file in replica.files if file.role == "weight"), replica.files[0])
+    # Threads are shared by what will be loaded together; a replica whose place is taken is about to go.
+    serving = {uid for uid, each in scene.assigned.items() if each.activation == "Serving"}
+    sharers = len(serving - {scene.assigned[uid].replaces for uid in serving})
+    return WorkerSpec(
+        uid=replica.uid,
+        namespace=replica.namespace,
+        name=replica.name,
+        key=worker_key(replica, library),
+        runtime=replica.runtime,
+        model_path=scene.observed.files[weight.digest],
+        context_tokens=replica.serving.context_tokens,
+        max_concurrent=replica.serving.max_concurrent,
+        threads=share_threads(replica.serving.threads, scene.abilities.cores, sharers),
+        memory_bytes=replica.memory_bytes,
+    )
+
+
+# ---- What is said --------------------------------------------------------------------------------------------------------------
+
+
+def _state(replica: AssignedReplica, standing: say.Standing, scene: _Scene) -> ReplicaState:
+    observed = scene.observed
+    worker = observed.workers.get(replica.uid)
+    fetch = observed.fetches.get(replica.uid)
+    sizes = {file.digest: file.size_bytes for file in replica.files}
+    total = sum(sizes.values())
+    there = sum(size for digest, size in sizes.items() if digest in observed.files)
+    under_way = fetch.fetched_bytes if fetch else 0
+    url = scene.abilities.serving_url
+    return ReplicaState(
+        namespace=replica.namespace,
+        name=replica.name,
+        uid=replica.uid,
+        observed_generation=replica.generation,
+        endpoint=f"{url}/replicas/{replica.namespace}/{replica.name}" if url and replica.activation == "Serving" else "",
+        progress=Progress(fetched_bytes=min(total, there + under_way), total_bytes=total),
+        measured=observed.measured.get(replica.uid),
+        restarts=worker.restarts if worker else 0,
+        last_exit=worker.last_exit if worker else None,
+        conditions=say.conditions_of(replica, standing, complete=not _missing(replica, observed)),
+    )
+
+
+def _served(assignment: Assignment, standings: Mapping[str, say.Standing], scene: _Scene) -> tuple[Served, ...]:
+    """Return what clients may ask for: replicas that serve or will, and those that still finish what runs."""
+    served: list[Served] = []
+    for replica in assignment.replicas:
+        if replica.activation == "Serving":
+            worker = scene.observed.workers.get(replica.uid)
+            if worker is not None and standings[replica.uid].answers:
+                served.append(Served(replica=replica, endpoint=worker.endpoint, api_key=worker.api_key))
+            else:
+                served.append(Served(replica=replica, waiting=standings[replica.uid].why))
+    for uid, one in scene.leaving.items():
+        worker = scene.observed.workers.get(uid)
+        if worker is not None:
+            served.append(Served(replica=one.replica, endpoint=worker.endpoint, api_key=worker.api_key, draining=True))
+    return tuple(sorted(served, key=lambda each: (each.replica.namespace, each.replica.name, each.replica.uid)))
+
+
+def _held(assignment: Assignment, scene: _Scene) -> frozenset[str]:
+    leaving = (one.replica for uid, one in scene.leaving.items() if uid in scene.observed.workers)
+    return frozenset(file.digest for replica in (*assignment.replicas, *leaving) for file in replica.files)
+
+
+def _look_again_at(scene: _Scene) -> float | None:
+    retries = [fetch.retry_at for uid, fetch in scene.observed.fetches.items() if uid in scene.assigned and fetch.reason]
+    workers = scene.observed.workers
+    drains = [_drain_ends_at(one) for uid, one in scene.leaving.items() if uid in workers and workers[uid].phase != "Stopping"]
+    return min((*retries, *drains), default=None)

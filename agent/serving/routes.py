@@ -1,0 +1,76 @@
+"""Which replicas the board serves, as one value that is replaced whole.
+
+`agent/loop.py` makes a `Route` from each assigned replica and its worker's state and replaces the tuple; the HTTP application reads
+it per request. The table never waits and holds no requests: those are counted in `agent/serving/queue.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+__all__ = ["Route", "Routes"]
+
+
+class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One replica as clients can reach it.
+
+    Attributes:
+        uid: Uid of the Replica.
+        served_model_name: What clients ask for, and the model name in every answer.
+        model: Name of the Model object.
+        variant: Name of its variant.
+        board: Name of this board.
+        endpoint: `http://127.0.0.1:<port>` of the worker; empty while none is ready, which clients see as 503 `model_loading`.
+        api_key: Bearer token of the worker's listener.
+        draining: Takes nothing new; what is running or queued finishes.
+        waiting_reason: Sentence for clients and people while `endpoint` is empty.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    served_model_name: str
+    model: str = ""
+    variant: str = ""
+    board: str = ""
+    endpoint: str = ""
+    api_key: str = ""
+    max_concurrent: int = 1
+    max_queued: int = 8
+    max_output_tokens: int = 512
+    context_tokens: int = 1024
+    draining: bool = False
+    waiting_reason: str = ""
+
+
+class Routes:
+    """The latest routes of the board."""
+
+    def __init__(self) -> None:
+        self._routes: tuple[Route, ...] = ()
+        self._listeners: Final[list[Callable[[tuple[Route, ...]], None]]] = []
+
+    def replace(self, routes: tuple[Route, ...]) -> None:
+        """Put all routes in place of all before, sorted by namespace and name."""
+        self._routes = tuple(sorted(routes, key=lambda route: (route.namespace, route.name, route.uid)))
+        for listener in self._listeners:
+            listener(self._routes)
+
+    def on_replace(self, listener: Callable[[tuple[Route, ...]], None]) -> None:
+        """Call `listener` with the new routes after each replacement."""
+        self._listeners.append(listener)
+
+    def all(self) -> tuple[Route, ...]:
+        """Return every route."""
+        return self._routes
+
+    def find(self, namespace: str, name: str) -> Route | None:
+        """Return the route of one replica, or None."""
+        return next((route for route in self._routes if route.namespace == namespace and route.name == name), None)
+
+    def of_model(self, served_model_name: str) -> tuple[Route, ...]:
+        """Return every route that serves this name."""
+        return tuple(route for route in self._routes if route.served_model_name == served_model_name)

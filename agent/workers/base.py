@@ -1,0 +1,173 @@
+"""Workers as values, and the seam behind which a runtime library lives.
+
+A worker runs one model on one runtime library behind an HTTP listener on loopback that speaks the OpenAI API. The agent's loop says
+which workers there should be (`WorkerSpec`), the supervisor keeps them so and shows what they are (`WorkerState`), a `Backend` starts
+one (`Worker`). The library never runs in the agent's own process: its crash is an exit reason, not ours.
+
+Who calls: `agent/planning.py` builds specs, `agent/loop.py` hands them to the supervisor, `agent/reports.py` and `agent/serving` read
+states. This module stands apart so that all of them, and every backend, agree on words without importing each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from rkfleet.assignment import AssignedReplica
+from rkfleet.kinds.board import Runtime
+from rkfleet.kinds.replica import ExitReason, LastExit
+
+__all__ = ["Backend", "Exit", "Listener", "Phase", "Worker", "WorkerSpec", "WorkerState", "share_threads", "worker_key"]
+
+Phase = Literal["Starting", "Loading", "Ready", "Stopping", "BackOff"]
+
+# The agent and the kernel keep one core: with every core spinning in the runtime, tokens wait for the process that should send them.
+CORES_KEPT_FREE: Final = 1
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One worker to have.
+
+    Attributes:
+        uid: Uid of the Replica it runs for; one worker per uid.
+        key: `worker_key` of the replica; the process is replaced when it changes, and only then.
+        runtime: Runtime of the variant: rkllm, rknn or llamacpp.
+        model_path: The verified model file in the artifact cache.
+        context_tokens: Context window of one request, prompt and answer together.
+        max_concurrent: Requests that the library works on at the same time.
+        threads: CPU threads, already shared out (`share_threads`), at least 1. A running worker keeps what it started with.
+        memory_bytes: Memory reserved for it, reported while it runs.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    key: str
+    runtime: str
+    model_path: str
+    context_tokens: int = 1024
+    max_concurrent: int = 1
+    threads: int = 1
+    memory_bytes: int = 0
+
+
+class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a worker is now; a worker that is gone has no state.
+
+    Attributes:
+        key: Key of the process that runs, or of the one that will be started next.
+        phase: Starting (no process yet), Loading (the library reads the model), Ready (answers), Stopping (asked to go, still holds
+            its memory), BackOff (exited, starts again at `not_before`).
+        endpoint: `http://127.0.0.1:<port>` while Ready, else empty.
+        api_key: What the listener demands as bearer token; random per process.
+        restarts: Starts after an exit that nobody asked for, since the worker was first ensured.
+        last_exit: How it ended last, or None.
+        not_before: Monotonic second of the next start while in BackOff, else 0.
+        threads: CPU threads that the process was started with.
+        pid: Process id, 0 without a process.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    key: str
+    phase: Phase
+    endpoint: str = ""
+    api_key: str = ""
+    restarts: int = 0
+    last_exit: LastExit | None = None
+    not_before: float = 0.0
+    memory_bytes: int = 0
+    threads: int = 0
+    pid: int = 0
+
+
+class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Where a loaded worker answers: an HTTP base URL on loopback and the bearer token it demands."""
+
+    endpoint: str
+    api_key: str
+
+
+class Exit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """How a worker ended: None as reason when it was asked to; `message` says what is known in one sentence."""
+
+    reason: ExitReason | None
+    message: str = ""
+
+
+class Worker(Protocol):
+    """One started worker. It exists until `exited` returns."""
+
+    @property
+    def pid(self) -> int:
+        """Return the process id, 0 when the worker is not a process of its own."""
+        ...
+
+    async def loaded(self) -> Listener | None:
+        """Wait until the model is loaded; None when the worker ended first. May be called once."""
+        ...
+
+    async def exited(self) -> Exit:
+        """Wait until nothing of the worker is left: no process, no memory, no port. May be called again."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end now; requests it still works on are cut. Idempotent."""
+        ...
+
+    def kill(self, reason: ExitReason | None, message: str) -> None:
+        """End it without its help; `exited` then tells this reason. Idempotent, the first reason stays."""
+        ...
+
+
+class Backend(Protocol):
+    """Starts workers of one runtime.
+
+    Every implementation passes `tests/contract/worker_suite.py`: the listener demands its key, closing a connection ends the request
+    within a second also in prefill, a worker ends with the agent, and an exit has a reason.
+    """
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return the runtime's name, the library's version and the backend's name, as the board advertises them."""
+        ...
+
+    async def start(self, spec: WorkerSpec, beat: Callable[[], None]) -> Worker:
+        """Start a worker; it loads in the background and calls `beat` each time it made or could make progress.
+
+        Raises:
+            Unavailable: No process could be started.
+        """
+        ...
+
+
+def worker_key(replica: AssignedReplica, library: str) -> str:
+    """Return the hex key of what a running worker depends on: digests, library and load parameters.
+
+    Parameters that the agent itself applies (queue length, longest answer, served name) are left out, because changing them needs no
+    new process; so is the thread share, because a neighbour that comes or goes is no reason to drop requests.
+    """
+    serving = replica.serving
+    digests = sorted(f"{file.role}={file.path}={file.digest}" for file in replica.files)
+    facts = [replica.runtime, library, serving.context_tokens, serving.max_concurrent, serving.threads, digests]
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+
+def share_threads(wanted: int, cores: int, sharers: int) -> int:
+    """Return the CPU threads of a worker: `wanted`, or for 0 an equal part of all cores but one, at least 1.
+
+    Args:
+        wanted: `serving.threads` of the replica.
+        cores: Cores that the agent may use.
+        sharers: Replicas of the board that will be loaded together, this one included.
+
+    Threads of one worker wait for each other by spinning, so more threads than cores is far worse than fewer: two workers with two
+    threads each on two cores ran six times slower than with one each.
+    """
+    if wanted > 0:
+        return wanted
+    return max(1, (cores - CORES_KEPT_FREE) // max(1, sharers))

@@ -1,0 +1,146 @@
+"""The HTTPS API as one ASGI application: routing, identity, limits.
+
+In: everything the API needs, as arguments from the controller's `app.py`. Out: an ASGI app for the program's server. Paths of the
+Kubernetes API are served here for every kind of the registry; routes of other parts (enrolment, registry tokens) come as `extra_routes`,
+share the edge where errors become Status objects, and prove who asks in their own ways. `/version` and the health paths answer anybody,
+as on a real cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from controller.api import auth, paths
+from controller.api.admission import Admission
+from controller.api.documents import Documents
+from controller.api.edge import TARGET, VERB, Edge
+from controller.api.errors import no_such_path
+from controller.api.limits import REQUESTS_MAX, WATCHES_MAX, Limit
+from controller.api.resources import Resources, verb_of
+from controller.api.responses import json_response
+from controller.api.writes import Writes
+from controller.store.base import Store
+from rkfleet.clock import Clock
+from rkfleet.kinds.base import Registry
+from rkfleet.metric_names import API_WATCHES
+from rkfleet.metrics import Metrics
+
+__all__ = ["KUBERNETES_MINOR", "create_api"]
+
+KUBERNETES_MINOR: Final = 32  # The wire format that is served; a kubectl that picks its own version by the server's picks this one.
+
+
+def create_api(
+    *,
+    store: Store,
+    registry: Registry,
+    admission: Admission,
+    identify: auth.Identify,
+    clock: Clock,
+    ids: Callable[[], str],
+    metrics: Metrics,
+    stopping: asyncio.Event,
+    version: str,
+    extra_routes: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """Return the API.
+
+    Args:
+        store: Where objects live.
+        registry: Kinds that are served.
+        admission: Judges what clients write; made over the same registry.
+        identify: From a bearer token to its holder.
+        clock: Gives times, ages and the ends of watches.
+        ids: Gives random UUIDs as text.
+        metrics: Takes the API's metrics.
+        stopping: Set by the program before it stops its listener, so that open watches end.
+        version: Version of rkfleet, shown by `/version`.
+        extra_routes: Routes of other parts; they come first.
+    """
+    resources = Resources(store, Writes(store, admission, clock, ids), clock, stopping)
+    kubernetes = _Kubernetes(registry, identify, resources, Documents(registry), metrics)
+    routes = [
+        *extra_routes,
+        *(Route(path, _version(version)) for path in ("/version", "/version/")),
+        *(Route(path, _healthy) for path in ("/healthz", "/livez", "/readyz")),
+        *(Route(path, kubernetes) for path in ("/api", "/api/{rest:path}", "/apis", "/apis/{rest:path}")),
+        *(Route(path, kubernetes) for path in ("/openapi/v2", "/openapi/v3", "/openapi/v3/{rest:path}")),
+    ]
+    return Edge(Router(routes, redirect_slashes=False, default=_nothing_here), clock, ids, metrics)
+
+
+def _version(version: str) -> Callable[[Request], Awaitable[Response]]:
+    body = {
+        "major": "1",
+        "minor": str(KUBERNETES_MINOR),
+        "gitVersion": f"v1.{KUBERNETES_MINOR}.0+rkfleet.{version}",
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "",
+        "platform": "",
+    }
+
+    async def answer(_request: Request) -> Response:
+        return await json_response(body)
+
+    return answer
+
+
+async def _healthy(_request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise no_such_path()
+
+
+class _Kubernetes:
+    """Serves resources, discovery and schemas to callers with a token."""
+
+    def __init__(self, registry: Registry, identify: auth.Identify, resources: Resources, documents: Documents, metrics: Metrics) -> None:
+        self._registry: Final = registry
+        self._identify: Final = identify
+        self._resources: Final = resources
+        self._documents: Final = documents
+        self._requests: Final = Limit("requests", REQUESTS_MAX)
+        self._watches: Final = Limit("watches", WATCHES_MAX)
+        metrics.gauge(API_WATCHES).set_function(lambda: self._watches.taken)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            FleetError: Whatever is to be told to the client; the edge does.
+        """
+        request = Request(scope, receive)
+        identity = auth.authenticate(self._identify, request.headers.get("authorization", ""))
+        target = self._target(request.url.path)
+        if target is None:
+            with self._requests.place():
+                response = await self._documents.serve(request)
+                await response(scope, receive, send)
+            return
+        scope[TARGET] = target
+        scope[VERB] = verb = verb_of(request, target)
+        auth.authorize(identity, verb, target)
+        with (self._watches if verb == "watch" else self._requests).place():
+            response = await self._resources.serve(request, target, verb)
+            await response(scope, receive, send)
+
+    def _target(self, path: str) -> paths.Target | None:
+        match path.strip("/").split("/"):
+            case ["api", version, *rest] if rest:
+                return paths.parse_path(self._registry, "", version, rest)
+            case ["apis", group, version, *rest] if rest:
+                return paths.parse_path(self._registry, group, version, rest)
+            case _:
+                return None

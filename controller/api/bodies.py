@@ -1,0 +1,170 @@
+"""Request bodies: read within limits and decoded.
+
+In: a Starlette request. Out: plain JSON, or `DeleteOptions`. What an object may say is admission's business; here it must be readable, not
+too large and not too deep. A missing Content-Type means JSON: `kubectl scale` and the Python client send none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from controller.api.errors import RequestEntityTooLarge, UnsupportedMediaType
+from controller.store.base import Propagation
+from rkfleet.errors import BadRequest
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "DEPTH_MAX",
+    "DeleteOptions",
+    "PatchFormat",
+    "patch_format",
+    "read_delete_options",
+    "read_json",
+    "require_object",
+]
+
+Json = dict[str, Any]
+PatchFormat = Literal["json", "merge", "strategic"]
+
+BODY_BYTES_MAX: Final = 3 << 20  # As kube-apiserver: an object of the largest size, with room for a patch that names it twice.
+DEPTH_MAX: Final = 64  # No kind nests deeper than 12; recursion over a body must stay far from the interpreter's limit.
+
+_PATCH_FORMATS: Final[dict[str, PatchFormat]] = {
+    "application/json-patch+json": "json",
+    "application/merge-patch+json": "merge",
+    "application/strategic-merge-patch+json": "strategic",
+}
+
+
+class _Preconditions(msgspec.Struct, frozen=True, rename="camel"):
+    """What must be true of the object for it to be deleted."""
+
+    uid: str = ""
+    resource_version: str = ""
+
+
+class DeleteOptions(msgspec.Struct, frozen=True, rename="camel"):
+    """How to delete; from the body, the query, or both."""
+
+    preconditions: _Preconditions = _Preconditions()
+    propagation_policy: Propagation = "Background"
+    dry_run: tuple[str, ...] = ()
+
+
+async def read_json(request: Request) -> Any:
+    """Return the decoded body.
+
+    Raises:
+        BadRequest: It is not JSON, or deeper than `DEPTH_MAX`.
+        RequestEntityTooLarge: It has more than `BODY_BYTES_MAX`.
+        UnsupportedMediaType: It is declared as something else than JSON.
+    """
+    media_type = _media_type(request)
+    if media_type not in ("", "application/json") and not media_type.endswith("+json"):
+        raise UnsupportedMediaType(f"the body of the request was in an unsupported format {media_type!r}; send application/json")
+    return decode(await _read(request))
+
+
+def decode(body: bytes) -> Any:
+    """Decode JSON of a bounded depth.
+
+    Raises:
+        BadRequest: It is not JSON, or deeper than `DEPTH_MAX`.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from error
+    if _deeper_than(value, DEPTH_MAX):
+        raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels")
+    return value
+
+
+def patch_format(request: Request, *, built_in: bool) -> PatchFormat:
+    """Return which patch the Content-Type announces; strategic merge is for built-in kinds, as on a real cluster.
+
+    Raises:
+        UnsupportedMediaType: None that this server applies to the kind.
+    """
+    media_type = _media_type(request)
+    known = [one for one in _PATCH_FORMATS if built_in or _PATCH_FORMATS[one] != "strategic"]
+    if media_type in known:
+        return _PATCH_FORMATS[media_type]
+    apply = "server-side apply is not served, use `kubectl apply` without --server-side; " if "apply-patch" in media_type else ""
+    raise UnsupportedMediaType(
+        f"{apply}the body of the request was in an unsupported format {media_type!r} - accepted media types include: {', '.join(known)}"
+    )
+
+
+def require_object(value: Any, what: str) -> Json:
+    """Return `value` as a JSON object.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    if not isinstance(value, dict):
+        raise BadRequest(f"the body has something else than a JSON object where {what} must stand")
+    return value
+
+
+async def read_delete_options(request: Request) -> DeleteOptions:
+    """Return the delete options of body and query; what the body says wins.
+
+    Raises:
+        BadRequest: They cannot be read.
+    """
+    body = await _read(request)
+    options = decode(body) if body.strip() else {}
+    query = request.query_params
+    asked = {"propagationPolicy": query.get("propagationPolicy"), "dryRun": query.getlist("dryRun") or None}
+    merged = {
+        key: value for source in (asked, require_object(options, "DeleteOptions")) for key, value in source.items() if value is not None
+    }
+    if "propagationPolicy" not in merged and merged.get("orphanDependents", query.get("orphanDependents")) in (True, "true"):
+        merged["propagationPolicy"] = "Orphan"
+    try:
+        return msgspec.convert(merged, DeleteOptions)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"invalid DeleteOptions: {error}") from error
+
+
+async def _read(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise _too_large()
+    except ClientDisconnect:
+        raise BadRequest("the client closed the connection before the body was complete") from None
+    return bytes(body)
+
+
+def _too_large() -> RequestEntityTooLarge:
+    return RequestEntityTooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return any(isinstance(one, dict | list) for one in level)

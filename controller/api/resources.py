@@ -1,0 +1,166 @@
+"""The verbs of the API on one target: from a request to a response, for every kind alike.
+
+In: a Starlette request and the `Target` of its path. Out: a response. Reading and watching go to the store, writing through `writes.py`;
+which form the answer has is `negotiation.py`, how it is encoded `views.py`. `app.py` authorizes before it calls `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controller.api import bodies, negotiation, patch, query, subresources
+from controller.api.errors import MethodNotAllowed
+from controller.api.paths import Target
+from controller.api.responses import json_response
+from controller.api.views import View
+from controller.api.watch import open_watch
+from controller.api.writes import Change, Writes, Written
+from controller.store.base import Store
+from controller.store.writes import merge_patch
+from rkfleet.clock import Clock
+from rkfleet.errors import BadRequest
+
+__all__ = ["Resources", "verb_of"]
+
+Json = dict[str, Any]
+
+
+def verb_of(request: Request, target: Target) -> str:
+    """Return what the request does, in the words of authorization.
+
+    Raises:
+        MethodNotAllowed: The path does not know the method.
+    """
+    over_all_namespaces = target.kind.resource.namespaced and not target.namespace
+    match request.method, bool(target.name):
+        case "GET" | "HEAD", True:
+            return "watch" if query.is_watch(request.query_params) else "get"
+        case "GET" | "HEAD", False:
+            return "watch" if query.is_watch(request.query_params) else "list"
+        case "POST", False if not over_all_namespaces:
+            return "create"
+        case "PUT", True:
+            return "update"
+        case "PATCH", True:
+            return "patch"
+        case "DELETE", True if not target.subresource:
+            return "delete"
+        case "DELETE", False if not over_all_namespaces:
+            return "deletecollection"
+        case method, _:
+            raise MethodNotAllowed(f"the server does not allow the method {method} on the requested resource")
+
+
+class Resources:
+    """Serves every kind.
+
+    Args:
+        store: Where objects live.
+        writes: The write path over the same store.
+        clock: Gives ages in tables, and the ends and bookmarks of watches.
+        stopping: When it is set, every watch ends.
+    """
+
+    def __init__(self, store: Store, writes: Writes, clock: Clock, stopping: asyncio.Event) -> None:
+        self._store: Final = store
+        self._writes: Final = writes
+        self._clock: Final = clock
+        self._stopping: Final = stopping
+
+    async def serve(self, request: Request, target: Target, verb: str) -> Response:
+        """Return the answer to an authorized request.
+
+        Raises:
+            FleetError: As the store, admission and the readers of bodies and queries raise them.
+        """
+        view = self._view(request, target)  # first: a write whose answer cannot be made must not happen
+        match verb:
+            case "get":
+                return await self._get(request, target, view)
+            case "list":
+                return await self._list(request, target, view)
+            case "watch":
+                options = query.read_options(request.query_params, target.namespace, target.name)
+                return await open_watch(self._store, target, options, view, self._stopping)
+            case "create":
+                body = await bodies.read_json(request)
+                written = await self._writes.create(target, body, query.write_options(request.query_params))
+                return await _written(view, written, status_code=201)
+            case "update":
+                body = await bodies.read_json(request)
+                return await self._change(request, target, view, lambda _: body)
+            case "patch":
+                return await self._change(request, target, view, await _patcher(request, target))
+            case "delete":
+                return await self._delete(request, target, view)
+            case _:
+                return await self._delete_collection(request, target, view)
+
+    def _view(self, request: Request, target: Target) -> View:
+        form = negotiation.form_of(request.headers.get("accept", ""))
+        include = request.query_params.get("includeObject") or "Metadata"
+        if include not in ("None", "Metadata", "Object"):
+            raise BadRequest(f"includeObject is {include!r}, it must be None, Metadata or Object")
+        return View(target.kind, form, include, self._clock)
+
+    async def _get(self, request: Request, target: Target, view: View) -> Response:
+        item = await self._store.get(target.ref)
+        if target.subresource == "scale":
+            return await json_response(subresources.scale_of(msgspec.json.decode(item.body)))
+        return await json_response(view.item(item), accept_encoding=request.headers.get("accept-encoding", ""))
+
+    async def _list(self, request: Request, target: Target, view: View) -> Response:
+        options = query.read_options(request.query_params, target.namespace)
+        page = await self._store.list(
+            target.kind.resource.name, options.selection, limit=options.limit, continue_token=options.continue_token
+        )
+        return await json_response(await view.page(page), accept_encoding=request.headers.get("accept-encoding", ""))
+
+    async def _change(self, request: Request, target: Target, view: View, make: Change) -> Response:
+        options = query.write_options(request.query_params)
+        if target.subresource != "scale":
+            return await _written(view, await self._writes.change(target, make, options))
+        written = await self._writes.change(
+            msgspec.structs.replace(target, subresource=""),
+            lambda old: subresources.with_scale(old, make(subresources.scale_of(old))),
+            options,
+        )
+        scale = subresources.scale_of(msgspec.json.decode(written.item.body))
+        return await json_response(scale, warnings=written.warnings)
+
+    async def _delete(self, request: Request, target: Target, view: View) -> Response:
+        written = await self._writes.delete(target, await bodies.read_delete_options(request))
+        if not written.removed:
+            return await _written(view, written)
+        resource = target.kind.resource
+        details = {"name": target.name, "group": resource.group, "kind": resource.plural, "uid": written.item.uid}
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+        return await json_response({**status, "details": {key: value for key, value in details.items() if value}})
+
+    async def _delete_collection(self, request: Request, target: Target, view: View) -> Response:
+        selection = query.read_options(request.query_params, target.namespace).selection
+        page = await self._writes.delete_collection(target, selection, await bodies.read_delete_options(request))
+        return await json_response(await view.page(page))
+
+
+async def _written(view: View, written: Written, *, status_code: int = 200) -> Response:
+    return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
+
+
+async def _patcher(request: Request, target: Target) -> Change:
+    """Return the function that applies the patch in the body."""
+    match bodies.patch_format(request, built_in=not target.kind.resource.group):
+        case "json":
+            operations = await bodies.read_json(request)
+            return lambda old: patch.json_patch(old, operations)
+        case "merge":
+            merge = await bodies.read_json(request)
+            return lambda old: merge_patch(old, merge)
+        case "strategic":
+            strategic = bodies.require_object(await bodies.read_json(request), "a strategic merge patch")
+            return lambda old: patch.strategic_merge_patch(old, strategic)

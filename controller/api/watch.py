@@ -1,0 +1,122 @@
+"""Watches on the wire: a stream of JSON lines that starts where the client says and ends by itself.
+
+In: read options, a view, the store. Out: a response that sends what exists (when asked), then every change in commit order, bookmarks,
+and one ERROR line when the client fell behind what the store still has. The stream ends when the client leaves, its time is over, or the
+server stops. A client that reads slowly holds its own buffer in the store and nothing else.
+
+Source: Kubernetes API concepts, "Efficient detection of changes"; KEP-3157 for initial events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from controller.api.errors import status_of
+from controller.api.paths import Target
+from controller.api.query import ReadOptions
+from controller.api.responses import COMMON_HEADERS
+from controller.api.views import View
+from controller.store.base import Change, Page, Store, Watch
+from rkfleet.errors import Expired, FleetError
+
+__all__ = ["WatchResponse", "open_watch"]
+
+async def open_watch(store: Store, target: Target, options: ReadOptions, view: View, stopping: asyncio.Event) -> Response:
+    """Return the response that streams a watch.
+
+    Raises:
+        FleetError: The store cannot begin; too old a version is not among them, it is told inside the stream.
+    """
+    resource = target.kind.resource.name
+    start = Page((), options.resource_version)
+    if not options.resource_version or options.initial_events:
+        start = await store.list(resource, options.selection)
+    version = start.resource_version
+    try:
+        watch: Watch | Expired = await store.watch(resource, options.selection, resource_version=version, bookmarks=options.bookmarks)
+    except Expired as error:
+        watch = error
+    return WatchResponse(watch, start, options, view, stopping)
+
+
+class WatchResponse(Response):
+    """Sends the lines of one watch; made by `open_watch`."""
+
+    media_type = "application/json"
+
+    def __init__(self, watch: Watch | Expired, start: Page, options: ReadOptions, view: View, stopping: asyncio.Event) -> None:
+        super().__init__(None, 200, dict(COMMON_HEADERS))
+        del self.headers["content-length"]
+        self._watch: Final = watch
+        self._existing = start.items
+        self._seen_version = start.resource_version
+        self._options: Final = options
+        self._view: Final = view
+        self._stopping: Final = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (Starlette's signature)
+        """Stream until the first of: an error, the client leaves, the time is over, the server stops."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(_body(b""))  # The head leaves now: a client waits for it before it believes in the watch.
+            pump, leaves = self._pump(send), _client_leaves(receive)
+            ended = await _until_first(pump, leaves, self._view.clock.sleep(self._options.timeout_seconds), self._stopping.wait())
+            if not ended & {pump, leaves} and self._options.bookmarks:
+                await send(_body(self._view.bookmark(self._seen_version)))
+            if leaves not in ended:
+                await send(_body(b"", more=False))
+        finally:
+            if not isinstance(self._watch, Expired):
+                await self._watch.aclose()
+
+    async def _pump(self, send: Send) -> None:
+        if isinstance(self._watch, Expired):
+            await send(_body(_error_line(self._watch)))
+            return
+        first = True
+        for item in self._existing:
+            await send(_body(self._view.change(Change("ADDED", item.resource_version, item), first=first)))
+            first = False
+        self._existing = ()
+        if self._options.initial_events:
+            await send(_body(self._view.bookmark(self._seen_version, initial_events_end=True)))
+        try:
+            async for change in self._watch:
+                self._seen_version = change.resource_version
+                bookmark = change.type == "BOOKMARK"
+                await send(_body(self._view.bookmark(change.resource_version) if bookmark else self._view.change(change, first=first)))
+                first = first and bookmark
+        except FleetError as error:
+            await send(_body(_error_line(error)))
+
+
+def _body(line: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": line, "more_body": more}
+
+
+def _error_line(error: FleetError) -> bytes:
+    return msgspec.json.encode({"type": "ERROR", "object": status_of(error)}) + b"\n"
+
+
+async def _client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+_Work = Coroutine[Any, Any, object]
+
+
+async def _until_first(*works: _Work) -> set[_Work]:
+    """Run all until one ends, cancel the others, and return what ended by itself; an error of any is raised."""
+    async with asyncio.TaskGroup() as group:
+        tasks = {group.create_task(work): work for work in works}
+        ended, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in unfinished:
+            task.cancel()
+    return {tasks[task] for task in ended}

@@ -1,0 +1,189 @@
+"""Creating, changing and deleting objects: every write of a client, from the decoded body to the store.
+
+In: a target, a body, options. Out: what was stored, or for a dry run what would have been. The steps are always the same: admit (what the
+server owns, defaults, schema, rules), then store against the version that was judged. A write that loses a race is judged anew unless the
+client itself named the version it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from controller.api import namespaces
+from controller.api.admission import Admission
+from controller.api.bodies import DeleteOptions, require_object
+from controller.api.paths import Target
+from controller.api.query import WriteOptions, check_dry_run
+from controller.store.base import Item, Page, Selection, Store
+from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
+from rkfleet.clock import Clock, format_time
+from rkfleet.errors import AlreadyExists, Conflict, NotFound, PermissionDenied
+from rkfleet.kinds.core import Namespace
+from rkfleet.meta import Ref
+
+__all__ = ["Change", "Writes", "Written"]
+
+Json = dict[str, Any]
+
+ATTEMPTS_MAX: Final = 5  # As kube-apiserver: losing five races in a row means a writer that never rests.
+NAME_ATTEMPTS_MAX: Final = 8  # As kube-apiserver: 14 million names per prefix, so eight clashes in a row do not happen.
+_SUFFIX_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"  # As Kubernetes: no vowels, so no words; nothing that looks like another.
+_SUFFIX_LENGTH: Final = 5
+
+Change = Callable[[Json], Any]
+"""From the stored object (not to be changed) to the wanted one."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What a write came to.
+
+    Attributes:
+        item: The object as stored, or as it would be stored.
+        warnings: Sentences for the client.
+        removed: The object is gone, or would be.
+    """
+
+    item: Item
+    warnings: tuple[str, ...] = ()
+    removed: bool = False
+
+
+class Writes:
+    """The write path of the API.
+
+    Args:
+        store: Where objects live.
+        admission: Judges every object before it is stored.
+        clock: Gives creation and deletion times.
+        ids: Gives random UUIDs as text.
+    """
+
+    def __init__(self, store: Store, admission: Admission, clock: Clock, ids: Callable[[], str]) -> None:
+        self._store: Final = store
+        self._admission: Final = admission
+        self._clock: Final = clock
+        self._ids: Final = ids
+
+    async def create(self, target: Target, body: Any, options: WriteOptions) -> Written:
+        """Store a new object, with a made name if it has only `generateName`.
+
+        Raises:
+            FleetError: BadRequest, Invalid, NotFound (namespace), AlreadyExists, PermissionDenied, Unavailable.
+        """
+        obj = require_object(body, f"a {target.kind.resource.kind}")
+        if target.namespace:
+            await namespaces.require_namespace(self._store, target.namespace)
+        for attempt in range(1, NAME_ATTEMPTS_MAX + 1):
+            try:
+                return await self._create(target, obj, options)
+            except AlreadyExists:
+                if (obj.get("metadata") or {}).get("name") or attempt == NAME_ATTEMPTS_MAX:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
+        suffix = _name_suffix(UUID(self._ids()).int)
+        admitted = self._admission.admit_create(
+            target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
+        )
+        metadata = {**admitted.obj["metadata"], "uid": self._ids(), "creationTimestamp": format_time(self._clock.now())}
+        created = {**admitted.obj, "metadata": metadata}
+        ref = msgspec.structs.replace(target.ref, name=metadata["name"])
+        if not options.dry_run:
+            return Written(await self._store.create(ref, created), admitted.warnings)
+        create = Create(ref, created, keep_status=False)
+        return Written(_imagined(create, await self._find(ref), target).item, admitted.warnings)
+
+    async def _find(self, ref: Ref) -> Item | None:
+        try:
+            return await self._store.get(ref)
+        except NotFound:
+            return None
+
+    async def change(self, target: Target, make: Change, options: WriteOptions) -> Written:
+        """Store what `make` makes of the stored object; when another writer came between, it is made and judged again.
+
+        A client that names the version it means (metadata.resourceVersion of what `make` returns) gets Conflict instead.
+
+        Raises:
+            FleetError: BadRequest, Invalid, NotFound, Conflict, Unavailable.
+        """
+        assert target.subresource != "scale", "a scale is a change of the object itself, see resources.py"
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            stored = await self._store.get(target.ref)
+            old = msgspec.json.decode(stored.body)
+            version, uid, subresource, now = stored.resource_version, stored.uid, target.subresource, self._clock.now()
+            new = require_object(make(old), f"a {target.kind.resource.kind}")
+            admitted = self._admission.admit_update(target.kind, old, new, mode=options.field_validation, subresource=subresource)
+            _check_version(stored, admitted.obj["metadata"].get("resourceVersion"))
+            if options.dry_run:
+                update = Update(target.ref, admitted.obj, version, uid, subresource, now)
+                return Written(_imagined(update, stored, target).item, admitted.warnings)
+            try:
+                item = await self._store.update(
+                    target.ref, admitted.obj, resource_version=version, uid=uid, subresource=subresource, now=now
+                )
+                return Written(item, admitted.warnings)
+            except Conflict:
+                if attempt == ATTEMPTS_MAX:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def delete(self, target: Target, options: DeleteOptions) -> Written:
+        """Delete the object, or mark it while finalizers hold it.
+
+        Raises:
+            FleetError: NotFound, Conflict (preconditions), PermissionDenied, Unavailable.
+        """
+        if target.kind is Namespace and target.name == namespaces.DEFAULT_NAMESPACE:
+            raise PermissionDenied(f'namespaces "{target.name}" is forbidden: this namespace may not be deleted')
+        uid, version, now = options.preconditions.uid, options.preconditions.resource_version, self._clock.now()
+        propagation = options.propagation_policy
+        if check_dry_run(options.dry_run):
+            outcome = _imagined(Delete(target.ref, uid, version, propagation, now), await self._find(target.ref), target)
+            return Written(outcome.item, removed=outcome.type == "DELETED")
+        item = await self._store.delete(target.ref, uid=uid, resource_version=version, propagation=propagation, now=now)
+        return Written(item, removed=not msgspec.json.decode(item.body)["metadata"].get("finalizers"))
+
+    async def delete_collection(self, target: Target, selection: Selection, options: DeleteOptions) -> Page:
+        """Delete every object of the selection, one by one; what was there is returned."""
+        page = await self._store.list(target.kind.resource.name, selection)
+        for item in page.items:
+            one = msgspec.structs.replace(target, namespace=item.ref.namespace, name=item.ref.name)
+            with suppress(NotFound):
+                await self.delete(one, options)
+        return page
+
+
+def _name_suffix(random_number: int) -> str:
+    """Return five characters that complete a generated name, from a random number of at least 24 bits."""
+    suffix = ""
+    for _ in range(_SUFFIX_LENGTH):
+        random_number, digit = divmod(random_number, len(_SUFFIX_ALPHABET))
+        suffix += _SUFFIX_ALPHABET[digit]
+    return suffix
+
+
+def _check_version(stored: Item, meant: str | None) -> None:
+    """Hold the version that the client means, if it names one, against the stored one."""
+    if meant and meant != stored.resource_version:
+        raise Conflict(
+            f'Operation cannot be fulfilled on {stored.ref.resource} "{stored.ref.name}": the object has been modified (its resourceVersion'
+            f" is {stored.resource_version}, not {meant}); please apply your changes to the latest version and try again"
+        )
+
+
+def _imagined(write: Create | Update | Delete, stored: Item | None, target: Target) -> Outcome:
+    """Return what the store would make of a write, by the store's own rules; the item never reaches it and gets no version of its own."""
+    outcome = evaluate(write, stored, target.kind.resource, revision=0)
+    version = "" if stored is None else stored.resource_version
+    obj = msgspec.json.decode(outcome.item.body)
+    obj["metadata"]["resourceVersion"] = version
+    if not version:
+        del obj["metadata"]["resourceVersion"]
+    return msgspec.structs.replace(outcome, item=msgspec.structs.replace(outcome.item, resource_version=version, body=encode(obj)))

@@ -1,0 +1,70 @@
+"""The controller's command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from rkfleet.process import LOG_LEVELS
+
+__all__ = ["Config", "parse_arguments"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller is told at its start; each field is a flag, described there."""
+
+    data_dir: Path
+    host: str
+    api_port: int
+    grpc_port: int
+    ops_port: int
+    advertise_host: str
+    registry_url: str
+    kubeconfig_out: Path | None
+    lifeline_fd: int | None
+    log_level: str
+
+    @property
+    def pki_dir(self) -> Path:
+        """Where the certificate authorities are."""
+        return self.data_dir / "pki"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Where the admin's kubeconfig is written on the first start."""
+        return self.kubeconfig_out or self.data_dir / "kubeconfig"
+
+
+def parse_arguments(arguments: Sequence[str]) -> Config:
+    """Read the command line; a mistake ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="rkfleet controller run",
+        description="Store models and declared state, place replicas on boards, hold the boards' sessions.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="where store, certificates and tokens are kept")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on for API and sessions")
+    parser.add_argument("--api-port", type=int, default=7443, help="HTTPS port of the API; 0 takes any")
+    parser.add_argument("--grpc-port", type=int, default=7444, help="port of the board sessions; 0 takes any")
+    parser.add_argument("--ops-port", type=int, default=0, help="loopback port of /healthz, /readyz and /metrics; 0 takes any")
+    parser.add_argument("--advertise-host", default="127.0.0.1", help="name or address at which boards and people reach this machine")
+    parser.add_argument("--registry-url", default="https://127.0.0.1:7445", help="model registry as boards and people reach it")
+    parser.add_argument("--kubeconfig-out", type=Path, help="where the admin's kubeconfig is written; default DATA_DIR/kubeconfig")
+    parser.add_argument("--lifeline-fd", type=int, help="stop when this descriptor reaches its end")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="least level that is logged")
+    given = parser.parse_args(arguments)
+    return Config(
+        data_dir=given.data_dir,
+        host=given.host,
+        api_port=given.api_port,
+        grpc_port=given.grpc_port,
+        ops_port=given.ops_port,
+        advertise_host=given.advertise_host,
+        registry_url=given.registry_url.rstrip("/"),
+        kubeconfig_out=given.kubeconfig_out,
+        lifeline_fd=given.lifeline_fd,
+        log_level=given.log_level,
+    )

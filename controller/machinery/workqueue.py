@@ -1,0 +1,122 @@
+"""The queue of keys that wait for a reconciler.
+
+A key says which object to look at and nothing of what happened. A key that waits already is not queued twice; a key that is being
+worked on is queued again only after its worker is done, so one object is never reconciled by two workers at once. Failures of a key
+make it wait longer and longer, with jitter; success forgets them. `run` must be running for delayed keys.
+
+The semantics are those of Kubernetes' client-go `util/workqueue`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from typing import Final
+
+from rkfleet.clock import Clock
+from rkfleet.meta import Ref
+
+__all__ = ["WorkQueue"]
+
+RETRY_SECONDS_MIN: Final = 0.01  # A Conflict with a cache that lags is over as soon as the cache has caught up: milliseconds.
+RETRY_SECONDS_MAX: Final = 60.0  # A longer wait would make the recovery of what the error named look like a hang.
+RETRY_DOUBLINGS_MAX: Final = 16  # Enough to reach the longest wait; keeps the power of two a small number.
+
+
+class WorkQueue:
+    """Keys for workers; each key at most once in the queue and at most once in work.
+
+    Args:
+        clock: For delays.
+        random: For the jitter of retries.
+    """
+
+    def __init__(self, *, clock: Clock, random: random.Random) -> None:
+        self._clock: Final = clock
+        self._random: Final = random
+        self._waiting: Final[asyncio.Queue[Ref]] = asyncio.Queue()  # Bounded by the number of objects: a key is in it once.
+        self._dirty: Final[set[Ref]] = set()  # In `_waiting`, or to be put there when its worker is done.
+        self._working: Final[set[Ref]] = set()
+        self._failures: Final[dict[Ref, int]] = {}
+        self._due: Final[dict[Ref, float]] = {}  # When a delayed key is due; the heap may hold older entries of it.
+        self._heap: Final[list[tuple[float, Ref]]] = []
+        self._sooner: Final = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Keys that wait now, without the delayed ones."""
+        return self._waiting.qsize()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being worked on; delayed keys do not count."""
+        return not self._dirty and not self._working
+
+    def add(self, key: Ref) -> None:
+        """Queue the key, or remember that it must be looked at once more if a worker has it."""
+        if key in self._dirty:
+            return
+        self._dirty.add(key)
+        if key not in self._working:
+            self._waiting.put_nowait(key)
+
+    def add_after(self, key: Ref, seconds: float) -> None:
+        """Queue the key after a delay; of several delays of one key the earliest counts."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        due = self._clock.monotonic() + seconds
+        if due >= self._due.get(key, float("inf")):
+            return
+        self._due[key] = due
+        heapq.heappush(self._heap, (due, key))
+        self._sooner.set()
+
+    def add_failed(self, key: Ref) -> float:
+        """Queue the key after a wait that doubles with each failure in a row; return the seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        ceiling = min(RETRY_SECONDS_MIN * 2.0 ** min(failures, RETRY_DOUBLINGS_MAX), RETRY_SECONDS_MAX)
+        seconds = ceiling * self._random.uniform(0.5, 1.0)
+        self.add_after(key, seconds)
+        return seconds
+
+    def forget(self, key: Ref) -> None:
+        """Forget the failures of a key."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> Ref:
+        """Wait for a key and take it into work; `done` must follow."""
+        key = await self._waiting.get()
+        self._dirty.discard(key)
+        self._working.add(key)
+        return key
+
+    def done(self, key: Ref) -> None:
+        """End the work on a key; if it was added meanwhile it waits again."""
+        self._working.discard(key)
+        if key in self._dirty:
+            self._waiting.put_nowait(key)
+
+    async def run(self) -> None:
+        """Move delayed keys into the queue when they are due, until cancelled."""
+        while True:
+            self._sooner.clear()
+            now = self._clock.monotonic()
+            while self._heap and self._heap[0][0] <= now:
+                due, key = heapq.heappop(self._heap)
+                if self._due.get(key) == due:
+                    del self._due[key]
+                    self.add(key)
+            if self._heap:
+                await self._sleep_or_sooner(self._heap[0][0] - now)
+            else:
+                await self._sooner.wait()
+
+    async def _sleep_or_sooner(self, seconds: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            sleeping = tasks.create_task(self._clock.sleep(seconds))
+            sooner = tasks.create_task(self._sooner.wait())
+            await asyncio.wait((sleeping, sooner), return_when=asyncio.FIRST_COMPLETED)
+            sleeping.cancel()
+            sooner.cancel()

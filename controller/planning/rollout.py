@@ -1,0 +1,318 @@
+"""How a deployment's replicas move: scaling, replacement of lost ones, and the exchange of an old revision for a new one.
+
+In: the wanted numbers (`Goal`) and one `Member` for each Replica. Out: `Moves`: what to create, stage, activate, drain and delete now.
+`planning/deployment.py` calls it and turns moves into writes; it is apart so that the rules for numbers stand in one place, without
+kinds, conditions and sentences.
+
+A replica's way is Staged -> Serving -> Draining -> gone. Two ways lead from an old replica to its successor:
+
+- *Surge*: while fewer than replicas + maxSurge run, the successor is created Serving, anywhere. Once it is available and one more than
+  the wanted number is, an old replica drains.
+- *In place* (needs maxUnavailable): the successor is created Staged and `replaces` an old replica; placement puts it on the same board
+  if that can hold it, sharing the memory. When its bytes are there the old one drains, is deleted, and the successor is activated. That
+  is the usual way where a board holds one model.
+
+What holds after every move, whatever the members say:
+
+- Serving replicas are never more than replicas + maxSurge by our hand. Staged ones hold only bytes and are not counted.
+- A replica is drained in a rollout only if replicas - maxUnavailable others are available, or if it has been broken for a while; by
+  scaling down the unavailable go first and as many as are wanted stay.
+- A new slot is the lowest number that no replica of the deployment has, so two planners with the same view create the same name.
+
+A replica is *available* when it is Ready, its board is in session, and it has been so for `SETTLE_SECONDS` (see deployment.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from controller.planning.actions import Value
+from rkfleet.kinds.replica import Activation
+
+__all__ = ["Creation", "Goal", "Member", "Moves", "plan_rollout", "resolve_strategy"]
+
+STAGED_AHEAD: Final = 1  # Successors fetched beyond those that may be exchanged now: the next download overlaps the current load.
+
+
+class Goal(Value, frozen=True, kw_only=True):
+    """What is wanted.
+
+    Attributes:
+        revision: Name of the revision to reach; empty while there is none.
+        rolling: Whether replicas of other revisions are to be exchanged (not paused, and the template is usable).
+        max_unavailable: Replicas that may be missing.
+        max_surge: Replicas that may serve above `replicas`.
+    """
+
+    revision: str
+    replicas: int
+    max_unavailable: int
+    max_surge: int
+    rolling: bool = True
+
+    @property
+    def minimum(self) -> int:
+        """Available replicas that our own hand must leave."""
+        return max(self.replicas - self.max_unavailable, 0)
+
+
+class Member(Value, frozen=True, kw_only=True):
+    """One Replica as the rollout sees it.
+
+    Attributes:
+        slot: Its ordinal.
+        replaces: Uid of the replica whose place it takes; empty for none.
+        placed: It has a board.
+        unschedulable: Placement has looked and found no board.
+        staged: Its bytes are on the board.
+        ready: It says it serves.
+        broken: It has not served for so long that it is no longer expected to come back by itself.
+        available: Ready, settled, and its board is in session.
+        drained: Nothing runs on it any more.
+        absent: Its board has no session at the moment.
+        lost: Its board has been without a session so long that nothing is expected from it.
+        gone: As lost, and long enough that the replica is to be replaced.
+        deleting: Somebody deleted it and a finalizer holds it.
+    """
+
+    uid: str
+    name: str
+    slot: int
+    revision: str
+    activation: Activation = "Serving"
+    replaces: str = ""
+    placed: bool = False
+    unschedulable: bool = False
+    staged: bool = False
+    ready: bool = False
+    broken: bool = False
+    available: bool = False
+    drained: bool = False
+    absent: bool = False
+    lost: bool = False
+    gone: bool = False
+    deleting: bool = False
+
+
+class Creation(Value, frozen=True, kw_only=True):
+    """A replica to create: Serving anywhere, or Staged in the place of the replica with uid `replaces`."""
+
+    slot: int
+    activation: Activation = "Serving"
+    replaces: str = ""
+
+
+class Moves(Value, frozen=True, kw_only=True):
+    """What to do now, by uid; deletions come first, creations last."""
+
+    delete: tuple[tuple[str, str], ...] = ()  # (uid, why)
+    activate: tuple[str, ...] = ()
+    drain: tuple[tuple[str, str], ...] = ()  # (uid, why)
+    create: tuple[Creation, ...] = ()
+
+
+def resolve_strategy(replicas: int, max_unavailable: int | str, max_surge: int | str) -> tuple[int, int]:
+    """Return (maxUnavailable, maxSurge) as numbers: percentages of `replicas`, the first rounded down, the second up; not both 0.
+
+    Source: Kubernetes `pkg/controller/deployment/util/deployment_util.go`, ResolveFenceposts and MaxUnavailable.
+    """
+    surge = _share(max_surge, replicas, up=True)
+    unavailable = min(_share(max_unavailable, replicas, up=False), replicas)
+    if surge == 0 and unavailable == 0:
+        unavailable = 1
+    return unavailable, surge
+
+
+def _share(value: int | str, replicas: int, *, up: bool) -> int:
+    text = str(value)
+    if not text.endswith("%"):
+        return int(text)
+    hundredths = int(text[:-1]) * replicas
+    return -(-hundredths // 100) if up else hundredths // 100
+
+
+def plan_rollout(goal: Goal, members: Sequence[Member]) -> Moves:
+    """Return the moves that are allowed now; none when the members are as wanted or something must happen elsewhere first."""
+    work = _Work(goal, sorted(members, key=lambda member: (member.slot, member.name)))
+    work.delete_finished()
+    work.delete_useless_successors()
+    work.scale_down()
+    work.activate_successors()
+    if goal.revision:
+        work.create_missing()
+    if goal.rolling:
+        work.drain_exchanged_by_surge()
+        work.drain_exchanged_in_place()
+        work.stage_successors()
+    return work.moves()
+
+
+class _Work:
+    """Members and counts as they will be after the moves so far; lives for one call of `plan_rollout`."""
+
+    def __init__(self, goal: Goal, members: Sequence[Member]) -> None:
+        self._goal: Final = goal
+        self._slots: Final = {member.slot for member in members}  # Also of those deleted now: a name is not reused in one breath.
+        self._members = {member.uid: member for member in members if not member.deleting}
+        self._delete: Final[list[tuple[str, str]]] = []
+        self._activate: Final[list[str]] = []
+        self._drain: Final[list[tuple[str, str]]] = []
+        self._create: Final[list[Creation]] = []
+
+    def moves(self) -> Moves:
+        return Moves(delete=tuple(self._delete), activate=tuple(self._activate), drain=tuple(self._drain), create=tuple(self._create))
+
+    # What is there.
+
+    def _where(self, holds: Callable[[Member], bool]) -> list[Member]:
+        return [member for member in self._members.values() if holds(member)]
+
+    def _serving(self) -> list[Member]:
+        return self._where(lambda member: member.activation == "Serving")
+
+    def _draining(self) -> list[Member]:
+        return self._where(lambda member: member.activation == "Draining")
+
+    def _old(self) -> list[Member]:
+        return [member for member in self._serving() if member.revision != self._goal.revision]
+
+    def _waits_for_predecessor(self, member: Member) -> bool:
+        predecessor = self._members.get(member.replaces)
+        return member.activation == "Staged" and predecessor is not None and predecessor.activation == "Serving"
+
+    def _takeovers(self) -> list[Member]:
+        """Successors whose predecessor drains or is gone: they are what serves next in its place."""
+        return self._where(lambda member: member.activation == "Staged" and not self._waits_for_predecessor(member))
+
+    def _running(self) -> int:
+        """Replicas that serve or will without another decision, created ones included."""
+        return len(self._serving()) + len(self._takeovers()) + sum(one.activation == "Serving" for one in self._create)
+
+    def _updated(self) -> list[Member]:
+        return self._where(lambda member: member.revision == self._goal.revision and member.activation != "Draining")
+
+    def _successor_of(self, member: Member) -> Member | None:
+        return next(iter(self._where(lambda other: other.replaces == member.uid and other.activation == "Staged")), None)
+
+    def _available_without(self, member: Member) -> int:
+        return sum(other.available for other in self._serving() if other.uid != member.uid)
+
+    # What is done.
+
+    def _remove(self, member: Member, why: str) -> None:
+        self._delete.append((member.uid, why))
+        del self._members[member.uid]
+
+    def _retire(self, member: Member, why: str) -> None:
+        """Take a replica away in the gentlest way that can end: what has served drains first."""
+        if not member.placed or member.activation == "Staged" or member.lost:
+            self._remove(member, why)
+            return
+        self._drain.append((member.uid, why))
+        self._replace(member, "Draining")
+
+    def _replace(self, member: Member, activation: Activation) -> None:
+        fields = {name: getattr(member, name) for name in Member.__struct_fields__}
+        self._members[member.uid] = Member(**{**fields, "activation": activation})
+
+    # The steps, in order.
+
+    def delete_finished(self) -> None:
+        """Delete what is replaced because its board is lost, and what has drained or cannot be waited for."""
+        for member in list(self._members.values()):
+            if member.gone:
+                self._remove(member, "its board is lost")
+            elif member.activation == "Draining" and (member.drained or member.lost or not member.placed):
+                self._remove(member, "it is drained" if member.drained else "its board is lost")
+
+    def delete_useless_successors(self) -> None:
+        """Delete staged bytes that nobody will use: of another revision, a second one for one place, or more than are wanted."""
+        staged = self._where(lambda member: member.activation == "Staged")
+        for member in staged:
+            first = self._successor_of(self._members[member.replaces]) if member.replaces in self._members else member
+            if member.revision != self._goal.revision:
+                self._remove(member, "its revision is no longer wanted")
+            elif first is not None and first.uid != member.uid:
+                self._remove(member, "another replica takes the same place")
+        self._delete_excess(lambda member: member.activation == "Serving" and not member.placed and member.unschedulable)
+        self._delete_excess(self._waits_for_predecessor)
+
+    def _delete_excess(self, chosen: Callable[[Member], bool]) -> None:
+        excess = len(self._updated()) - self._goal.replicas
+        candidates = [member for member in self._updated() if chosen(member)]
+        for member in sorted(candidates, key=lambda one: -one.slot)[: max(excess, 0)]:
+            self._remove(member, "enough others are there")
+
+    def scale_down(self) -> None:
+        """Take away what is above the wanted number: the unplaced and unready first, old before new, then the highest slot."""
+        if self._goal.rolling:
+            for member in [one for one in self._old() if not one.placed]:
+                self._remove(member, "its revision is no longer wanted")
+        while self._running() > self._goal.replicas + (self._goal.max_surge if self._old() else 0):
+            self._retire(min(self._serving() + self._takeovers(), key=self._worth), "fewer replicas are wanted")
+
+    def _worth(self, member: Member) -> tuple[bool, bool, int, bool, int]:
+        """Order of sacrifice; the unsettled are worth more than the unready because clients may be using them."""
+        is_new = member.revision == self._goal.revision
+        return (member.placed, member.activation == "Serving", member.ready + member.available, is_new, -member.slot)
+
+    def drain_exchanged_by_surge(self) -> None:
+        """Drain old replicas for which one more than the wanted number is available."""
+        for member in sorted(self._old(), key=self._exchange_order):
+            if self._running() <= self._goal.replicas:
+                return
+            if member.broken or self._available_without(member) >= self._goal.replicas:
+                self._retire(member, "a replica of the new revision serves in its place")
+
+    def drain_exchanged_in_place(self) -> None:
+        """Drain old replicas whose successor has its bytes, as far as enough others are available."""
+        for member in sorted(self._old(), key=self._exchange_order):
+            successor = self._successor_of(member)
+            if successor is None or not successor.staged or successor.absent or member.absent:
+                continue
+            if member.broken or self._available_without(member) >= self._goal.minimum:
+                self._retire(member, f"{successor.name} takes its place")
+
+    def _exchange_order(self, member: Member) -> tuple[bool, bool, int]:
+        return (member.ready, self._successor_of(member) is not None, member.slot)
+
+    def activate_successors(self) -> None:
+        """Let successors serve whose predecessor is gone, as far as the number that may serve allows."""
+        for member in self._takeovers():
+            room = self._goal.replicas + self._goal.max_surge - len(self._serving())
+            if member.replaces not in self._members and room > 0:
+                self._activate.append(member.uid)
+                self._replace(member, "Serving")
+
+    def create_missing(self) -> None:
+        """Create what is missing, and the surge of a rollout while what drains leaves room for it."""
+        while self._running() < self._goal.replicas or self._may_surge():
+            self._add(Creation(slot=self._free_slot()))
+
+    def _may_surge(self) -> bool:
+        if not (self._goal.rolling and self._old()) or len(self._updated()) + len(self._create) >= self._goal.replicas:
+            return False
+        return self._running() + len(self._draining()) < self._goal.replicas + self._goal.max_surge
+
+    def stage_successors(self) -> None:
+        """Have the next successors fetch their bytes in the place of old replicas."""
+        if self._goal.max_unavailable == 0:
+            return
+        for member in sorted(self._old(), key=lambda one: (one.ready, one.slot)):
+            in_flight = len(self._takeovers()) + len(self._where(self._waits_for_predecessor)) + self._staged_now()
+            usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated()) + len(self._create)
+            if in_flight >= self._goal.max_unavailable + STAGED_AHEAD or usable >= self._goal.replicas:
+                return
+            if member.placed and not member.absent and self._successor_of(member) is None:
+                self._add(Creation(slot=self._free_slot(), activation="Staged", replaces=member.uid))
+
+    def _staged_now(self) -> int:
+        return sum(one.activation == "Staged" for one in self._create)
+
+    def _free_slot(self) -> int:
+        return next(slot for slot in range(len(self._slots) + 1) if slot not in self._slots)
+
+    def _add(self, creation: Creation) -> None:
+        self._slots.add(creation.slot)
+        self._create.append(creation)

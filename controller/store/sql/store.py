@@ -1,0 +1,305 @@
+"""The store over SQLite: reads and watches from memory, writes through one writer thread.
+
+In: the calls of `controller.store.base.Store`. Out: items, pages and watches. The file is read once, when the store opens; from then on
+the event loop owns a `Catalog` (what is stored) and a `Broadcaster` (what changed lately), and the writer thread owns the file. A
+delivery of the writer is taken in as one step of the event loop: catalog, watches, and only then the answers, so that whoever was
+answered finds the write in every read.
+
+`app.py` opens it, inside a data directory that the program has locked: one process at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from controller.store import writes
+from controller.store.base import Item, Page, Propagation, Selection, Watch
+from controller.store.broadcaster import Broadcaster
+from controller.store.catalog import Catalog, Key
+from controller.store.selecting import Selector
+from controller.store.sql.compaction import LOG_BYTES_MAX, LOG_EVENTS_MAX, LogWindow
+from controller.store.sql.database import Contents, Database
+from controller.store.sql.writer import Delivery, Pending, Writer
+from rkfleet import metric_names
+from rkfleet.errors import BadRequest, FleetError, NotFound, Unavailable
+from rkfleet.kinds.base import Registry
+from rkfleet.meta import Ref, ResourceName
+
+__all__ = ["SqlStore", "StoreMetrics"]
+
+PENDING_WRITES_MAX: Final = 10_000  # Writes that wait; a second of work for the disk. More would only time out at their callers.
+
+Json = dict[str, Any]
+
+
+class StoreMetrics:
+    """What the store counts; see `rkfleet/metric_names.py`."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = registry or CollectorRegistry()
+        names = metric_names
+        seconds = names.STORE_COMMIT_SECONDS
+        self.commits: Final = Counter(names.STORE_COMMITS.name, names.STORE_COMMITS.help, registry=registry)
+        self.commit_seconds: Final = Histogram(seconds.name, seconds.help, buckets=seconds.buckets, registry=registry)
+        self.writes: Final = Counter(names.STORE_WRITES.name, names.STORE_WRITES.help, names.STORE_WRITES.labels, registry=registry)
+        self.revision: Final = Gauge(names.STORE_REVISION.name, names.STORE_REVISION.help, registry=registry)
+        self.log_events: Final = Gauge(names.STORE_LOG_EVENTS.name, names.STORE_LOG_EVENTS.help, registry=registry)
+        self.watches: Final = Gauge(names.STORE_WATCHES.name, names.STORE_WATCHES.help, registry=registry)
+
+
+class _Continue(msgspec.Struct, frozen=True, array_like=True):
+    """What a continue token says: the moment that the pages show, and the last key that was returned."""
+
+    resource: str
+    revision: int
+    namespace: str
+    name: str
+
+
+class SqlStore:
+    """See `controller.store.base.Store`; `open` is the way to one."""
+
+    def __init__(self, registry: Registry, contents: Contents, loop: asyncio.AbstractEventLoop, metrics: StoreMetrics) -> None:
+        self._registry: Final = registry
+        self._loop: Final = loop
+        self._metrics: Final = metrics
+        self._catalog: Final = Catalog(contents.items)
+        self._broadcaster: Final = Broadcaster(contents.revision, contents.floor, contents.entries)
+        self._floor = contents.floor
+        self._outbox: Final[list[Pending]] = []
+        self._submit: Callable[[Sequence[Pending]], None] | None = None
+        self._pending = 0
+        self._commits = 0
+        self._trouble = ""
+        metrics.revision.set(contents.revision)
+        metrics.log_events.set_function(lambda: self._broadcaster.length)
+        metrics.watches.set_function(lambda: self._broadcaster.watches)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        path: Path,
+        registry: Registry,
+        *,
+        metrics: StoreMetrics | None = None,
+        monotonic: Callable[[], float] = time.perf_counter,
+        log_events_max: int = LOG_EVENTS_MAX,
+        log_bytes_max: int = LOG_BYTES_MAX,
+    ) -> AsyncIterator[SqlStore]:
+        """Open the store in `path`, making the file if it is not there; closed when the context ends, after all that was written.
+
+        Args:
+            path: Of the database file; SQLite keeps two more beside it while it is open.
+            registry: Kinds that can be written.
+            metrics: Where to count.
+            monotonic: Seconds, for gathering batches and measuring commits.
+            log_events_max: Changes that a watch may be behind.
+            log_bytes_max: Bytes of them.
+
+        Raises:
+            FailedPrecondition: The file is damaged, no store, or written by a newer rkfleet.
+            Unavailable: The disk is full or refuses, or another program holds the file.
+        """
+        loop = asyncio.get_running_loop()
+        database = await asyncio.to_thread(Database.open, path)
+        try:
+            contents = await asyncio.to_thread(database.load)
+        except FleetError:
+            database.close()
+            raise
+        store = cls(registry, contents, loop, metrics or StoreMetrics())
+        sizes = ((entry.revision, len(entry.item.body)) for entry in contents.entries)
+        writer = Writer(
+            database,
+            contents.items,
+            contents.revision,
+            contents.floor,
+            window=LogWindow(sizes, events_max=log_events_max, bytes_max=log_bytes_max),
+            deliver=store._hand_over,
+            monotonic=monotonic,
+        )
+        thread = threading.Thread(target=writer.run, name="store-writer", daemon=True)
+        thread.start()
+        store._submit = writer.submit
+        try:
+            yield store
+        finally:
+            store._flush()
+            store._submit = None
+            writer.stop()
+            await asyncio.to_thread(thread.join)
+            store._broadcaster.close()
+
+    @property
+    def commits(self) -> int:
+        """Transactions since the store was opened."""
+        return self._commits
+
+    @property
+    def trouble(self) -> str:
+        """Why writes fail at the moment, as a sentence; empty while they do not. Reads go on."""
+        return self._trouble
+
+    async def get(self, ref: Ref) -> Item:
+        """See `Store.get`."""
+        item = self._catalog.find(ref)
+        if item is None:
+            raise NotFound(f'{ref.resource} "{ref.name}" not found', name=ref.name, resource=ref.resource, namespace=ref.namespace)
+        return item
+
+    async def list(self, resource: ResourceName, selection: Selection = Selection(), *, limit: int = 0, continue_token: str = "") -> Page:
+        """See `Store.list`."""
+        selector = Selector(selection)
+        revision, after = self._broadcaster.revision, None
+        before: dict[Key, Item | None] = {}
+        if continue_token:
+            revision, after = _read_token(continue_token, resource)
+            for entry in self._broadcaster.since(resource, revision):
+                before.setdefault((entry.item.ref.namespace, entry.item.ref.name), entry.previous)
+        items, following = self._catalog.page(resource, selector, limit=limit, after=after, before=before)
+        token = "" if following == 0 else _write_token(resource, revision, items[-1].ref)
+        return Page(items, str(revision), token, following)
+
+    async def create(self, ref: Ref, obj: Json, *, keep_status: bool = False) -> Item:
+        """See `Store.create`."""
+        return await self._write(writes.Create(ref, obj, keep_status))
+
+    async def update(
+        self, ref: Ref, obj: Json, *, resource_version: str = "", uid: str = "", subresource: Literal["", "status"] = "", now: datetime
+    ) -> Item:
+        """See `Store.update`."""
+        return await self._write(writes.Update(ref, obj, resource_version, uid, subresource, now))
+
+    async def patch(
+        self,
+        ref: Ref,
+        patch: Json,
+        *,
+        resource_version: str = "",
+        uid: str = "",
+        when: Mapping[str, Any] | None = None,
+        subresource: Literal["", "status"] = "",
+        now: datetime,
+    ) -> Item:
+        """See `Store.patch`."""
+        return await self._write(writes.Patch(ref, patch, resource_version, uid, when or {}, subresource, now))
+
+    async def patch_status(
+        self,
+        ref: Ref,
+        uid: str,
+        owner: str,
+        fields: Mapping[str, Any],
+        conditions: Sequence[Json],
+        *,
+        when: Mapping[str, Any] | None = None,
+        now: datetime,
+    ) -> Item:
+        """See `Store.patch_status`."""
+        return await self._write(writes.PatchStatus(ref, uid, owner, fields, conditions, when or {}, now))
+
+    async def delete(
+        self, ref: Ref, *, uid: str = "", resource_version: str = "", propagation: Propagation = "Background", now: datetime
+    ) -> Item:
+        """See `Store.delete`."""
+        return await self._write(writes.Delete(ref, uid, resource_version, propagation, now))
+
+    async def watch(
+        self, resource: ResourceName, selection: Selection = Selection(), *, resource_version: str, bookmarks: bool = False
+    ) -> Watch:
+        """See `Store.watch`."""
+        if not (resource_version.isascii() and resource_version.isdigit()):
+            raise BadRequest(f"resourceVersion {resource_version!r} is none of this server's")
+        return self._broadcaster.watch(resource, Selector(selection), int(resource_version), bookmarks=bookmarks)
+
+    async def _write(self, write: writes.Write) -> Item:
+        kind = self._registry.find(write.ref.resource)
+        if kind is None:
+            raise NotFound(f"there is no resource {write.ref.resource!r}")
+        if self._submit is None:
+            raise Unavailable("the store is stopping")
+        if self._pending >= PENDING_WRITES_MAX:
+            raise Unavailable(f"{self._pending} writes wait for the disk, at most {PENDING_WRITES_MAX} may")
+        answer: asyncio.Future[Item] = self._loop.create_future()
+        if not self._outbox:
+            self._loop.call_soon(self._flush)  # What other tasks write in this turn of the loop goes along.
+        self._outbox.append(Pending(write, kind.resource, answer))
+        self._pending += 1
+        return await answer
+
+    def _flush(self) -> None:
+        if self._outbox and self._submit is not None:
+            self._submit(tuple(self._outbox))
+            self._outbox.clear()
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        """Called by the writer thread."""
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            self._loop.call_soon_threadsafe(self._take, delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        for entry in delivery.entries:
+            if entry.type == "DELETED":
+                self._catalog.remove(entry.item.ref)
+            else:
+                self._catalog.put(entry.item)
+        self._broadcaster.publish(delivery.entries, delivery.revision)
+        if delivery.floor != self._floor:
+            self._floor = delivery.floor
+            self._broadcaster.compact(delivery.floor)
+        self._trouble = delivery.trouble
+        self._count(delivery)
+        self._pending -= len(delivery.answers)
+        for pending, answer in delivery.answers:
+            if pending.answer.done():
+                continue
+            if isinstance(answer, Item):
+                pending.answer.set_result(answer)
+            else:
+                pending.answer.set_exception(answer)
+
+    def _count(self, delivery: Delivery) -> None:
+        self._metrics.revision.set(delivery.revision)
+        if delivery.commits:
+            self._commits += delivery.commits
+            self._metrics.commits.inc(delivery.commits)
+            self._metrics.commit_seconds.observe(delivery.commit_seconds)
+        refused = sum(isinstance(answer, FleetError) for _, answer in delivery.answers)
+        results = {
+            "failed": refused if delivery.trouble else 0,
+            "refused": 0 if delivery.trouble else refused,
+            "stored": len(delivery.entries),
+            "unchanged": len(delivery.answers) - refused - len(delivery.entries),
+        }
+        for result, count in results.items():
+            if count > 0:
+                self._metrics.writes.labels(result).inc(count)
+
+
+def _write_token(resource: ResourceName, revision: int, last: Ref) -> str:
+    token = msgspec.json.encode(_Continue(resource, revision, last.namespace, last.name))
+    return base64.urlsafe_b64encode(token).decode().rstrip("=")
+
+
+def _read_token(text: str, resource: ResourceName) -> tuple[int, Key]:
+    try:
+        padded = text.encode() + b"=" * (-len(text) % 4)
+        token = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=_Continue)
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise BadRequest("the continue token is not one of this server's") from error
+    if token.resource != resource:
+        raise BadRequest(f"the continue token is for {token.resource}, not for {resource}")
+    return token.revision, (token.namespace, token.name)

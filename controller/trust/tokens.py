@@ -1,0 +1,222 @@
+"""API tokens and join tokens, hashed at rest in one file.
+
+In: what callers present. Out: who they are, or a refusal with its reason. API requests ask `identify`; the enrolment routes `redeem` join
+tokens; the session hub `settle`s them. It stands apart from the store because tokens are secrets of this installation, not declared state,
+and because a restored database must not bring used tokens back to life.
+
+A join token `rkj1.<id>.<secret>` lives an hour. Its first use binds it to the key of that certificate request and to one name. The same key
+may repeat until the board's first session, so that a kill between answer and disk does not lock the board out; any other key is refused.
+
+Methods block for a file sync when they change something and are safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from controller.trust.files import make_private_directory, write_private
+from rkfleet.clock import Clock, format_time, parse_time
+from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
+from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
+
+__all__ = ["ApiRole", "Identity", "JoinTokenView", "Tokens"]
+
+ApiRole = Literal["admin", "gateway"]
+
+JOIN_SECONDS_MAX: Final = 7 * 86400  # A token that outlives the week it was made for is forgotten about, not used.
+JOIN_TOKENS_MAX: Final = 10_000  # Twice the boards of the largest fleet; each is written with every change of the file.
+REMEMBERED: Final = timedelta(days=1)  # How long an expired join token is still named in its refusal.
+_ID_BYTES: Final = 5
+_SECRET_BYTES: Final = 20  # 160 bits: guessing is hopeless, so a plain hash keeps it safe at rest.
+
+
+class Identity(NamedTuple):
+    """Who calls the API."""
+
+    name: str
+    role: ApiRole
+
+
+class JoinTokenView(NamedTuple):
+    """What may be shown about a join token: everything but its secret."""
+
+    id: str
+    role: Role
+    expires: str
+    used_by: str
+
+
+class _ApiToken(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    role: ApiRole
+    sha256: str
+
+
+class _JoinToken(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    id: str
+    role: Role
+    sha256: str
+    expires: str
+    name: str = ""
+    key_sha256: str = ""
+    spent: bool = False
+
+
+class _File(msgspec.Struct, frozen=True, rename="camel"):
+    api: tuple[_ApiToken, ...] = ()
+    join: tuple[_JoinToken, ...] = ()
+
+
+class Tokens:
+    """All tokens of one installation, in memory and in their file."""
+
+    def __init__(self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        """Load the file, which need not exist.
+
+        Args:
+            path: `tokens.json`; written whole on every change.
+            clock: Judges the lifetime of join tokens.
+            random_bytes: Source of secrets, `os.urandom` in the running program.
+
+        Raises:
+            FailedPrecondition: The file is there and cannot be read.
+        """
+        self._path: Final = path
+        self._clock: Final = clock
+        self._random_bytes: Final = random_bytes
+        self._lock: Final = threading.Lock()
+        make_private_directory(path.parent)
+        loaded = _load(path)
+        self._hold({token.sha256: token for token in loaded.api}, {token.id: token for token in loaded.join})
+
+    def identify(self, bearer: str) -> Identity | None:
+        """Return whose API token this is, or None."""
+        found = self._api.get(_sha256(bearer))
+        return Identity(found.name, found.role) if found else None
+
+    def issue_api_token(self, name: str, role: ApiRole) -> str:
+        """Return a new API token of `name`; the one it had before ends.
+
+        Raises:
+            Unavailable: The file cannot be written; nothing changed.
+        """
+        bearer = f"rkt1.{self._random_bytes(_SECRET_BYTES).hex()}"
+        issued = _ApiToken(name=name, role=role, sha256=_sha256(bearer))
+        with self._lock:
+            kept = {key: token for key, token in self._api.items() if (token.name, token.role) != (name, role)}
+            self._save({**kept, issued.sha256: issued}, self._join)
+        return bearer
+
+    def create_join_token(self, role: Role, lifetime_seconds: int = JOIN_SECONDS_DEFAULT) -> tuple[str, str]:
+        """Return a new join token and when it expires (RFC 3339).
+
+        Raises:
+            Invalid: The lifetime is outside 1..JOIN_SECONDS_MAX.
+            ResourceExhausted: JOIN_TOKENS_MAX tokens are open.
+            Unavailable: The file cannot be written; nothing changed.
+        """
+        if not 1 <= lifetime_seconds <= JOIN_SECONDS_MAX:
+            raise Invalid(f"lifetime of a join token is {lifetime_seconds} s, must be 1..{JOIN_SECONDS_MAX}")
+        id_, secret = self._random_bytes(_ID_BYTES).hex(), self._random_bytes(_SECRET_BYTES).hex()
+        expires = format_time(self._clock.now() + timedelta(seconds=lifetime_seconds))
+        with self._lock:
+            kept = self._remembered()
+            if len(kept) >= JOIN_TOKENS_MAX:
+                raise ResourceExhausted(
+                    f"{len(kept)} join tokens are open, at most {JOIN_TOKENS_MAX} are allowed; some expire within the hour"
+                )
+            self._save(self._api, {**kept, id_: _JoinToken(id=id_, role=role, sha256=_sha256(secret), expires=expires)})
+        return f"rkj1.{id_}.{secret}", expires
+
+    def join_tokens(self) -> tuple[JoinTokenView, ...]:
+        """Return the join tokens that can still be used, oldest first to expire."""
+        now = self._clock.now()
+        opened = [token for token in self._join.values() if not token.spent and parse_time(token.expires) > now]
+        return tuple(
+            JoinTokenView(token.id, token.role, token.expires, token.name) for token in sorted(opened, key=lambda one: one.expires)
+        )
+
+    def role_of(self, text: str) -> Role:
+        """Return what a join token admits.
+
+        Raises:
+            Unauthenticated: The token is unknown.
+        """
+        return self._find(text).role
+
+    def redeem(self, text: str, name: str, key_sha256: str) -> None:
+        """Bind the token to this name and key, or repeat what it is bound to; durable before it returns.
+
+        Raises:
+            Unauthenticated: The token is unknown.
+            PermissionDenied: It has expired, is used up, or is bound to another key or name.
+            Unavailable: The file cannot be written; nothing changed.
+        """
+        with self._lock:
+            token = self._find(text)
+            if token.spent:
+                raise PermissionDenied(f"join token {token.id} was used by {token.name}, which has been in session since; create a new one")
+            if parse_time(token.expires) <= self._clock.now():
+                raise PermissionDenied(f"join token {token.id} expired at {token.expires}; create a new one")
+            if token.key_sha256 and token.key_sha256 != key_sha256:
+                raise PermissionDenied(f"join token {token.id} was used by {token.name} with another key; create a new one")
+            if token.name and token.name != name:
+                raise PermissionDenied(f"join token {token.id} was used by {token.name}, it cannot be used by {name}; create a new one")
+            if not token.key_sha256:
+                bound = msgspec.structs.replace(token, name=name, key_sha256=key_sha256)
+                self._save(self._api, {**self._join, token.id: bound})
+
+    def settles(self, name: str, key_sha256: str) -> bool:
+        """Return whether a session of this name and key would use up a token."""
+        return (name, key_sha256) in self._bound
+
+    def settle(self, name: str, key_sha256: str) -> None:
+        """Use up the tokens of a board that came into session.
+
+        Raises:
+            Unavailable: The file cannot be written; nothing changed.
+        """
+        with self._lock:
+            used = (token for token in self._join.values() if (token.name, token.key_sha256) == (name, key_sha256))
+            self._save(self._api, {**self._join, **{token.id: msgspec.structs.replace(token, spent=True) for token in used}})
+
+    def _find(self, text: str) -> _JoinToken:
+        prefix, _, rest = text.partition(".")
+        id_, _, secret = rest.partition(".")
+        token = self._join.get(id_)
+        if prefix != "rkj1" or token is None or token.sha256 != _sha256(secret):
+            raise Unauthenticated("the join token is unknown to this controller; create one: rkfleet join-token create")
+        return token
+
+    def _remembered(self) -> dict[str, _JoinToken]:
+        since = self._clock.now() - REMEMBERED
+        return {id_: token for id_, token in self._join.items() if parse_time(token.expires) > since}
+
+    def _save(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:
+        content = msgspec.json.encode(_File(api=tuple(api.values()), join=tuple(join.values())))
+        write_private(self._path, msgspec.json.format(content, indent=2))
+        self._hold(api, join)
+
+    def _hold(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:
+        self._api, self._join = api, join
+        self._bound = {(token.name, token.key_sha256) for token in join.values() if token.key_sha256 and not token.spent}
+
+
+def _load(path: Path) -> _File:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        return _File()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise FailedPrecondition(f"{path} cannot be read: {error}") from error
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

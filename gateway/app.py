@@ -1,0 +1,185 @@
+"""The gateway program: the OpenAI surface, and the one place that wires its parts.
+
+In: a `Config`. Out: a process that serves `/v1/*` to clients, keeps its routing table current, and tells its own health and metrics on
+a listener of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ssl
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway import limits
+from gateway.config import Config
+from gateway.endpoints import Endpoints
+from gateway.proxy import Failure, Proxy, failure_body, until_disconnect
+from gateway.routing import Served, Table
+from gateway.snapshot import Snapshot
+from rkfleet import metric_names as names
+from rkfleet.client import ApiClient, Cluster
+from rkfleet.clock import Clock, SystemClock
+from rkfleet.identity import Identity
+from rkfleet.metrics import Metrics
+from rkfleet.ops import Receive, Send, Tls, ops_app, serve_asgi
+
+__all__ = ["GatewayApp", "TableSource", "board_context", "run"]
+
+_FORWARDED: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+
+
+class _Asked(msgspec.Struct):
+    """What the gateway reads of a request; everything else is the board's business."""
+
+    model: str = ""
+
+
+class TableSource(Protocol):
+    """Where the current routing table is."""
+
+    table: Table
+
+
+class GatewayApp:
+    """The ASGI application that clients talk to."""
+
+    def __init__(self, endpoints: TableSource, proxy: Proxy, keys: tuple[bytes, ...], clock: Clock, metrics: Metrics) -> None:
+        self._endpoints: Final = endpoints
+        self._proxy: Final = proxy
+        self._keys: Final = keys
+        self._clock: Final = clock
+        self._metrics: Final = metrics
+        self._open = 0
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        started = self._clock.monotonic()
+        model, status = "", 0
+        self._open += 1
+        self._metrics.gauge(names.GATEWAY_OPEN_REQUESTS).set(self._open)
+        try:
+            self._admit(scope)
+            method, path = scope["method"], scope["path"]
+            if method in {"GET", "HEAD"}:
+                status = await _send_json(send, 200, self._models(path))
+            elif method == "POST" and path in _FORWARDED:
+                body = await _read_body(receive)
+                served = self._served(body)
+                model = served.name
+                status = await self._forward(served, scope, body, receive, send)
+            else:
+                raise Failure(404, "unknown_url", f"{method} {path} is not served here; see GET /v1/models and POST /v1/chat/completions")
+        except Failure as failure:
+            headers = [(b"retry-after", str(failure.retry_after_seconds).encode())] if failure.retry_after_seconds else []
+            status = await _send_json(send, failure.status, failure_body(failure), headers)
+        finally:
+            self._open -= 1
+            self._metrics.gauge(names.GATEWAY_OPEN_REQUESTS).set(self._open)
+            self._metrics.counter(names.GATEWAY_REQUESTS, model_name=model, code=str(status or 499)).inc()
+            self._metrics.histogram(names.GATEWAY_REQUEST_SECONDS, model_name=model).observe(self._clock.monotonic() - started)
+
+    def _admit(self, scope: MutableMapping[str, Any]) -> None:
+        if self._open > limits.OPEN_REQUESTS_MAX:
+            message = f"the gateway has {limits.OPEN_REQUESTS_MAX} open requests, its limit; ask again in a moment"
+            raise Failure(429, "gateway_full", message, type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS)
+        if not self._keys:
+            return
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        if not any(hmac.compare_digest(given, b"Bearer " + key) for key in self._keys):
+            raise Failure(401, "invalid_api_key", "the API key is missing or not one of this gateway's; send Authorization: Bearer KEY")
+
+    def _models(self, path: str) -> bytes:
+        models = self._endpoints.table.models
+        if path == "/v1/models":
+            return msgspec.json.encode({"object": "list", "data": [_card(served) for served in models.values()]})
+        name = path.removeprefix("/v1/models/")
+        if name != path and name in models:
+            return msgspec.json.encode(_card(models[name]))
+        if name != path:
+            raise _unknown_model(name, models)
+        raise Failure(404, "unknown_url", f"GET {path} is not served here; see GET /v1/models and POST /v1/chat/completions")
+
+    def _served(self, body: bytes) -> Served:
+        try:
+            name = msgspec.json.decode(body, type=_Asked).model
+        except msgspec.MsgspecError as error:
+            raise Failure(400, "invalid_json", f"the request body is not an OpenAI request: {error}") from error
+        if not name:
+            raise Failure(400, "missing_required_parameter", "model: is missing; name one of GET /v1/models")
+        models = self._endpoints.table.models
+        served = models.get(name)
+        if served is None:
+            raise _unknown_model(name, models)
+        if not served.targets:
+            raise Failure(
+                503, "no_ready_replica", f"model {name!r} has no ready replica: {served.why}",
+                type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS,
+            )  # fmt: skip
+        return served
+
+    async def _forward(self, served: Served, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> int:
+        work = asyncio.create_task(self._proxy.forward(served, scope["path"], list(scope["headers"]), body, send))
+        stayed = await until_disconnect(work, receive)
+        return work.result() if stayed else 499  # nginx's number for a client that left
+
+
+def _card(served: Served) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "rkfleet"}
+
+
+def _unknown_model(name: str, models: dict[str, Served]) -> Failure:
+    known = ", ".join(sorted(models)[:10]) or "none"
+    return Failure(404, "model_not_found", f"model {name[:128]!r} is not served here; served are: {known}")
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Failure(400, "client_left", "the client left before its request was complete")
+        body += message.get("body", b"")
+        if len(body) > limits.BODY_BYTES_MAX:
+            raise Failure(413, "request_too_large", f"the request body has more than {limits.BODY_BYTES_MAX} bytes")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> int:
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": own + (headers or [])})
+    await send({"type": "http.response.body", "body": body})
+    return status
+
+
+def board_context(cert_file: Path | None, key_file: Path | None, ca_file: Path) -> ssl.SSLContext:
+    """Return the context that boards know a gateway by, and that trusts servers of this fleet only."""
+    context = ssl.create_default_context(cafile=str(ca_file))
+    if cert_file and key_file:
+        context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+async def run(config: Config, identity: Identity) -> None:
+    """Serve until cancelled."""
+    clock = SystemClock()
+    metrics = Metrics("gateway")
+    cluster = Cluster(config.controller, identity.ca_file.read_text(), identity.api_token)
+    tls = Tls(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(ApiClient(cluster, clock, user_agent="rkfleet-gateway"))
+        endpoints = Endpoints(client, identity.fleet_id, Snapshot(config.data_dir / "routing.json"), clock, metrics)
+        proxy = Proxy(board_context(identity.cert_file, identity.key_file, identity.ca_file), clock, metrics)
+        stack.push_async_callback(proxy.aclose)
+        app = GatewayApp(endpoints, proxy, config.api_keys, clock, metrics)
+        await stack.enter_async_context(serve_asgi(ops_app(endpoints.not_ready, metrics.text), config.ops_host, config.ops_port))
+        await stack.enter_async_context(serve_asgi(app, config.host, config.port, tls=tls))
+        await endpoints.run()

@@ -1,0 +1,196 @@
+"""One request through the gateway: read, choose, forward, stream back.
+
+In: an ASGI request for `/v1/...` and the current table. Out: the board's answer, byte for byte, with the headers that say who answered.
+Until the first byte of the board's body is here nothing is sent to the client, and at most two other replicas are tried; after it never
+another: the stream ends with an error event. When the client leaves, the connection to the board is closed, which stops the work there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from gateway import limits
+from gateway.routing import Served, Target, choose
+from rkfleet import metric_names as names
+from rkfleet.clock import Clock
+from rkfleet.metrics import Metrics
+from rkfleet.ops import Receive, Send
+
+__all__ = ["Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
+
+_log = logging.getLogger(__name__)
+
+_PASSED_UP: Final = frozenset({b"accept", b"content-type", b"x-request-id", b"traceparent", b"user-agent"})
+_PASSED_DOWN: Final = frozenset({"content-type", "retry-after", "x-request-id", "cache-control"})
+_STREAM: Final = "text/event-stream"
+_TRY_ANOTHER: Final = frozenset({429, 502, 503})  # Full, or not serving any more: another replica may.
+
+
+class Failure(Exception):
+    """An answer of the gateway itself, in OpenAI's error format."""
+
+    def __init__(self, status: int, code: str, message: str, *, type: str = "invalid_request_error", retry_after_seconds: int = 0) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        self.code: Final = code
+        self.message: Final = message
+        self.type: Final = type
+        self.retry_after_seconds: Final = retry_after_seconds
+
+
+def failure_body(failure: Failure) -> bytes:
+    """Return the JSON body of a failure."""
+    return msgspec.json.encode({"error": {"message": failure.message, "type": failure.type, "param": None, "code": failure.code}})
+
+
+class Reply(msgspec.Struct):
+    """An answer of a board whose first body byte is here."""
+
+    target: Target
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    first: bytes
+    rest: AsyncIterator[bytes]
+
+
+class Proxy:
+    """Forwards requests to boards over pooled mutual TLS connections."""
+
+    def __init__(self, tls: ssl.SSLContext, clock: Clock, metrics: Metrics) -> None:
+        self._clock: Final = clock
+        self._metrics: Final = metrics
+        self._outstanding: Final[dict[str, int]] = {}
+        self._turn = 0
+        timeout = httpx2.Timeout(limits.FIRST_BYTE_SECONDS_MAX, connect=limits.CONNECT_SECONDS_MAX)
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=limits.OPEN_REQUESTS_MAX, keepalive_expiry=60.0)
+        self._http: Final = httpx2.AsyncClient(verify=tls, timeout=timeout, limits=pool, trust_env=False)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def forward(self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, send: Send) -> int:
+        """Answer one request; return the HTTP status that the client got.
+
+        Raises:
+            Failure: No replica could answer; nothing was sent to the client.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            reply = await self._ask(served, path, headers, body, stack)
+            await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+            await send({"type": "http.response.body", "body": reply.first, "more_body": True})
+            tail = b""
+            try:
+                async for chunk in reply.rest:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except httpx2.HTTPError as error:
+                tail = self._broken(served, reply, error)
+            await send({"type": "http.response.body", "body": tail})
+            return reply.status
+
+    async def _ask(
+        self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, stack: contextlib.AsyncExitStack
+    ) -> Reply:
+        """Return the first reply that is worth passing on."""
+        tried: set[str] = set()
+        refused: Reply | None = None
+        while len(tried) < limits.TRIES_MAX:
+            self._turn += 1
+            target = choose(served.targets, self._outstanding, frozenset(tried), self._turn)
+            if target is None:
+                break
+            if tried:
+                self._metrics.counter(names.GATEWAY_RETRIES, model_name=served.name).inc()
+            tried.add(target.uid)
+            try:
+                reply = await self._ask_one(target, path, headers, body, stack)
+            except httpx2.HTTPError as error:
+                _log.info("replica did not answer", extra={"replica": target.replica, "board": target.board, "cause": repr(error)})
+                continue
+            if reply.status not in _TRY_ANOTHER:
+                return reply
+            refused = reply if refused is None or reply.status == 429 else refused
+        if refused is not None:
+            return refused
+        raise Failure(
+            503, "no_replica_answered",
+            f"none of the {len(tried)} replicas of model {served.name!r} that were asked answered. "
+            f"Try: kubectl get replicas -A, rkfleet board list",
+            type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS,
+        )  # fmt: skip
+
+    async def _ask_one(
+        self, target: Target, path: str, headers: list[tuple[bytes, bytes]], body: bytes, stack: contextlib.AsyncExitStack
+    ) -> Reply:
+        stack.enter_context(self._counted(target))
+        request = self._http.build_request(
+            "POST", f"{target.url}{path}", content=body, headers=[(name, value) for name, value in headers if name in _PASSED_UP],
+            extensions={"sni_hostname": target.server_name},
+        )  # fmt: skip
+        answer = await self._http.send(request, stream=True)
+        stack.push_async_callback(answer.aclose)
+        rest = answer.aiter_raw()
+        first = await anext(rest, b"")
+        if not answer.headers.get("content-type", "").startswith(_STREAM):  # one JSON value: whole or not at all
+            first = b"".join([first, *[chunk async for chunk in rest]])
+        passed = [(name.encode(), value.encode()) for name, value in answer.headers.items() if name in _PASSED_DOWN]
+        passed += [
+            (b"x-rkfleet-board", target.board.encode()),
+            (b"x-rkfleet-replica", target.replica.encode()),
+            (b"x-rkfleet-variant", target.variant.encode()),
+        ]
+        return Reply(target, answer.status_code, passed, first, rest)
+
+    @contextlib.contextmanager
+    def _counted(self, target: Target) -> Iterator[None]:
+        self._outstanding[target.uid] = self._outstanding.get(target.uid, 0) + 1
+        try:
+            yield
+        finally:
+            left = self._outstanding[target.uid] - 1
+            if left:
+                self._outstanding[target.uid] = left
+            else:
+                del self._outstanding[target.uid]
+
+    def _broken(self, served: Served, reply: Reply, error: httpx2.HTTPError) -> bytes:
+        """Return how a stream ends whose board went away: with an error event, never by silence."""
+        self._metrics.counter(names.GATEWAY_BROKEN_STREAMS, model_name=served.name).inc()
+        _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": repr(error)})
+        message = (
+            f"the connection to replica {reply.target.replica} on board {reply.target.board} broke after the answer had begun; ask again"
+        )
+        failure = Failure(502, "stream_broken", message, type="server_error")
+        return b"\n\ndata: " + failure_body(failure) + b"\n\n"
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has left."""
+    while True:
+        message: MutableMapping[str, Any] = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+async def until_disconnect(work: asyncio.Task[int], receive: Receive) -> bool:
+    """Wait for `work`; cancel it when the client leaves. Return whether the client stayed to the end."""
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return True
+        work.cancel()
+        await asyncio.wait((work,))
+        return False
+    finally:
+        work.cancel()
+        leaving.cancel()
+        await asyncio.wait((work, leaving))

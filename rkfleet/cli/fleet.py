@@ -1,0 +1,206 @@
+"""A whole fleet on one machine: what `rkfleet up` and `rkfleet demo` run.
+
+Every program is a child of its own with the command line a person would type; boards and gateway join with one-time tokens,
+certificate requests and mutual TLS as remote ones would. This process only chooses ports, starts, watches, restarts and stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from rkfleet.cli.children import Children, Program
+from rkfleet.cli.ports import API_PORT, GATEWAY_PORT, REGISTRY_PORT, SESSION_PORT, Ports
+from rkfleet.client import ApiClient, Cluster, load_cluster
+from rkfleet.clock import Clock
+from rkfleet.errors import Invalid
+from rkfleet.process import lock_data_dir
+
+__all__ = ["Endpoints", "FleetPlan", "LocalFleet", "local_fleet"]
+
+HOST: Final = "127.0.0.1"
+START_SECONDS_MAX: Final = 60.0  # Each program; a cold start takes two or three on a slow laptop.
+CPU_BOARDS_MAX: Final = 16
+
+
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to start. A port of 0 means any free one.
+
+    Attributes:
+        data_dir: Where everything is kept; a second start with the same directory comes back to where it was.
+        cpu_boards: Boards that run models on the CPU of this machine, named cpu-1 and so on.
+        board_memory: Memory that each CPU board reports, a quantity; empty reports the machine's.
+    """
+
+    data_dir: Path
+    api_port: int = API_PORT
+    grpc_port: int = SESSION_PORT
+    registry_port: int = REGISTRY_PORT
+    gateway_port: int = GATEWAY_PORT
+    cpu_boards: int = 1
+    board_memory: str = ""
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where everything is, as written to `endpoints.json`.
+
+    Attributes:
+        gateway_api_key: Key that clients of the gateway send; None while it listens on loopback only.
+        metrics: Prometheus URLs by program.
+        ca_file: Certificate that signs every server of the fleet.
+    """
+
+    api: str
+    gateway: str
+    gateway_api_key: str | None
+    registry: str
+    metrics: dict[str, str]
+    ca_file: str
+    kubeconfig: str
+    boards: dict[str, str]
+
+
+class LocalFleet:
+    """A running fleet; made by `local_fleet`."""
+
+    def __init__(self, plan: FleetPlan, clock: Clock, children: Children, endpoints: Endpoints) -> None:
+        self.plan: Final = plan
+        self.endpoints: Final = endpoints
+        self.children: Final = children
+        self._clock: Final = clock
+
+    @property
+    def cluster(self) -> Cluster:
+        """The admin's way to the API."""
+        return load_cluster(Path(self.endpoints.kubeconfig))
+
+    def client(self) -> ApiClient:
+        """Return an API client of the admin."""
+        return ApiClient(self.cluster, self._clock)
+
+
+@contextlib.asynccontextmanager
+async def local_fleet(plan: FleetPlan, clock: Clock, say: Callable[[str], None]) -> AsyncIterator[LocalFleet]:
+    """Run a fleet for as long as the block runs; inside the block everything serves.
+
+    Args:
+        plan: What to start.
+        clock: Time.
+        say: Gets one sentence per step and per program that died.
+
+    Raises:
+        FailedPrecondition: The data directory or a port is taken.
+        DeadlineExceeded: A program did not become ready; the message has its reason and the last line of its log.
+    """
+    if not 0 <= plan.cpu_boards <= CPU_BOARDS_MAX:
+        raise Invalid(f"--cpu-boards: {plan.cpu_boards} must be an integer 0..{CPU_BOARDS_MAX}")
+    failure: Exception | None = None
+    with lock_data_dir(plan.data_dir):
+        async with asyncio.TaskGroup() as tasks:
+            children = Children(plan.data_dir, clock, tasks, say)
+            try:
+                yield await _start(plan, clock, children, say)
+            except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
+                failure = error
+            finally:
+                await children.stop()
+    if failure is not None:
+        raise failure
+
+
+async def _start(plan: FleetPlan, clock: Clock, children: Children, say: Callable[[str], None]) -> LocalFleet:
+    ports = Ports(plan.data_dir / "ports.json")
+    wiring = _Wiring(plan, ports)
+    ports.save()
+    say("starting controller and registry")
+    children.start(wiring.controller())
+    await children.wait_ready("controller", seconds_max=START_SECONDS_MAX)
+    children.start(wiring.registry())
+    async with ApiClient(load_cluster(wiring.kubeconfig), clock) as client:
+        say("joining gateway and boards")
+        children.start(wiring.gateway(await _join(client, "gateway", wiring.gateway_dir)))
+        for name in wiring.boards:
+            children.start(wiring.agent(name, await _join(client, "board", wiring.agent_dir(name))))
+    await children.wait_ready("registry", "gateway", *(f"agent-{name}" for name in wiring.boards), seconds_max=START_SECONDS_MAX)
+    endpoints = wiring.endpoints()
+    target = plan.data_dir / "endpoints.json"
+    part = target.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")
+    part.replace(target)
+    return LocalFleet(plan, clock, children, endpoints)
+
+
+async def _join(client: ApiClient, role: str, directory: Path) -> tuple[str, ...]:
+    """Return the flags with a one-time token for a program that has no identity yet."""
+    if (directory / "identity" / "identity.json").exists():
+        return ()
+    answer: Any = await client.request("POST", "/enrollment/v1alpha1/join-tokens", body={"role": role})
+    return ("--token", answer["token"], "--ca-pin", answer["caPin"])
+
+
+class _Wiring:
+    """Ports and command lines of every program."""
+
+    def __init__(self, plan: FleetPlan, ports: Ports) -> None:
+        self._dir: Final = plan.data_dir.absolute()
+        self._memory: Final = ("--memory", plan.board_memory) if plan.board_memory else ()
+        self.kubeconfig: Final = self._dir / "kubeconfig"
+        self.gateway_dir: Final = self._dir / "gateway"
+        self.boards: Final = tuple(f"cpu-{number}" for number in range(1, plan.cpu_boards + 1))
+        wanted = {
+            "api": plan.api_port, "grpc": plan.grpc_port, "registry": plan.registry_port, "gateway": plan.gateway_port,
+            "controller-ops": 0, "registry-ops": 0, "gateway-ops": 0,
+        } | {f"agent-{board}{part}": 0 for board in self.boards for part in ("", "-ops")}  # fmt: skip
+        self._port: Final = {name: ports.choose(name, port) for name, port in wanted.items()}
+
+    def agent_dir(self, name: str) -> Path:
+        return self._dir / "agents" / name
+
+    def _url(self, name: str, scheme: str = "https") -> str:
+        return f"{scheme}://{HOST}:{self._port[name]}"
+
+    def _program(self, name: str, module: str, directory: Path, *flags: object) -> Program:
+        arguments = [sys.executable, "-m", module, "--data-dir", directory, "--ops-port", self._port[f"{name}-ops"], *flags]
+        return Program(name, tuple(str(argument) for argument in arguments), self._url(f"{name}-ops", "http"))
+
+    def controller(self) -> Program:
+        flags = (
+            "--host", HOST, "--api-port", self._port["api"], "--grpc-port", self._port["grpc"], "--advertise-host", HOST,
+            "--registry-url", self._url("registry"), "--kubeconfig-out", self.kubeconfig,
+        )  # fmt: skip
+        return self._program("controller", "controller", self._dir / "controller", *flags)
+
+    def registry(self) -> Program:
+        realm = f"{self._url('api')}/registry/v1alpha1/token"
+        flags = ("--pki-dir", self._dir / "controller" / "pki", "--host", HOST, "--port", self._port["registry"], "--token-realm", realm)
+        return self._program("registry", "controller.registry", self._dir / "registry", *flags)
+
+    def gateway(self, join: tuple[str, ...]) -> Program:
+        flags = ("--controller", self._url("api"), "--host", HOST, "--port", self._port["gateway"], *join)
+        return self._program("gateway", "gateway", self.gateway_dir, *flags)
+
+    def agent(self, name: str, join: tuple[str, ...]) -> Program:
+        flags = (
+            "--controller", self._url("api"), "--name", name, "--serving-host", HOST,
+            "--serving-port", self._port[f"agent-{name}"], *self._memory, *join,
+        )  # fmt: skip
+        return self._program(f"agent-{name}", "agent", self.agent_dir(name), *flags)
+
+    def endpoints(self) -> Endpoints:
+        programs = ("controller", "registry", "gateway", *(f"agent-{board}" for board in self.boards))
+        return Endpoints(
+            api=self._url("api"),
+            gateway=self._url("gateway", "http"),
+            gateway_api_key=None,
+            registry=self._url("registry"),
+            metrics={program: f"{self._url(f'{program}-ops', 'http')}/metrics" for program in programs},
+            ca_file=str(self._dir / "controller" / "pki" / "servers-ca.crt"),
+            kubeconfig=str(self.kubeconfig),
+            boards={board: self._url(f"agent-{board}-ops", "http") for board in self.boards},
+        )

@@ -1,0 +1,119 @@
+"""`rkfleet get`, `describe` and `delete`: objects of any kind, by plural, singular, short name or kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, with_client
+from rkfleet.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    from rkfleet.client import ApiClient
+    from rkfleet.kinds import Resource
+
+__all__ = ["delete", "describe", "find_resource", "get"]
+
+KindArgument = Annotated[str, typer.Argument(help="Kind: boards, models, modeldeployments, replicas, ...; short names work.")]
+_TABLE_ACCEPT = "application/json;as=Table;v=v1;g=meta.k8s.io"
+
+
+def find_resource(word: str) -> Resource:
+    """Return the resource that a person means by this word.
+
+    Raises:
+        NotFound: No kind is called so; the message lists what there is.
+    """
+    from rkfleet.kinds import KINDS
+
+    for kind in KINDS:
+        resource = kind.resource
+        if word.lower() in {resource.plural, resource.singular, resource.kind.lower(), resource.name, *resource.short_names}:
+            return resource
+    raise NotFound(f"kind {word!r} is not known; known are {', '.join(kind.resource.plural for kind in KINDS)}")
+
+
+def get(
+    kind: KindArgument,
+    name: Annotated[str, typer.Argument(help="Name; all when left out.")] = "",
+    *,
+    namespace: Namespace = "",
+    all_namespaces: AllNamespaces = False,
+    selector: Annotated[str, typer.Option("--selector", "-l", help="Label selector, for example rkfleet.dev/soc=rk3588.")] = "",
+    wide: Annotated[bool, typer.Option("--wide", help="All columns.")] = False,
+    output: Output = Format.table,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show objects."""
+    from rkfleet.cli import render
+
+    resource = find_resource(kind)
+    if name and (all_namespaces or selector):
+        raise BadRequest("a name goes with neither --all-namespaces nor --selector")
+
+    async def work(client: ApiClient) -> Any:
+        path = _path(client, resource, "" if all_namespaces else namespace or client.cluster.namespace, name)
+        accept = _TABLE_ACCEPT if output is Format.table else "application/json"
+        return await client.request("GET", path, query={"labelSelector": selector} if selector else None, accept=accept)
+
+    answer = with_client(kubeconfig, work)
+    if output is Format.table:
+        render.print_table(answer, wide=wide, namespace=all_namespaces and resource.namespaced)
+    else:
+        render.print_object(answer, output)
+
+
+def describe(
+    kind: KindArgument,
+    name: Annotated[str, typer.Argument(help="Name of the object.")],
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show one object with its conditions and its events."""
+    from rkfleet.cli import render
+
+    resource = find_resource(kind)
+
+    async def work(client: ApiClient) -> tuple[Any, Any]:
+        found = await client.request("GET", _path(client, resource, namespace or client.cluster.namespace, name))
+        query = {"fieldSelector": f"involvedObject.uid={found['metadata']['uid']}"}
+        return found, await client.request("GET", "/api/v1/events", query=query)
+
+    found, events = with_client(kubeconfig, work)
+    conditions = found.get("status", {}).pop("conditions", [])
+    found["metadata"].pop("managedFields", None)
+    render.print_yaml(found)
+    if conditions:
+        print("\nConditions:")
+        rows = [[one["type"], one["status"], one["reason"], one.get("message", "")] for one in conditions]
+        render.print_rows(["TYPE", "STATUS", "REASON", "MESSAGE"], rows)
+    if events["items"]:
+        print("\nEvents:")
+        rows = [[e.get("lastTimestamp", ""), e.get("type", ""), e.get("reason", ""), e.get("message", "")] for e in events["items"]]
+        render.print_rows(["LAST SEEN", "TYPE", "REASON", "MESSAGE"], rows)
+
+
+def delete(
+    kind: KindArgument,
+    name: Annotated[str, typer.Argument(help="Name of the object.")],
+    *,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Delete an object; what it owns is deleted after it."""
+    resource = find_resource(kind)
+
+    async def work(client: ApiClient) -> Any:
+        path = _path(client, resource, namespace or client.cluster.namespace, name)
+        return await client.request("DELETE", path, body={"propagationPolicy": "Background"})
+
+    with_client(kubeconfig, work)
+    print(f"{resource.singular}.{resource.group}/{name} deleted" if resource.group else f"{resource.singular}/{name} deleted")
+
+
+def _path(client: ApiClient, resource: Resource, namespace: str, name: str) -> str:
+    from rkfleet.meta import Ref
+
+    return client.path(Ref(resource.name, namespace if resource.namespaced else "", name))

@@ -1,0 +1,37 @@
+"""`rkfleet controller|registry|agent|gateway run`: replaces this process by the program; the words after `run` are the program's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import typer
+
+__all__ = ["PROGRAMS", "program_app"]
+
+PROGRAMS: Final = {
+    "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
+    "registry": ("controller.registry", "The model registry."),
+    "agent": ("agent", "The agent of one board."),
+    "gateway": ("gateway", "The OpenAI endpoint of the fleet."),
+}
+
+
+def program_app(name: str) -> typer.Typer:
+    """Return the sub-command of one program."""
+    module, help_text = PROGRAMS[name]
+    app = typer.Typer(help=help_text, no_args_is_help=True)
+
+    @app.callback()
+    def group() -> None:
+        """Keep `run` a word of its own while it is the only command."""
+
+    @app.command(
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False, help="Run it; see run --help."
+    )
+    def run(context: typer.Context) -> None:
+        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606 (the same interpreter)
+
+    group.__doc__ = help_text
+    return app

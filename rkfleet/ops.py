@@ -1,0 +1,222 @@
+"""Listening: the ops endpoints that every program has, and one way to serve an ASGI application.
+
+In: what says whether the program is ready, what writes its metrics, an application, an address and perhaps TLS. Out: a bound port and
+a clean stop. Called by each program's `app.py`. It stands apart so that every listener of rkfleet has the same limits, logs no access
+line, leaves signals to the program, and can demand a certificate of its callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+from rkfleet.errors import FailedPrecondition, Invalid
+
+__all__ = ["ASGIApp", "Listener", "Tls", "ops_app", "serve_asgi", "server_context"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+SHUTDOWN_SECONDS: Final = 3  # Open watches and streams get this long to end by themselves before they are cut.
+CANCEL_SECONDS: Final = 1  # And this long to clean up after they were cancelled.
+IDLE_CHECK_SECONDS: Final = 0.05  # How often a stopping listener looks for connections whose request has ended.
+KEEP_ALIVE_SECONDS: Final = 75  # Longer than a client's pause between polls, so that pooled connections are found alive.
+BACKLOG: Final = 2048  # Connections that wait to be accepted while the loop is busy: a whole fleet reconnecting.
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+_METRICS: Final = b"text/plain; version=0.0.4; charset=utf-8"  # Source: Prometheus text exposition format 0.0.4.
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """How a listener proves itself and whom it lets in.
+
+    Attributes:
+        cert_file: PEM chain that the listener shows.
+        key_file: PEM key of its first certificate.
+        client_ca_file: Only callers with a certificate of this CA get through the handshake; None asks for no certificate.
+    """
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """A bound listener; `url` has the scheme, the address and the real port."""
+
+    host: str
+    port: int
+    url: str
+
+
+def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: ASGIApp | None = None) -> ASGIApp:
+    """Return an application with /healthz, /readyz and /metrics.
+
+    Args:
+        ready: Returns the sentence that says why the program is not ready; empty when it is.
+        metrics: Returns the metrics in the Prometheus text format.
+        otherwise: Answers every other path; without it they are 404.
+    """
+
+    async def app(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http":
+            raise FailedPrecondition(f"this listener speaks HTTP, not {scope['type']}")
+        if path == "/healthz":
+            await _answer(send, 200, b"ok\n")
+        elif path == "/readyz":
+            sentence = ready()
+            await _answer(send, 503 if sentence else 200, f"{sentence or 'ok'}\n".encode())
+        elif path == "/metrics":
+            await _answer(send, 200, metrics(), _METRICS)
+        elif otherwise is not None:
+            await otherwise(scope, receive, send)
+        else:
+            await _answer(send, 404, f"no {path}; this listener has /healthz, /readyz and /metrics\n".encode())
+
+    return app
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: bytes = _TEXT) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """Return the TLS context of a listener.
+
+    Raises:
+        FailedPrecondition: A file is missing or is not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+        if tls.client_ca_file is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(tls.client_ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(str(file) for file in (tls.cert_file, tls.key_file, tls.client_ca_file) if file)
+        raise FailedPrecondition(f"TLS files {files} cannot be used: {error}") from error
+    return context
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with the program's own signal handling."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `rkfleet.process`."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_asgi(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    tls: Tls | None = None,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
+    max_concurrent: int | None = None,
+) -> AsyncIterator[Listener]:
+    """Serve `app` for as long as the block runs; connections are accepted from the first line of the block on.
+
+    At the end no connection is accepted any more, open requests have `shutdown_seconds` to end, then they are cancelled.
+
+    Args:
+        app: ASGI application; gets no lifespan events.
+        host: Address to bind.
+        port: Port to bind; 0 takes any free one, `Listener.port` says which.
+        tls: Serve HTTPS; None serves plain HTTP.
+        shutdown_seconds: How long open requests may go on after the block.
+        max_concurrent: Connections and requests above which callers get 503; None for no limit.
+
+    Raises:
+        FailedPrecondition: The address cannot be bound, or the TLS files cannot be used.
+    """
+    context = server_context(tls) if tls else None
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        interface="asgi3",
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=shutdown_seconds,  # type: ignore[arg-type]  # handed to asyncio.wait_for, which takes fractions
+        limit_concurrency=max_concurrent,
+        backlog=BACKLOG,
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
+    )
+    config.load()
+    bound = _bind(host, port)
+    server = _Server(config)
+    port = bound.getsockname()[1]
+    address = f"[{host}]" if ":" in host else host
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve(sockets=[bound]))
+        try:
+            yield Listener(host, port, f"{'https' if tls else 'http'}://{address}:{port}")
+        except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
+            failure = error
+        finally:
+            server.should_exit = True
+            while not (await asyncio.wait((serving,), timeout=IDLE_CHECK_SECONDS))[0]:
+                _drop_idle(server.server_state)
+            await _cut(server.server_state)
+    if failure is not None:
+        raise failure
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise Invalid(f"listen address {host!r} cannot be resolved: {error}") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise FailedPrecondition(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port", port=port) from error
+    return bound
+
+
+def _drop_idle(state: uvicorn.server.ServerState) -> None:
+    """Close connections without a request at once: over TLS, uvicorn would wait for the goodbye of pooled clients that do not read."""
+    for connection in list(state.connections):
+        transport, cycle = getattr(connection, "transport", None), getattr(connection, "cycle", None)
+        if transport is not None and (cycle is None or cycle.response_complete) and transport.get_write_buffer_size() == 0:
+            transport.abort()
+
+
+async def _cut(state: uvicorn.server.ServerState) -> None:
+    """Wait for requests that were cancelled and close what they leave open, so that nothing outlives the listener."""
+    tasks = set(state.tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+    for connection in list(state.connections):
+        transport = getattr(connection, "transport", None)
+        if transport is not None:
+            transport.abort()

@@ -1,0 +1,81 @@
+"""What the rollout keeps, whatever the replicas say about themselves."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.planning.rollout import Goal, Member, Moves, plan_rollout
+
+NEW = "new"
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[Goal, tuple[Member, ...]]:
+    replicas = draw(st.integers(0, 5))
+    unavailable = draw(st.integers(0, replicas))
+    surge = draw(st.integers(0 if unavailable else 1, 3))
+    goal = Goal(
+        revision=draw(st.sampled_from([NEW, NEW, NEW, ""])), replicas=replicas, max_unavailable=unavailable, max_surge=surge,
+        rolling=draw(st.sampled_from([True, True, False])),
+    )  # fmt: skip
+    if not goal.revision:
+        goal = Goal(revision="", replicas=replicas, max_unavailable=unavailable, max_surge=surge, rolling=False)
+    members = []
+    for slot in draw(st.lists(st.integers(0, 8), unique=True, max_size=8)):
+        ready = draw(st.booleans())
+        absent = draw(st.sampled_from([False, False, True]))
+        lost = absent and draw(st.booleans())
+        activation = draw(st.sampled_from(["Serving", "Serving", "Serving", "Staged", "Draining"]))
+        placed = draw(st.sampled_from([True, True, True, False]))
+        others = [other.uid for other in members]
+        members.append(
+            Member(
+                uid=f"u{slot}", name=f"r-{slot}", slot=slot, revision=draw(st.sampled_from([NEW, "old", "older"])), activation=activation,
+                replaces=draw(st.sampled_from([*others, "unknown", ""])) if activation == "Staged" else "",
+                placed=placed, unschedulable=not placed and draw(st.booleans()), staged=placed and draw(st.booleans()),
+                ready=placed and ready, broken=placed and not ready and draw(st.booleans()), available=placed and ready and not absent and draw(st.sampled_from([True, True, False])),
+                drained=activation == "Draining" and draw(st.booleans()), absent=placed and absent, lost=placed and lost,
+                gone=placed and lost and draw(st.booleans()), deleting=draw(st.integers(0, 20)) == 0,
+            )
+        )  # fmt: skip
+    return goal, tuple(members)
+
+
+def applied(goal: Goal, members: tuple[Member, ...], moves: Moves) -> tuple[Member, ...]:
+    deleted, drained = {uid for uid, _ in moves.delete}, {uid for uid, _ in moves.drain}
+    after = []
+    for member in members:
+        if member.uid in deleted:
+            continue
+        fields = {name: getattr(member, name) for name in Member.__struct_fields__}
+        if member.uid in drained:
+            fields["activation"] = "Draining"
+        if member.uid in moves.activate:
+            fields["activation"] = "Serving"
+        after.append(Member(**fields))
+    for creation in moves.create:
+        uid = f"c{creation.slot}"
+        after.append(
+            Member(
+                uid=uid, name=uid, slot=creation.slot, revision=goal.revision, activation=creation.activation, replaces=creation.replaces
+            )
+        )
+    return tuple(after)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(worlds())
+def test_one_plan_is_enough_until_something_is_seen(world: tuple[Goal, tuple[Member, ...]]) -> None:
+    goal, members = world
+    after = applied(goal, members, plan_rollout(goal, members))
+    assert plan_rollout(goal, after) == Moves()
+
+
+@settings(max_examples=1000, deadline=None)
+@given(worlds(), st.randoms())
+def test_the_order_in_which_replicas_are_listed_does_not_matter(world: tuple[Goal, tuple[Member, ...]], random) -> None:  # type: ignore[no-untyped-def]
+    goal, members = world
+    shuffled = list(members)
+    random.shuffle(shuffled)
+    assert plan_rollout(goal, tuple(shuffled)) == plan_rollout(goal, members)
