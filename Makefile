@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 KUBECONFIG_UP := .rkfleet/kubeconfig
 
-.PHONY: help setup demo up test check fmt lint type arch proto proto-check crds crds-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update check fmt lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
@@ -30,7 +30,10 @@ up: $(STAMP) ## Start a fleet on this machine (controller, registry, gateway, on
 test: $(STAMP) ## All tests
 	@$(BIN)/python -m pytest
 
-check: fmt-check lint type arch proto-check crds-check test ## Everything that CI checks
+scenario-update: $(STAMP) ## Write down anew what the session protocols say in tests/scenario/sessions; review the difference
+	@RKFLEET_UPDATE=1 $(BIN)/python -m pytest -q tests/scenario/test_session_transcripts.py
+
+check: fmt-check lint type arch proto-check crds-check docs-check test ## Everything that CI checks
 
 fmt: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
@@ -63,6 +66,13 @@ crds: $(STAMP) ## Write the CRD YAML from the kinds
 crds-check: $(STAMP)
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/python -m controller.api.crds "$$out" && \
 	diff -r "$$out" manifests/crds || { echo "run: make crds"; exit 1; }
+
+docs: $(STAMP) ## Write the reference pages that follow from code
+	@$(BIN)/python docs/generate.py docs/reference
+
+docs-check: $(STAMP)
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/python docs/generate.py "$$out" && \
+	for f in "$$out"/*; do cmp "$$f" "docs/reference/$$(basename "$$f")" || { echo "run: make docs"; exit 1; }; done
 
 lock: $(STAMP) ## Lock the requirements (hashes, no index host)
 	@for extra in dev all agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

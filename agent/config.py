@@ -19,6 +19,7 @@ from rkfleet.quantity import parse_bytes
 
 __all__ = ["Config", "parse_arguments"]
 
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
 
 
@@ -30,7 +31,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         token: Join token; empty when the board has enrolled before.
         ca_pin: `sha256:<hex>` of the controller's CA key; empty when the board has enrolled before.
         name: Name of the board.
-        serving_host: Address of the HTTPS listener for gateways, also the one that they are told to dial.
+        serving_host: Address of the HTTPS listener for gateways.
+        advertise_host: Address that gateways are told to dial; the same if the operator names none.
         serving_port: Its port; 0 takes any free one, which gateways learn with the next report.
         ops_port: Port of the plain HTTP listener on loopback for health, metrics and local clients.
         memory_bytes: Memory that the board reports to have; 0 for what the machine has.
@@ -45,6 +47,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
     ca_pin: str = ""
     serving_host: str = "127.0.0.1"
+    advertise_host: str = ""
     serving_port: int = 7490
     ops_port: int = 0
     memory_bytes: int = 0
@@ -56,7 +59,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_arguments(arguments: Sequence[str]) -> Config:
     """Read the command line; exits with status 2 and a usage line when it cannot be read."""
-    values = vars(_parser().parse_args(arguments))
+    parser = _parser()
+    values = vars(parser.parse_args(arguments))
+    values["advertise_host"] = values["advertise_host"] or values["serving_host"]
+    if values["advertise_host"] in _WILDCARDS:
+        parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
     return Config(**values)
 
 
@@ -70,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", type=_board_name, required=True, help="name of the board")
     add("--token", default="", help="join token, for the first start only; see: rkfleet join-token create")
     add("--ca-pin", default="", metavar="sha256:HEX", help="pin of the controller's CA, printed with the token")
-    add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address that gateways dial (default %(default)s)")
+    add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address of the HTTPS listener for gateways (default %(default)s)")
+    add("--advertise-host", default="", metavar="ADDRESS", help="address that gateways dial (default: --serving-host)")
     add("--serving-port", type=_port, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
     add("--ops-port", type=_port, default=0, help="plain HTTP port on loopback: health, metrics and /v1 for local clients (0 = any)")
     add(

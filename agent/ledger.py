@@ -62,17 +62,17 @@ class Ledger:
         disk_problem: Why the last write failed; empty when it did not.
     """
 
-    def __init__(self, directory: Path, disk: Disk, on_accept: Callable[[], None]) -> None:
+    def __init__(self, directory: Path, disk: Disk, on_change: Callable[[], None]) -> None:
         """Read the ledger of `directory`, falling back to the one before if the newest cannot be read.
 
         Args:
             directory: Data directory of the agent.
             disk: Disk that it is on.
-            on_accept: Called after an assignment is on disk; must not block.
+            on_change: Called when what is held or `disk_problem` changed; must not block.
         """
         self._directory: Final = directory
         self._disk: Final = disk
-        self._on_accept: Final = on_accept
+        self._on_change: Final = on_change
         self._judging: Final = asyncio.Lock()
         problems: list[str] = []
         self._held = _read(directory / CURRENT, problems) or _read(directory / PREVIOUS, problems) or _NOTHING
@@ -100,12 +100,17 @@ class Ledger:
                     await in_thread(self._write, entry)
                 except OSError as error:
                     reason = error.strerror or str(error)
-                    self.disk_problem = f"assignment {offer.number} cannot be written to {self._directory / CURRENT}: {reason}"
+                    self._note_disk(f"assignment {offer.number} cannot be written to {self._directory / CURRENT}: {reason}")
                     return AssignmentAnswer(number=offer.number, verdict=Verdict.DISK, reason=self.disk_problem)
                 self._held = entry
-                self._on_accept()
-            self.disk_problem = ""
+                self._on_change()
+            self._note_disk("")
             return AssignmentAnswer(number=offer.number, verdict=Verdict.ACCEPTED)
+
+    def _note_disk(self, problem: str) -> None:
+        if problem != self.disk_problem:
+            self.disk_problem = problem
+            self._on_change()
 
     def _write(self, entry: Entry) -> None:
         scratch = self._directory / _SCRATCH

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "format_time", "parse_time"]
+__all__ = ["Clock", "SystemClock", "format_time", "give_way", "parse_time"]
 
 
 class Clock(Protocol):
@@ -45,6 +45,11 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait that many seconds."""
         await asyncio.sleep(seconds)
+
+
+async def give_way() -> None:
+    """Let every other task of the loop that is ready run once; long work is cut up with it. No time passes by itself."""
+    await asyncio.sleep(0)
 
 
 def format_time(moment: datetime) -> str:

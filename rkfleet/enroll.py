@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import ssl
 import sys
 import urllib.parse
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from rkfleet.disk import SystemDisk, write_durably
 from rkfleet.enrolment import CA_PATH, CERTIFICATES_PATH, CertificateRequest, CertificateResponse
 from rkfleet.errors import FleetError, Invalid, PermissionDenied, Unavailable, error_for_reason
 from rkfleet.identity import Enrolment
@@ -159,18 +159,7 @@ def _keep(directory: Path, enrolment: Enrolment, answer: CertificateResponse) ->
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file (mode 0600) so that after a power cut it is old or new, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_durably(path, content, path.with_name(f".{path.name}.partial"), SystemDisk())
 
 
 def main() -> int:

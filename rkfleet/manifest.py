@@ -37,11 +37,13 @@ SUFFIXES: Final = (".yaml", ".yml", ".json")
 _TRUE: Final = frozenset(["y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"])
 _FALSE: Final = frozenset(["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"])
 _NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
-_INTEGER: Final = re.compile(r"[-+]?(0b[01][01_]*|0o?[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|0|[1-9][0-9_]*)")
+_INTEGER: Final = re.compile(r"[-+]?(0b[01]+|0o?[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE: Final = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WHOLE_MAX: Final = 2.0**53  # Up to here a float holds every integer, and `3.0` is the integer 3.
 _DIGITS_MAX: Final = 4000  # Python refuses to read longer integers; nothing here has more than 19.
 _TAG: Final = "tag:yaml.org,2002:"
+_SURROGATES: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -238,7 +240,7 @@ class _Reader:
         """Yield every document that is not empty, up to the first place where reading is impossible."""
         start = 1
         try:
-            for event in yaml.parse(self._text, Loader=yaml.CSafeLoader):
+            for event in yaml.parse(_without_surrogates(self._text), Loader=yaml.CSafeLoader):
                 if isinstance(event, yaml.DocumentStartEvent):
                     start, self._root, self._lines, self._stack = 0, None, {}, []
                 elif isinstance(event, yaml.DocumentEndEvent):
@@ -323,12 +325,28 @@ class _Reader:
             return None
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
-        if _INTEGER.fullmatch(text) and len(text) <= _DIGITS_MAX:
-            return _integer(text.replace("_", ""))
-        if _NOT_FINITE.fullmatch(text) or (_FLOAT.fullmatch(text) and math.isinf(float(text))):
+        plain = text.replace("_", "") if text[0] in "+-.0123456789" else text
+        if _INTEGER.fullmatch(plain) and len(plain) <= _DIGITS_MAX:
+            return _integer(plain)
+        if _NOT_FINITE.fullmatch(plain) or (_FLOAT.fullmatch(plain) and math.isinf(float(plain))):
             self.problems.append((line, Cause(field=format_path(path), message=f"{text}: must be a finite number")))
             return 0
-        return float(text) if _FLOAT.fullmatch(text) else text
+        if not _FLOAT.fullmatch(plain):
+            return text
+        number = float(plain)
+        return int(number) if number.is_integer() and abs(number) <= _WHOLE_MAX else number
+
+
+def _without_surrogates(text: bytes) -> bytes:
+    """Return JSON text with escaped surrogate pairs written out: JSON has them for characters past U+FFFF, YAML has not."""
+    if text.lstrip()[:1] not in (b"{", b"["):
+        return text
+
+    def character(pair: re.Match[bytes]) -> bytes:
+        high, low = int(pair[2], 16), int(pair[3], 16)
+        return pair[1] + chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)).encode()
+
+    return _SURROGATES.sub(character, text)
 
 
 def _line(event: yaml.NodeEvent) -> int:

@@ -72,6 +72,103 @@ ARTIFACT_EVICTED_BYTES: Final = _metric(
     help="Bytes of unreferenced artifacts removed to stay below the limit.",
 )  # fmt: skip
 
+# Requests, as the board that answered them saw them. Every instant is read from one monotonic clock in the agent; "arrival" is the moment
+# at which the request's head was read by the agent's HTTP server, so the time in the queue is part of what the client waited for.
+REQUESTS: Final = _metric(
+    name="rkfleet_requests_total", type="counter", unit="requests", program="agent", labels=("namespace", "model_name", "outcome"),
+    help="Requests by outcome. Answered: stop, length, tool_calls. Not: invalid, rejected (429, 503), cancelled (client left), failed.",
+)  # fmt: skip
+REQUESTS_RUNNING: Final = _metric(
+    name="rkfleet_num_requests_running", type="gauge", unit="requests", program="agent", labels=("namespace", "model_name"),
+    help="Requests that a worker works on now.",
+)  # fmt: skip
+REQUESTS_WAITING: Final = _metric(
+    name="rkfleet_num_requests_waiting", type="gauge", unit="requests", program="agent", labels=("namespace", "model_name"),
+    help="Requests that wait in the queue of a replica now.",
+)  # fmt: skip
+PROMPT_TOKENS: Final = _metric(
+    name="rkfleet_prompt_tokens_total", type="counter", unit="tokens", program="agent", labels=("namespace", "model_name"),
+    help="Prompt tokens of requests that a worker began.",
+)  # fmt: skip
+GENERATION_TOKENS: Final = _metric(
+    name="rkfleet_generation_tokens_total", type="counter", unit="tokens", program="agent", labels=("namespace", "model_name"),
+    help="Output tokens, also of answers that broke off.",
+)  # fmt: skip
+TIME_TO_FIRST_TOKEN: Final = _metric(
+    name="rkfleet_time_to_first_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=FIRST_TOKEN_SECONDS,
+    help="Time to first token (TTFT), queue included.",
+    instants="From arrival to the first non-empty content from the worker.",
+)  # fmt: skip
+INTER_TOKEN_LATENCY: Final = _metric(
+    name="rkfleet_inter_token_latency_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=TOKEN_SECONDS,
+    help="Inter-token latency (ITL): every gap between two tokens of an answer.",
+    instants="From one non-empty content from the worker to the next.",
+)  # fmt: skip
+TIME_PER_OUTPUT_TOKEN: Final = _metric(
+    name="rkfleet_time_per_output_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=TOKEN_SECONDS,
+    help="Time per output token (TPOT), one value per answer: (end-to-end latency - TTFT) / (output tokens - 1).",
+    instants="From the first non-empty content from the worker to the last byte handed to the client's connection.",
+)  # fmt: skip
+E2E_REQUEST_LATENCY: Final = _metric(
+    name="rkfleet_e2e_request_latency_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=REQUEST_SECONDS,
+    help="Latency of whole answers.",
+    instants="From arrival to the last byte handed to the client's connection.",
+)  # fmt: skip
+QUEUE_TIME: Final = _metric(
+    name="rkfleet_request_queue_time_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=FIRST_TOKEN_SECONDS,
+    help="Time that requests waited for a free place in a worker.",
+    instants="From arrival to the moment at which the request is sent to the worker.",
+)  # fmt: skip
+PREFILL_TIME: Final = _metric(
+    name="rkfleet_request_prefill_time_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=FIRST_TOKEN_SECONDS,
+    help="Time that the worker took for the prompt and the first token.",
+    instants="From the moment at which the request is sent to the worker to its first non-empty content.",
+)  # fmt: skip
+DECODE_TIME: Final = _metric(
+    name="rkfleet_request_decode_time_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
+    buckets=REQUEST_SECONDS,
+    help="Time that the worker took for all tokens after the first.",
+    instants="From the first to the last non-empty content from the worker.",
+)  # fmt: skip
+WORKER_EXITS: Final = _metric(
+    name="rkfleet_worker_exits_total", type="counter", unit="exits", program="agent", labels=("runtime", "reason"),
+    help="Worker exits that nobody asked for, by reason: Crashed, Killed, OutOfMemory, Hung or LoadFailed.",
+)  # fmt: skip
+WORKERS: Final = _metric(
+    name="rkfleet_workers", type="gauge", unit="workers", program="agent", labels=("phase",),
+    help="Workers by phase: Starting, Loading, Ready, Stopping or BackOff.",
+)  # fmt: skip
+ASSIGNMENT_NUMBER: Final = _metric(
+    name="rkfleet_assignment_number", type="gauge", unit="", program="agent",
+    help="Number of the assignment that the board has on disk and follows; 0 for none.",
+)  # fmt: skip
+AGENT_SESSION_OPEN: Final = _metric(
+    name="rkfleet_agent_session_open", type="gauge", unit="", program="agent",
+    help="1 while the board is in session with a controller, else 0.",
+)  # fmt: skip
+AGENT_LOOP_ERRORS: Final = _metric(
+    name="rkfleet_agent_loop_errors_total", type="counter", unit="errors", program="agent",
+    help="Passes of the agent's loop that ended in an error that it does not know.",
+)  # fmt: skip
+ARTIFACT_BYTES: Final = _metric(
+    name="rkfleet_artifact_bytes", type="gauge", unit="bytes", program="agent",
+    help="Bytes that artifacts take on the board, those on their way included.",
+)  # fmt: skip
+BOARD_MEMORY_AVAILABLE: Final = _metric(
+    name="rkfleet_board_memory_available_bytes", type="gauge", unit="bytes", program="agent",
+    help="Memory that programs could still get without swapping.",
+)  # fmt: skip
+BOARD_STORAGE_FREE: Final = _metric(
+    name="rkfleet_board_storage_free_bytes", type="gauge", unit="bytes", program="agent",
+    help="Free bytes of the file system that holds the artifacts.",
+)  # fmt: skip
+
 # ---- gateway -------------------------------------------------------------------------------------------------------------------
 GATEWAY_REQUESTS: Final = _metric(
     name="rkfleet_gateway_requests_total", type="counter", unit="requests", program="gateway", labels=("model_name", "code"),

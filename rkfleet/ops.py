@@ -20,7 +20,7 @@ import uvicorn
 
 from rkfleet.errors import FailedPrecondition, Invalid
 
-__all__ = ["ASGIApp", "Listener", "Tls", "ops_app", "serve_asgi", "server_context"]
+__all__ = ["ASGIApp", "Listener", "Tls", "bracketed", "ops_app", "serve_asgi", "server_context"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -85,6 +85,11 @@ def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: A
             await _answer(send, 404, f"no {path}; this listener has /healthz, /readyz and /metrics\n".encode())
 
     return app
+
+
+def bracketed(host: str) -> str:
+    """Return a host as URLs write it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: bytes = _TEXT) -> None:
@@ -168,12 +173,11 @@ async def serve_asgi(
     bound = _bind(host, port)
     server = _Server(config)
     port = bound.getsockname()[1]
-    address = f"[{host}]" if ":" in host else host
     failure: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[bound]))
         try:
-            yield Listener(host, port, f"{'https' if tls else 'http'}://{address}:{port}")
+            yield Listener(host, port, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}")
         except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
             failure = error
         finally:

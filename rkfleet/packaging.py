@@ -30,6 +30,7 @@ __all__ = [
     "blob_of",
     "build_package",
     "check_digest",
+    "default_memory_bytes",
     "layer_media_type",
     "repository_name",
 ]
@@ -40,6 +41,11 @@ CONFIG_MEDIA_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
 FILE_PATH_ANNOTATION: Final = "org.cncf.model.filepath"
 TITLE_ANNOTATION: Final = "org.opencontainers.image.title"  # What oras names the pulled file.
 PREFIX: Final = "dev.rkfleet."
+
+MEBIBYTE: Final = 1 << 20
+RUNTIME_BYTES: Final = 256 * MEBIBYTE  # A worker process with llama.cpp, its compute buffers for a batch of 256, and Python.
+KV_BYTES_PER_TOKEN_MIN: Final = 32 << 10
+KV_WEIGHT_DIVISOR: Final = 32768
 
 _LAYER_OF_ROLE: Final = {
     "weight": "weight",
@@ -108,6 +114,17 @@ def repository_name(namespace: str, model: str) -> str:
 def layer_media_type(role: str) -> str:
     """Return the media type of the layer for a file of this role; never compressed, as ModelPack advises for weights."""
     return f"application/vnd.cncf.model.{_LAYER_OF_ROLE[role]}.v1.raw"
+
+
+def default_memory_bytes(size_bytes: int, context_tokens: int) -> int:
+    """Return what to reserve for a loaded variant when nobody measured it, rounded up to a mebibyte.
+
+    The weights as they are, a key-value cache over the whole context, and the runtime with its buffers. A token's share of the cache grows
+    with the model: 32 KiB up to 1 GiB of weights, then a 32768th of them, which is above what 0.1B to 8B models with grouped queries take
+    in 16 bits (23 KiB for SmolLM2-135M, 28 KiB for Qwen2-1.5B, 128 KiB for Llama-3-8B). Whoever has measured says `memory=`.
+    """
+    cache = context_tokens * max(KV_BYTES_PER_TOKEN_MIN, size_bytes // KV_WEIGHT_DIVISOR)
+    return -(-(size_bytes + cache + RUNTIME_BYTES) // MEBIBYTE) * MEBIBYTE
 
 
 def build_package(facts: PackageFacts, files: tuple[ArtifactFile, ...]) -> Package:

@@ -37,7 +37,7 @@ from rkfleet.errors import (
     Unavailable,
 )
 
-__all__ = ["CHUNK_BYTES", "Challenge", "RealmTokens", "RegistryClient", "TokenSource"]
+__all__ = ["CHUNK_BYTES", "Challenge", "RegistryClient", "TokenSource"]
 
 Progress = Callable[[int], None]
 
@@ -70,35 +70,6 @@ class TokenSource(Protocol):
             FleetError: None is given; the message says why.
         """
         ...
-
-
-class RealmTokens:
-    """Tokens from the realm that the registry names, for the bearer of an API token."""
-
-    def __init__(self, http: httpx2.AsyncClient, api_token: str, trusted_realm: str) -> None:
-        """Take a client for the token service, the caller's API token, and the only URL prefix that may see it."""
-        self._http: Final = http
-        self._api_token: Final = api_token
-        self._trusted_realm: Final = trusted_realm.rstrip("/") + "/"
-
-    async def token(self, challenge: Challenge) -> str:
-        """Ask the realm.
-
-        Raises:
-            PermissionDenied: The realm is not the cluster's, or refuses.
-            Unavailable: It cannot be reached.
-        """
-        if not challenge.realm.startswith(self._trusted_realm):
-            raise PermissionDenied(f"the registry sends to {challenge.realm} for a token, which is not below {self._trusted_realm}")
-        query = {"service": challenge.service, "scope": challenge.scope}
-        headers = {"Authorization": f"Bearer {self._api_token}"}
-        try:
-            answer = await self._http.get(challenge.realm, params=query, headers=headers)
-        except httpx2.HTTPError as error:
-            raise Unavailable(f"cannot reach the token service {challenge.realm}: {error}") from error
-        if answer.status_code != 200:
-            raise _error_of(answer.status_code, answer.content, f"token for {challenge.scope}")
-        return str(msgspec.json.decode(answer.content, type=dict[str, Any])["token"])
 
 
 class RegistryClient:
@@ -204,15 +175,6 @@ class RegistryClient:
                 if not error.retryable:
                     raise
                 await patience.wait(error, f"manifest {reference} of {repository} is not stored")
-
-    async def find_manifest(self, repository: str, reference: str, accept: str) -> bytes | None:
-        """Return the bytes of a manifest, or None when the repository has none of that name."""
-        url = f"{self.url}/v2/{repository}/manifests/{reference}"
-        answer = await self._request("GET", repository, url, headers={"Accept": accept})
-        if answer.status_code == 404:
-            return None
-        _check(answer, f"manifest {reference} of {repository}")
-        return answer.content
 
     async def _begin(self, repository: str) -> str:
         answer = await self._request("POST", repository, f"{self.url}/v2/{repository}/blobs/uploads/")

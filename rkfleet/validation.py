@@ -29,7 +29,7 @@ from rkfleet.errors import Cause
 from rkfleet.kinds.base import Object
 from rkfleet.schema import Schema
 
-__all__ = ["MISSING", "KindValidator", "Path", "Settled", "format_path", "metadata_faults", "parse_path", "value_at"]
+__all__ = ["MISSING", "KindValidator", "Path", "Settled", "format_path", "list_map_key", "metadata_faults", "parse_path", "value_at"]
 
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -164,21 +164,24 @@ class _Walk:
         if not keys:
             before = [*stored, *[MISSING] * (len(value) - len(stored))]
             return [self.node(items, member, before[index], (*path, index)) for index, member in enumerate(value)]
-        by_key = {_identity(member, keys): member for member in stored}
+        by_key = {list_map_key(member, keys): member for member in stored}
         seen: set[tuple[str, ...]] = set()
         for index, member in enumerate(value):
-            identity = _identity(member, keys)
+            identity = list_map_key(member, keys)
             if identity in seen:
                 message = f"{_shown(dict(zip(keys, identity, strict=True)))}: must be unique in {format_path(path)}"
                 self.causes.append(Cause(field=format_path((*path, index)), message=message, reason="FieldValueDuplicate"))
             seen.add(identity)
         return [
-            self.node(items, member, by_key.get(_identity(member, keys), MISSING), (*path, index)) for index, member in enumerate(value)
+            self.node(items, member, by_key.get(list_map_key(member, keys), MISSING), (*path, index)) for index, member in enumerate(value)
         ]
 
 
 def metadata_faults(kind: type[Object], metadata: Mapping[str, Any]) -> tuple[Cause, ...]:
-    """Return every fault of a name, namespace, label, annotation, finalizer or owner. Parts of a wrong type are left to the schema."""
+    """Return every fault of a name, namespace, label, annotation, finalizer or owner.
+
+    Parts of a wrong type are left to the schema. `generateName` does not stand in for a name: apply needs one, and admission makes one.
+    """
     resource = kind.resource
     causes: list[Cause] = []
 
@@ -186,8 +189,8 @@ def metadata_faults(kind: type[Object], metadata: Mapping[str, Any]) -> tuple[Ca
         if message:
             causes.append(Cause(field=format_path(("metadata", *below)), message=message))
 
-    name, prefix = metadata.get("name", ""), metadata.get("generateName", "")
-    if isinstance(name, str) and (name or not prefix):
+    name = metadata.get("name", "")
+    if isinstance(name, str):
         add(meta.check_name(name, length_max=resource.name_length_max), "name")
     namespace = metadata.get("namespace", "")
     if isinstance(namespace, str) and namespace:
@@ -222,6 +225,11 @@ def format_path(path: Iterable[str | int]) -> str:
     return text
 
 
+def list_map_key(member: Any, keys: Sequence[str]) -> tuple[str, ...]:
+    """Return what tells an item of a list-map from the others, as text; an item that is no mapping has an empty one."""
+    return tuple(str(member.get(key, "")) for key in keys) if isinstance(member, dict) else ("",) * len(keys)
+
+
 def parse_path(text: str) -> Path:
     """Read what `format_path` wrote. A key of digits in brackets is read as an index."""
     parts: list[str | int] = []
@@ -254,10 +262,6 @@ def _mapping(metadata: Mapping[str, Any], field: str) -> Iterable[tuple[str, Any
 def _list(metadata: Mapping[str, Any], field: str) -> Sequence[Any]:
     value = metadata.get(field)
     return value if isinstance(value, list) else ()
-
-
-def _identity(member: Any, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(member.get(key, "")) for key in keys) if isinstance(member, dict) else ("",) * len(keys)
 
 
 def _node_at(node: Schema, path: Path) -> Schema:

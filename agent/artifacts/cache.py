@@ -10,11 +10,13 @@ nothing refers to stays until room is needed; then the file that was used longes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from rkfleet.disk import PIECE_BYTES, Disk, in_thread, move_durably
 from rkfleet.errors import FailedPrecondition, NotFound, ResourceExhausted
@@ -85,7 +87,7 @@ class Cache:
 
     def used_bytes(self) -> int:
         """Return what whole and partial files take together."""
-        return sum(path.stat().st_size for path in self._files())
+        return sum(size for _, size, _ in self._files())
 
     def refer(self, holders: Mapping[str, Iterable[str]]) -> None:
         """Say which digests are needed now: by holder (a replica's uid) its digests. Replaces what was said before.
@@ -111,12 +113,13 @@ class Cache:
         """
         path = self.path(digest)
         try:
-            file = await in_thread(open, path, "rb", 0)
+            file = await in_thread(FileIO, path)
         except FileNotFoundError as error:
             raise NotFound(f"artifact {digest} is not on this board") from error
         hasher = hashlib.sha256()
+        buffer = memoryview(bytearray(PIECE_BYTES))  # one for the whole file: threads keep what they allocate
         with file:
-            while await in_thread(_hash_span, file, hasher):
+            while await in_thread(_hash_span, file, hasher, buffer):
                 pass
         found = f"sha256:{hasher.hexdigest()}"
         if found != digest:
@@ -152,9 +155,9 @@ class Cache:
         short = self._shortage(count)
         if short <= 0:
             return
-        candidates = [path for path in self._files() if f"sha256:{path.name}" not in self._references and path.name != check_digest(digest)]
-        candidates.sort(key=lambda path: path.stat().st_mtime)
-        evictable = sum(path.stat().st_size for path in candidates)
+        kept = {check_digest(digest), *(needed.removeprefix("sha256:") for needed in self._references)}
+        candidates = sorted((used, path, size) for path, size, used in self._files() if path.name not in kept)
+        evictable = sum(size for _, _, size in candidates)
         if evictable < short:
             raise DiskFull(
                 f"{count} bytes of artifact {digest} do not fit: {self.used_bytes()} are used of "
@@ -162,8 +165,9 @@ class Cache:
                 f"({self._reserve_bytes} stay in reserve), and only {evictable} could be evicted",
                 retry_after_seconds=10,
             )
-        while candidates and self._shortage(count) > 0:
-            self._evict(candidates.pop(0))
+        for _, path, size in candidates:
+            if self._shortage(count) > 0:
+                self._evict(path, size)
 
     def _shortage(self, count: int) -> int:
         """Return by how many bytes `count` more would be too much."""
@@ -171,21 +175,26 @@ class Cache:
         over_disk = count + self._reserve_bytes - self._disk.free_bytes(self._whole)
         return max(over_limit, over_disk)
 
-    def _evict(self, path: Path) -> None:
-        size = path.stat().st_size
+    def _evict(self, path: Path, size: int) -> None:
         if path.parent == self._partial:
             self._remove_partial(path.name)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
         self._evicted.inc(size)
 
     def _remove_partial(self, name: str) -> None:
         (self._partial / name).unlink(missing_ok=True)
         (self._partial / f"{name}{RECORD_SUFFIX}").unlink(missing_ok=True)
 
-    def _files(self) -> tuple[Path, ...]:
-        whole = tuple(self._whole.iterdir())
-        return whole + tuple(path for path in self._partial.iterdir() if path.suffix != RECORD_SUFFIX)
+    def _files(self) -> list[tuple[Path, int, float]]:
+        """Return (path, size in bytes, time of last use) of whole and partial files; a fetch may move one while this looks."""
+        found = []
+        for path in (*self._partial.iterdir(), *self._whole.iterdir()):
+            if path.suffix != RECORD_SUFFIX:
+                with contextlib.suppress(FileNotFoundError):
+                    about = path.stat()
+                    found.append((path, about.st_size, about.st_mtime))
+        return found
 
     def _sweep(self) -> None:
         """Remove what a kill between two steps left: a record without its file, a file without its record."""
@@ -195,13 +204,13 @@ class Cache:
                 self._remove_partial(name)
 
 
-def _hash_span(file: BinaryIO, hasher: hashlib._Hash) -> bool:
+def _hash_span(file: FileIO, hasher: hashlib._Hash, buffer: memoryview) -> bool:
     """Hash the next VERIFY_SPAN_BYTES; return whether there may be more."""
     done = 0
     while done < VERIFY_SPAN_BYTES:
-        piece = file.read(PIECE_BYTES)
-        if not piece:
+        count = file.readinto(buffer)
+        if not count:
             return False
-        hasher.update(piece)
-        done += len(piece)
+        hasher.update(buffer[:count])
+        done += count
     return True

@@ -56,8 +56,8 @@ def fetching(replica: AssignedReplica, missing: tuple[AssignedFile, ...], observ
         return Standing(reason=fetch.reason, why=fetch.message, command=_describe(replica), steps=steps)
     if thrown:
         return Standing(reason=conditions.DIGEST_MISMATCH, why=f"{thrown}; it is fetched again", command=_describe(replica), steps=steps)
-    size = sum(file.size_bytes for file in replica.files)
-    why = f"fetching {', '.join(sorted(file.path for file in missing))} ({size} bytes in all)"
+    waits = fetch.message if fetch is not None and fetch.message else "fetching"
+    why = f"{waits}: {', '.join(sorted(file.path for file in missing))}, {sum(file.size_bytes for file in missing)} bytes"
     return Standing(reason=conditions.FETCHING, why=why, command=f"rkfleet get replica {replica.name} -n {replica.namespace}", steps=steps)
 
 
@@ -147,5 +147,5 @@ def conditions_of(replica: AssignedReplica, standing: Standing, *, complete: boo
 
 
 def _artifact_reason(standing: Standing) -> str:
-    of_files = {conditions.FETCHING, conditions.FETCH_FAILED, conditions.DIGEST_MISMATCH}
+    of_files = {conditions.FETCHING, conditions.FETCH_FAILED, conditions.DIGEST_MISMATCH, conditions.DISK_FULL}
     return standing.reason if standing.reason in of_files else conditions.FETCHING

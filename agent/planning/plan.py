@@ -24,8 +24,11 @@ from rkfleet.report import ReplicaState
 
 __all__ = ["load_token", "plan"]
 
-# One fetch fills a board's uplink; a second lets a small model pass a large one that is only staged.
-FETCHES_MAX: Final = 2
+# One fetch fills a board's link and disk; a second would only make both later.
+FETCHES_MAX: Final = 1
+
+# A worker on its way out is left alone this long although nothing seems to run: a request may have been let in and not counted yet.
+SETTLE_SECONDS: Final = 0.25
 
 
 class _Scene(msgspec.Struct, frozen=True):
@@ -44,10 +47,10 @@ def plan(assignment: Assignment, abilities: Abilities, observed: Observed) -> Pl
     standings = {replica.uid: _standing(replica, scene) for replica in assignment.replicas}
     stops = [Stop(uid=uid) for uid in sorted(observed.workers) if _should_stop(uid, scene)]
     return Plan(
-        steps=(*_cancellations(scene), *stops, *_steps_in_order(assignment, standings, observed)),
+        steps=(*_cancellations(scene, standings), *stops, *_steps_in_order(assignment, standings, observed)),
         replicas=tuple(_state(replica, standings[replica.uid], scene) for replica in assignment.replicas),
         served=_served(assignment, standings, scene),
-        held=_held(assignment, scene),
+        holders=_holders(assignment, scene),
         leaving=scene.leaving,
         look_again_at=_look_again_at(scene),
     )
@@ -99,15 +102,29 @@ def _should_stop(uid: str, scene: _Scene) -> bool:
         # A worker without a replica that is known was started by nobody.
         return uid not in scene.assigned
     # Only a loaded worker can have requests to finish.
-    return one.cut or worker.phase != "Ready" or not scene.observed.in_flight.get(uid)
+    idle = not scene.observed.in_flight.get(uid) and scene.observed.now >= one.since + SETTLE_SECONDS
+    return one.cut or worker.phase != "Ready" or idle
 
 
 # ---- Steps ---------------------------------------------------------------------------------------------------------------------
 
 
-def _cancellations(scene: _Scene) -> list[Step]:
-    wanted = {uid for uid, replica in scene.assigned.items() if replica.activation != "Draining"}
-    return [CancelFetch(uid=uid) for uid in sorted(scene.observed.fetches) if uid not in wanted]
+def _cancellations(scene: _Scene, standings: Mapping[str, say.Standing]) -> list[Step]:
+    """Return the fetches to give up: nobody needs them, or they only stage while something that should serve waits for the link."""
+    running = {uid: fetch for uid, fetch in scene.observed.fetches.items() if not fetch.reason}
+    on_their_way = {digest for fetch in running.values() for digest in fetch.digests}
+    urgent = any(
+        isinstance(step, Fetch) and step.replica.activation == "Serving" and not on_their_way & {file.digest for file in step.files}
+        for standing in standings.values()
+        for step in standing.steps
+    )
+    cancelled: list[Step] = []
+    for uid in sorted(scene.observed.fetches):
+        replica = scene.assigned.get(uid)
+        needless = replica is None or replica.activation == "Draining"
+        if needless or (urgent and uid in running and replica is not None and replica.activation == "Staged"):
+            cancelled.append(CancelFetch(uid=uid))
+    return cancelled
 
 
 def _steps_in_order(assignment: Assignment, standings: Mapping[str, say.Standing], observed: Observed) -> list[Step]:
@@ -171,7 +188,7 @@ def _standing_before_start(replica: AssignedReplica, scene: _Scene) -> say.Stand
         return say.runtime_missing(replica, scene.abilities)
     # Verified while it waits, so that the pause between two workers is only the load.
     verify = _verify_steps(replica, None, observed)
-    if False:
+    if replica.replaces and replica.replaces in observed.workers:
         before = scene.assigned.get(replica.replaces) or observed.known.get(replica.replaces)
         return say.waiting_for_predecessor(replica, before, verify)
     # Workers on their way out still hold their memory; starting beside them could run the board out of it.
@@ -264,13 +281,14 @@ def _served(assignment: Assignment, standings: Mapping[str, say.Standing], scene
     return tuple(sorted(served, key=lambda each: (each.replica.namespace, each.replica.name, each.replica.uid)))
 
 
-def _held(assignment: Assignment, scene: _Scene) -> frozenset[str]:
+def _holders(assignment: Assignment, scene: _Scene) -> Mapping[str, tuple[str, ...]]:
     leaving = (one.replica for uid, one in scene.leaving.items() if uid in scene.observed.workers)
-    return frozenset(file.digest for replica in (*assignment.replicas, *leaving) for file in replica.files)
+    return {replica.uid: tuple(sorted({file.digest for file in replica.files})) for replica in (*assignment.replicas, *leaving)}
 
 
 def _look_again_at(scene: _Scene) -> float | None:
     retries = [fetch.retry_at for uid, fetch in scene.observed.fetches.items() if uid in scene.assigned and fetch.reason]
     workers = scene.observed.workers
-    drains = [_drain_ends_at(one) for uid, one in scene.leaving.items() if uid in workers and workers[uid].phase != "Stopping"]
-    return min((*retries, *drains), default=None)
+    leaving = [one for uid, one in scene.leaving.items() if uid in workers and workers[uid].phase != "Stopping"]
+    settled = [one.since + SETTLE_SECONDS for one in leaving if scene.observed.now < one.since + SETTLE_SECONDS]
+    return min((*retries, *settled, *(_drain_ends_at(one) for one in leaving)), default=None)

@@ -43,9 +43,9 @@ class FetchState(_Value, frozen=True, kw_only=True):
 
     Attributes:
         digests: What it fetches.
-        fetched_bytes: Bytes of the replica's missing files that are on the board.
+        fetched_bytes: Bytes of them that are on the board.
         reason: Condition reason of the failure; empty while it runs.
-        message: Sentence about the failure; empty while it runs.
+        message: Sentence about the failure, or about what a running fetch waits for; may be empty while it runs.
         retry_at: Monotonic second of the next try after a failure.
     """
 
@@ -153,7 +153,7 @@ class Plan(_Value, frozen=True, kw_only=True):
         steps: In the order in which they should be taken.
         replicas: State of every assigned replica, for the report.
         served: Every replica that clients may ask for.
-        held: Digests that must stay in the cache.
+        holders: Digests that must stay in the cache, by the uid of the replica that needs them.
         leaving: To be handed back as `Observed.leaving`.
         look_again_at: Monotonic second at which something is due although nothing changes; None for never.
     """
@@ -161,6 +161,6 @@ class Plan(_Value, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     replicas: tuple[ReplicaState, ...]
     served: tuple[Served, ...]
-    held: frozenset[str]
+    holders: Mapping[str, tuple[str, ...]]
     leaving: Mapping[str, Leaving]
     look_again_at: float | None

@@ -157,4 +157,9 @@ class BoardSession:
                 f"the controller asks for a heartbeat every {welcome.heartbeat_seconds} s,"
                 f" must be {HEARTBEAT_SECONDS_MIN}..{HEARTBEAT_SECONDS_MAX}"
             )
+        if welcome.report_interval_seconds_min > welcome.heartbeat_seconds:
+            raise BadRequest(
+                f"the controller asks for a report at most every {welcome.report_interval_seconds_min} s"
+                f" and at least every {welcome.heartbeat_seconds} s"
+            )
         self._welcome = welcome

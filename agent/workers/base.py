@@ -10,6 +10,7 @@ states. This module stands apart so that all of them, and every backend, agree o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
@@ -108,11 +109,11 @@ class Worker(Protocol):
         ...
 
     async def loaded(self) -> Listener | None:
-        """Wait until the model is loaded; None when the worker ended first. May be called once."""
+        """Wait until the model is loaded; None when the worker ended first."""
         ...
 
     async def exited(self) -> Exit:
-        """Wait until nothing of the worker is left: no process, no memory, no port. May be called again."""
+        """Wait until nothing of the worker is left: no process, no memory, no port."""
         ...
 
     def stop(self) -> None:
@@ -136,8 +137,13 @@ class Backend(Protocol):
         """Return the runtime's name, the library's version and the backend's name, as the board advertises them."""
         ...
 
-    async def start(self, spec: WorkerSpec, beat: Callable[[], None]) -> Worker:
-        """Start a worker; it loads in the background and calls `beat` each time it made or could make progress.
+    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None]) -> Worker:
+        """Start a worker; it loads in the background.
+
+        Args:
+            spec: What to load.
+            tasks: Where the worker's own tasks live; cancelling them ends the worker.
+            beat: Called each time the worker proved that it makes progress.
 
         Raises:
             Unavailable: No process could be started.

@@ -192,8 +192,7 @@ def _at_url(metadata: Json, namespace: str, name: str) -> Json:
 
 
 def _metadata_faults(kind: type[Object], metadata: Json, stored: Json | None) -> list[Cause]:
-    """Return the faults of metadata. `generateName` does not stand in for a name here: names are made before."""
-    causes = list(metadata_faults(kind, {**metadata, "generateName": ""}))
+    causes = list(metadata_faults(kind, metadata))
     if stored is None or not stored["metadata"].get("deletionTimestamp"):
         return causes
     finalizers, before = metadata.get("finalizers"), stored["metadata"].get("finalizers", [])

@@ -49,6 +49,8 @@ def create_api(
     stopping: asyncio.Event,
     version: str,
     extra_routes: Sequence[BaseRoute] = (),
+    requests_max: int = REQUESTS_MAX,
+    watches_max: int = WATCHES_MAX,
 ) -> ASGIApp:
     """Return the API.
 
@@ -63,9 +65,13 @@ def create_api(
         stopping: Set by the program before it stops its listener, so that open watches end.
         version: Version of rkfleet, shown by `/version`.
         extra_routes: Routes of other parts; they come first.
+        requests_max: Requests that may be under way at once, watches left out.
+        watches_max: Watches that may be open at once.
     """
     resources = Resources(store, Writes(store, admission, clock, ids), clock, stopping)
-    kubernetes = _Kubernetes(registry, identify, resources, Documents(registry), metrics)
+    requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
+    metrics.gauge(API_WATCHES).set_function(lambda: watches.taken)
+    kubernetes = _Kubernetes(registry, identify, resources, requests=requests, watches=watches)
     routes = [
         *extra_routes,
         *(Route(path, _version(version)) for path in ("/version", "/version/")),
@@ -106,14 +112,13 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
 class _Kubernetes:
     """Serves resources, discovery and schemas to callers with a token."""
 
-    def __init__(self, registry: Registry, identify: auth.Identify, resources: Resources, documents: Documents, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, identify: auth.Identify, resources: Resources, *, requests: Limit, watches: Limit) -> None:
         self._registry: Final = registry
         self._identify: Final = identify
         self._resources: Final = resources
-        self._documents: Final = documents
-        self._requests: Final = Limit("requests", REQUESTS_MAX)
-        self._watches: Final = Limit("watches", WATCHES_MAX)
-        metrics.gauge(API_WATCHES).set_function(lambda: self._watches.taken)
+        self._documents: Final = Documents(registry)
+        self._requests: Final = requests
+        self._watches: Final = watches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.

@@ -6,10 +6,11 @@ too large and not too deep. A missing Content-Type means JSON: `kubectl scale` a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, Literal
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from controller.api.errors import RequestEntityTooLarge, UnsupportedMediaType
 from controller.store.base import Propagation
@@ -20,9 +21,10 @@ __all__ = [
     "DEPTH_MAX",
     "DeleteOptions",
     "PatchFormat",
-    "patch_format",
+    "decode",
     "read_delete_options",
     "read_json",
+    "read_patch",
     "require_object",
 ]
 
@@ -54,17 +56,15 @@ class DeleteOptions(msgspec.Struct, frozen=True, rename="camel"):
     dry_run: tuple[str, ...] = ()
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, *, media_types: Collection[str] = ("", "application/json")) -> Any:
     """Return the decoded body.
 
     Raises:
         BadRequest: It is not JSON, or deeper than `DEPTH_MAX`.
         RequestEntityTooLarge: It has more than `BODY_BYTES_MAX`.
-        UnsupportedMediaType: It is declared as something else than JSON.
+        UnsupportedMediaType: It is declared as none of `media_types`; "" stands for no declaration.
     """
-    media_type = _media_type(request)
-    if media_type not in ("", "application/json") and not media_type.endswith("+json"):
-        raise UnsupportedMediaType(f"the body of the request was in an unsupported format {media_type!r}; send application/json")
+    _require_media_type(request, media_types)
     return decode(await _read(request))
 
 
@@ -85,20 +85,16 @@ def decode(body: bytes) -> Any:
     return value
 
 
-def patch_format(request: Request, *, built_in: bool) -> PatchFormat:
-    """Return which patch the Content-Type announces; strategic merge is for built-in kinds, as on a real cluster.
+async def read_patch(request: Request, *, built_in: bool) -> tuple[PatchFormat, Any]:
+    """Return the patch in the body and its format; strategic merge is for built-in kinds, as on a real cluster.
 
     Raises:
-        UnsupportedMediaType: None that this server applies to the kind.
+        BadRequest, RequestEntityTooLarge: As `read_json`.
+        UnsupportedMediaType: It is no patch that this server applies to the kind.
     """
-    media_type = _media_type(request)
-    known = [one for one in _PATCH_FORMATS if built_in or _PATCH_FORMATS[one] != "strategic"]
-    if media_type in known:
-        return _PATCH_FORMATS[media_type]
-    apply = "server-side apply is not served, use `kubectl apply` without --server-side; " if "apply-patch" in media_type else ""
-    raise UnsupportedMediaType(
-        f"{apply}the body of the request was in an unsupported format {media_type!r} - accepted media types include: {', '.join(known)}"
-    )
+    known = {media_type: format for media_type, format in _PATCH_FORMATS.items() if built_in or format != "strategic"}
+    patch = await read_json(request, media_types=known)
+    return known[_media_type(request)], patch
 
 
 def require_object(value: Any, what: str) -> Json:
@@ -118,6 +114,7 @@ async def read_delete_options(request: Request) -> DeleteOptions:
     Raises:
         BadRequest: They cannot be read.
     """
+    _require_media_type(request, ("", "application/json"))
     body = await _read(request)
     options = decode(body) if body.strip() else {}
     query = request.query_params
@@ -138,18 +135,26 @@ async def _read(request: Request) -> bytes:
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
         raise _too_large()
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise _too_large()
-    except ClientDisconnect:
-        raise BadRequest("the client closed the connection before the body was complete") from None
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise _too_large()
     return bytes(body)
 
 
 def _too_large() -> RequestEntityTooLarge:
     return RequestEntityTooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+
+
+def _require_media_type(request: Request, known: Collection[str]) -> None:
+    media_type = _media_type(request)
+    if media_type in known:
+        return
+    apply = "server-side apply is not served, use `kubectl apply` without --server-side; " if "apply-patch" in media_type else ""
+    accepted = ", ".join(filter(None, known))
+    raise UnsupportedMediaType(
+        f"{apply}the body of the request was in an unsupported format {media_type!r} - accepted media types include: {accepted}"
+    )
 
 
 def _media_type(request: Request) -> str:

@@ -39,8 +39,12 @@ class Documents:
             NotFound: There is none.
             MethodNotAllowed: It is not being read.
         """
+        document = await self._find(request)
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(f"the server does not allow the method {request.method} on the requested resource")
+        return document
+
+    async def _find(self, request: Request) -> Response:
         match request.url.path.strip("/").split("/"):
             case ["openapi", "v2"]:
                 return Response(b"", media_type=_OPENAPI_V2)

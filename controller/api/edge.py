@@ -55,13 +55,13 @@ class Edge:
                 MutableHeaders(scope=message)["audit-id"] = audit_id
             await send(message)
 
+        scope["app"] = self._app  # Starlette raises what it refuses only inside an application; without one it answers plain text.
         try:
             await self._app(scope, receive, send_seen)
         except ClientDisconnect:
             code = 499  # The client left before its answer; nginx's number for it.
         except Exception as error:
-            if code:  # The answer has begun; all that is left is to end it short, which closes the connection.
-                _log.error("answer to %s %s broke off", scope["method"], scope["path"], exc_info=error, extra={"auditId": audit_id})
+            if code:  # The answer has begun; the server breaks it off and logs why.
                 raise
             await self._refuse(scope, receive, send_seen, error, audit_id)
         finally:

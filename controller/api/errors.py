@@ -92,7 +92,7 @@ def _details(error: FleetError, target: Target | None) -> Json:
     elif target is not None:
         resource = target.kind.resource
         kind = resource.kind if isinstance(error, Invalid) else resource.plural
-        details = {"name": target.name, "group": resource.group, "kind": kind}
+        details = {"name": target.name or error.details.get("name"), "group": resource.group, "kind": kind}
     else:
         details = {}
     return {key: value for key, value in details.items() if value}

@@ -29,6 +29,7 @@ class ReadOptions(msgspec.Struct, frozen=True):
 
     Attributes:
         resource_version: Empty also for "0": both mean any age is fine.
+        exact: A list must show this version and no newer one.
         initial_events: A watch starts with what exists, then a marked bookmark (`sendInitialEvents`).
         timeout_seconds: When a watch ends by itself.
     """
@@ -38,6 +39,7 @@ class ReadOptions(msgspec.Struct, frozen=True):
     limit: int = 0
     continue_token: str = ""
     resource_version: str = ""
+    exact: bool = False
     bookmarks: bool = False
     initial_events: bool = False
     timeout_seconds: int = WATCH_SECONDS_MAX
@@ -81,6 +83,7 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
         limit=_number(query, "limit", 0, 1 << 31),
         continue_token=token,
         resource_version="" if version == "0" else version,
+        exact=match == "Exact" and version not in ("", "0"),
         bookmarks=_flag(query, "allowWatchBookmarks"),
         initial_events=initial_events,
         timeout_seconds=_number(query, "timeoutSeconds", WATCH_SECONDS_MAX, WATCH_SECONDS_MAX) or WATCH_SECONDS_MAX,

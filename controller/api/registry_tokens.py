@@ -94,7 +94,16 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
         except FleetError as error:
             headers = {"WWW-Authenticate": 'Basic realm="rkfleet"'} if isinstance(error, Unauthenticated) else {}
             code = "UNAUTHORIZED" if isinstance(error, Unauthenticated) else "DENIED"
-            return _json({"errors": [{"code": code, "message": error.message, "detail": None}]}, error.http_status, headers)
+            return _json(
+                {
+                    "errors": [{"code": code, "message": error.message, "detail": None}],
+                    # And as a Status, which our own API client reads.
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": error.message, "reason": error.http_reason,
+                    "code": error.http_status,
+                },
+                error.http_status,
+                headers,
+            )  # fmt: skip
 
     return guarded
 

@@ -23,7 +23,7 @@ from controller.api.writes import Change, Writes, Written
 from controller.store.base import Store
 from controller.store.writes import merge_patch
 from rkfleet.clock import Clock
-from rkfleet.errors import BadRequest
+from rkfleet.errors import BadRequest, Expired
 
 __all__ = ["Resources", "verb_of"]
 
@@ -119,6 +119,10 @@ class Resources:
         page = await self._store.list(
             target.kind.resource.name, options.selection, limit=options.limit, continue_token=options.continue_token
         )
+        if options.exact and page.resource_version != options.resource_version:
+            raise Expired(
+                f"resourceVersion {options.resource_version} is not the newest, and only that can be listed; list again without it"
+            )
         return await json_response(await view.page(page), accept_encoding=request.headers.get("accept-encoding", ""))
 
     async def _change(self, request: Request, target: Target, view: View, make: Change) -> Response:
@@ -154,13 +158,11 @@ async def _written(view: View, written: Written, *, status_code: int = 200) -> R
 
 async def _patcher(request: Request, target: Target) -> Change:
     """Return the function that applies the patch in the body."""
-    match bodies.patch_format(request, built_in=not target.kind.resource.group):
-        case "json":
-            operations = await bodies.read_json(request)
+    match await bodies.read_patch(request, built_in=not target.kind.resource.group):
+        case "json", operations:
             return lambda old: patch.json_patch(old, operations)
-        case "merge":
-            merge = await bodies.read_json(request)
-            return lambda old: merge_patch(old, merge)
-        case "strategic":
-            strategic = bodies.require_object(await bodies.read_json(request), "a strategic merge patch")
+        case "strategic", strategic:
+            strategic = bodies.require_object(strategic, "a strategic merge patch")
             return lambda old: patch.strategic_merge_patch(old, strategic)
+        case _, merge:
+            return lambda old: merge_patch(old, merge)

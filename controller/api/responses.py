@@ -7,13 +7,15 @@ encrypting or compressing tens of megabytes at once would hold the event loop. W
 from __future__ import annotations
 
 import asyncio
-import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from rkfleet.clock import give_way
 
 __all__ = ["COMMON_HEADERS", "JsonResponse", "json_response"]
 
@@ -25,37 +27,55 @@ COMMON_HEADERS: Final[Mapping[str, str]] = {"cache-control": "no-cache, private"
 
 
 class JsonResponse(Response):
-    """An encoded body, sent in pieces."""
+    """Encoded JSON, sent in pieces."""
 
     media_type = "application/json"
 
+    def __init__(self, pieces: Sequence[bytes], status_code: int, headers: Mapping[str, str]) -> None:
+        length_bytes = sum(map(len, pieces))
+        super().__init__(None, status_code, {**headers, "content-length": str(length_bytes)})
+        self._pieces: Final = pieces
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (Starlette's signature)
-        """Send the head, then the body piece by piece, waiting for the client between them."""
+        """Send the head, then the body piece by piece; between them the client may catch up and other requests get their turn."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body = memoryview(self.body)
-        for start in range(0, max(len(body), 1), PIECE_BYTES):
-            more = start + PIECE_BYTES < len(body)
-            await send({"type": "http.response.body", "body": bytes(body[start : start + PIECE_BYTES]), "more_body": more})
+        *pieces, last = [piece[at : at + PIECE_BYTES] for piece in self._pieces for at in range(0, len(piece), PIECE_BYTES)]
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await give_way()
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def json_response(
-    body: bytes | Mapping[str, Any],
+    body: bytes | Sequence[bytes] | Mapping[str, Any],
     *,
     status_code: int = 200,
     headers: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
     accept_encoding: str = "",
 ) -> JsonResponse:
-    """Return a response of encoded JSON or of a JSON object; `warnings` become one Warning header each."""
-    encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    """Return a response of encoded JSON, whole or in pieces, or of a JSON object; `warnings` become one Warning header each."""
+    pieces = _pieces(body)
     all_headers = {**COMMON_HEADERS, **(headers or {})}
-    if len(encoded) >= GZIP_BYTES_MIN and "gzip" in accept_encoding:
-        encoded = await asyncio.to_thread(gzip.compress, encoded, GZIP_LEVEL)
+    if "gzip" in accept_encoding and sum(map(len, pieces)) >= GZIP_BYTES_MIN:
+        pieces = await asyncio.to_thread(_compressed, pieces)
         all_headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
-    response = JsonResponse(encoded, status_code, all_headers)
+    response = JsonResponse(pieces, status_code, all_headers)
     for warning in warnings:
         response.headers.append("warning", f"299 - {_quoted(warning)}")
     return response
+
+
+def _pieces(body: bytes | Sequence[bytes] | Mapping[str, Any]) -> Sequence[bytes]:
+    if isinstance(body, Mapping):
+        return (msgspec.json.encode(body),)
+    return (body,) if isinstance(body, bytes) else body
+
+
+def _compressed(pieces: Sequence[bytes]) -> list[bytes]:
+    gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+    compressed = [gzip.compress(piece) for piece in pieces]
+    return [*filter(None, compressed), gzip.flush()]
 
 
 def _quoted(text: str) -> str:

@@ -4,9 +4,9 @@ In: the schema of a kind, then settled objects that are valid by it. Out: a `Cau
 it; a real kube-apiserver runs the same text from the CRD. Apart from admission because it alone knows the CEL library.
 
 As Kubernetes has it: a rule runs at every place of its schema node, with `self`; a rule that mentions `oldSelf` is a transition rule and
-runs only where there is an old value for the same place: list items correspond by the keys of a list-map, other lists do not. Other
-rules are not run on a value that did not change, so that a rule that became stricter spares what is stored. A rule that cannot be
-evaluated does not hold.
+runs only where there is an old value for the same place: list items correspond by the keys of a list-map, other lists do not. No rule
+runs on a value that did not change, so that a rule that became stricter spares what is stored. A rule that cannot be evaluated does not
+hold.
 
 Source: Kubernetes, "Validation rules", "Transition rules" and "Validation ratcheting" of CustomResourceDefinitions.
 """
@@ -21,7 +21,7 @@ import msgspec
 
 from rkfleet.errors import Cause
 from rkfleet.schema import Schema
-from rkfleet.validation import MISSING, Path, format_path
+from rkfleet.validation import MISSING, Path, format_path, list_map_key
 
 __all__ = ["RuleSet"]
 
@@ -86,8 +86,10 @@ def _compiled(rule: Schema) -> _Rule:
 
 
 def _faults(site: _Site, new: Any, old: Any, path: Path) -> Iterator[Cause]:
+    if new == old:
+        return
     for rule in site.rules:
-        if old is MISSING if rule.transition else new == old:
+        if rule.transition and old is MISSING:
             continue
         message = _broken(rule, new, old)
         if message:
@@ -96,9 +98,10 @@ def _faults(site: _Site, new: Any, old: Any, path: Path) -> Iterator[Cause]:
         for key, below, value in _members(site, new):
             yield from _faults(below, value, old.get(key, MISSING) if isinstance(old, dict) else MISSING, (*path, key))
     elif isinstance(new, list) and site.items is not None:
-        before = _by_keys(old, site.keys) if site.keys and isinstance(old, list) else {}
+        members = old if site.keys and isinstance(old, list) else []
+        before = {list_map_key(member, site.keys): member for member in members}
         for index, value in enumerate(new):
-            yield from _faults(site.items, value, before.get(_identity(value, site.keys), MISSING), (*path, index))
+            yield from _faults(site.items, value, before.get(list_map_key(value, site.keys), MISSING), (*path, index))
 
 
 def _members(site: _Site, value: dict[str, Any]) -> Iterator[tuple[str, _Site, Any]]:
@@ -117,11 +120,3 @@ def _broken(rule: _Rule, new: Any, old: Any) -> str:
     except _EVALUATION_ERRORS as error:
         return f"{rule.message} (rule {rule.source!r} cannot be evaluated: {error})"
     return "" if holds is True else rule.message
-
-
-def _by_keys(members: list[Any], keys: tuple[str, ...]) -> dict[tuple[Any, ...], Any]:
-    return {_identity(member, keys): member for member in members}
-
-
-def _identity(member: Any, keys: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(member.get(key) for key in keys) if isinstance(member, dict) else ()

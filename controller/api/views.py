@@ -1,12 +1,12 @@
 """Stored items in the form that a client asked for: objects, tables, or metadata only; single, as a list, or as a line of a watch.
 
-In: items of the store. Out: encoded JSON. Objects are never decoded here: lists join stored bytes, a watch line wraps them. Tables cost a
-decode and a row per item and are made in slices, with other requests served in between.
+In: items of the store. Out: encoded JSON. Objects are never decoded here: lists join stored bytes, a watch line wraps them. Tables and
+metadata cost a decode per item. Lists are made in slices, with other requests served in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from controller.api import table
 from controller.api.negotiation import Form
 from controller.store.base import Change, Item, Page
-from rkfleet.clock import Clock
+from rkfleet.clock import Clock, give_way
 from rkfleet.kinds.base import Object
 
 __all__ = ["View"]
@@ -57,23 +57,24 @@ class View(msgspec.Struct, frozen=True):
             case "table":
                 return msgspec.json.encode(self._table([item], {"resourceVersion": item.resource_version}))
 
-    async def page(self, page: Page) -> bytes:
-        """Return a list."""
+    async def page(self, page: Page) -> list[bytes]:
+        """Return a list, in pieces."""
         metadata: Json = {"resourceVersion": page.resource_version}
         if page.continue_token:
             metadata["continue"] = page.continue_token
             if page.remaining is not None:
                 metadata["remainingItemCount"] = page.remaining
-        if self.form == "table":
-            return await self._table_page(page.items, metadata)
-        if self.form == "metadata":
-            head: Json = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
-            bodies = [_partial(item) for item in page.items]
-        else:
-            resource = self.kind.resource
-            head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": metadata}
-            bodies = [item.body for item in page.items]
-        return b"".join((msgspec.json.encode(head)[:-1], b',"items":[', b",".join(bodies), b"]}"))
+        match self.form:
+            case "object":
+                head = {"kind": f"{self.kind.resource.kind}List", "apiVersion": self.kind.resource.api_version, "metadata": metadata}
+                return await _pieces(head, "items", page.items, _bodies)
+            case "metadata":
+                head = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
+                return await _pieces(head, "items", page.items, _partials)
+            case "table":
+                head = self._table((), metadata)
+                del head["rows"]
+                return await _pieces(head, "rows", page.items, self._rows)
 
     def change(self, change: Change, *, first: bool) -> bytes:
         """Return one line of a watch; in a watch of tables only the first line names the columns."""
@@ -104,12 +105,27 @@ class View(msgspec.Struct, frozen=True):
         made = table.table(self.kind, items, self.clock.now(), self.include_object)
         return {**made, "metadata": metadata}
 
-    async def _table_page(self, items: Sequence[Item], metadata: Json) -> bytes:
-        made = self._table(items[:SLICE_ITEMS], metadata)
-        for start in range(SLICE_ITEMS, len(items), SLICE_ITEMS):
-            await self.clock.sleep(0)
-            made["rows"].extend(self._table(items[start : start + SLICE_ITEMS], metadata)["rows"])
-        return msgspec.json.encode(made)
+    def _rows(self, items: Sequence[Item]) -> bytes:
+        """Return encoded rows without the brackets around them."""
+        return msgspec.json.encode(self._table(items, {})["rows"])[1:-1]
+
+
+async def _pieces(head: Json, field: str, items: Sequence[Item], encoded: Callable[[Sequence[Item]], bytes]) -> list[bytes]:
+    """Return the JSON object `head` with one more field, the list of all items as `encoded` makes them; other tasks run in between."""
+    pieces = [b"".join((msgspec.json.encode(head)[:-1], b',"', field.encode(), b'":['))]
+    for start in range(0, len(items), SLICE_ITEMS):
+        piece = encoded(items[start : start + SLICE_ITEMS])
+        pieces.append(b"," + piece if start else piece)
+        await give_way()
+    return [*pieces, b"]}"]
+
+
+def _bodies(items: Sequence[Item]) -> bytes:
+    return b",".join([item.body for item in items])
+
+
+def _partials(items: Sequence[Item]) -> bytes:
+    return b",".join(map(_partial, items))
 
 
 def _partial(item: Item) -> bytes:

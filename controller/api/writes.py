@@ -23,14 +23,14 @@ from controller.store.base import Item, Page, Selection, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, Conflict, NotFound, PermissionDenied
-from rkfleet.kinds.core import Namespace
+from rkfleet.kinds.core import Event, Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["Change", "Writes", "Written"]
 
 Json = dict[str, Any]
 
-ATTEMPTS_MAX: Final = 5  # As kube-apiserver: losing five races in a row means a writer that never rests.
+ATTEMPTS_MAX: Final = 32  # Of writers that race one wins each time, so this many at once all win; losing more means one that never rests.
 NAME_ATTEMPTS_MAX: Final = 8  # As kube-apiserver: 14 million names per prefix, so eight clashes in a row do not happen.
 _SUFFIX_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"  # As Kubernetes: no vowels, so no words; nothing that looks like another.
 _SUFFIX_LENGTH: Final = 5
@@ -91,12 +91,15 @@ class Writes:
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )
-        metadata = {**admitted.obj["metadata"], "uid": self._ids(), "creationTimestamp": format_time(self._clock.now())}
-        created = {**admitted.obj, "metadata": metadata}
-        ref = msgspec.structs.replace(target.ref, name=metadata["name"])
+        identity = {"uid": self._ids(), "creationTimestamp": format_time(self._clock.now())}
+        created = {**admitted.obj, "metadata": {**admitted.obj["metadata"], **identity}}
+        keep_status = target.kind is Namespace
+        if keep_status:
+            created = namespaces.active(created)
+        ref = msgspec.structs.replace(target.ref, name=created["metadata"]["name"])
         if not options.dry_run:
-            return Written(await self._store.create(ref, created), admitted.warnings)
-        create = Create(ref, created, keep_status=False)
+            return Written(await self._store.create(ref, created, keep_status=keep_status), admitted.warnings)
+        create = Create(ref, created, keep_status)
         return Written(_imagined(create, await self._find(ref), target).item, admitted.warnings)
 
     async def _find(self, ref: Ref) -> Item | None:
@@ -121,13 +124,12 @@ class Writes:
             new = require_object(make(old), f"a {target.kind.resource.kind}")
             admitted = self._admission.admit_update(target.kind, old, new, mode=options.field_validation, subresource=subresource)
             _check_version(stored, admitted.obj["metadata"].get("resourceVersion"))
+            changed = namespaces.held(admitted.obj) if target.kind is Namespace else admitted.obj
             if options.dry_run:
-                update = Update(target.ref, admitted.obj, version, uid, subresource, now)
+                update = Update(target.ref, changed, version, uid, subresource, now)
                 return Written(_imagined(update, stored, target).item, admitted.warnings)
             try:
-                item = await self._store.update(
-                    target.ref, admitted.obj, resource_version=version, uid=uid, subresource=subresource, now=now
-                )
+                item = await self._store.update(target.ref, changed, resource_version=version, uid=uid, subresource=subresource, now=now)
                 return Written(item, admitted.warnings)
             except Conflict:
                 if attempt == ATTEMPTS_MAX:
@@ -143,7 +145,8 @@ class Writes:
         if target.kind is Namespace and target.name == namespaces.DEFAULT_NAMESPACE:
             raise PermissionDenied(f'namespaces "{target.name}" is forbidden: this namespace may not be deleted')
         uid, version, now = options.preconditions.uid, options.preconditions.resource_version, self._clock.now()
-        propagation = options.propagation_policy
+        # Events own nothing, and nobody would collect for them and take the finalizer off.
+        propagation = "Background" if target.kind is Event else options.propagation_policy
         if check_dry_run(options.dry_run):
             outcome = _imagined(Delete(target.ref, uid, version, propagation, now), await self._find(target.ref), target)
             return Written(outcome.item, removed=outcome.type == "DELETED")

@@ -18,12 +18,15 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
-from controller.machinery.metrics import LoopMetrics
+import msgspec
+
 from controller.store.base import Change, Item, Store, decode_item
+from rkfleet import metric_names
 from rkfleet.clock import Clock
 from rkfleet.errors import Expired, FleetError
 from rkfleet.kinds.base import Object
 from rkfleet.meta import Ref, ResourceName
+from rkfleet.metrics import Metrics
 
 __all__ = ["Cache", "Snapshot", "Subscriber"]
 
@@ -92,14 +95,14 @@ class Cache(Generic[T]):
         clock: Clock,
         random: random.Random,
         indexes: Mapping[str, Callable[[T], Iterable[str]]] | None = None,
-        metrics: LoopMetrics | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.kind: Final = kind
         self._store: Final = store
         self._clock: Final = clock
         self._random: Final = random
         self._indexes: Final = dict(indexes or {})
-        self._metrics: Final = metrics or LoopMetrics()
+        self._metrics: Final = metrics or Metrics("controller")
         self._resource: Final = kind.resource.name
         self._objects: dict[Ref, T] = {}
         self._buckets: dict[str, dict[str, dict[Ref, T]]] = {name: {} for name in self._indexes}
@@ -141,7 +144,7 @@ class Cache(Generic[T]):
                 await self._watch()
             except Expired:
                 self._resource_version = ""
-                self._metrics.relists.labels(self._resource).inc()
+                self._metrics.counter(metric_names.CACHE_RELISTS, resource=self._resource).inc()
             except FleetError as error:
                 self._failures += 1
                 if self._failures == 1:
@@ -157,7 +160,7 @@ class Cache(Generic[T]):
         for number, item in enumerate(page.items, start=1):
             known = self._objects.get(item.ref)
             if known is None or known.metadata.resource_version != item.resource_version:
-                self._put(item.ref, decode_item(self.kind, item))
+                self._put(item.ref, self._decoded(item))
             if number % DECODE_BATCH == 0:
                 await self._clock.sleep(0)
         self._resource_version = page.resource_version
@@ -172,20 +175,29 @@ class Cache(Generic[T]):
 
     def _take(self, change: Change) -> None:
         if change.item is not None:
-            self._put(change.item.ref, self._decoded(change, change.item))
+            self._put(change.item.ref, None if change.type == "DELETED" else self._decoded(change.item))
         self._resource_version = change.resource_version
 
-    def _decoded(self, change: Change, item: Item) -> T | None:
-        return None if change.type == "DELETED" else decode_item(self.kind, item)
+    def _decoded(self, item: Item) -> T | None:
+        """Return the object, or None for one that another release left in a shape that this one cannot read."""
+        try:
+            return decode_item(self.kind, item)
+        except msgspec.MsgspecError as error:
+            _log.error("cache of %s: %s is left out, because this release cannot read it: %s", self._resource, item.ref, error)
+            return None
 
     def _put(self, ref: Ref, new: T | None) -> None:
-        old = self._objects.pop(ref, None) if new is None else self._objects.get(ref)
+        old = self._objects.get(ref)
         if new is not None:
             self._objects[ref] = new
+        elif old is not None:
+            del self._objects[ref]
+        else:
+            return
         for name, values_of in self._indexes.items():
             self._reindex(self._buckets[name], ref, set(values_of(old)) if old else set(), new, set(values_of(new)) if new else set())
         self._snapshot = None
-        self._metrics.objects.labels(self._resource).set(len(self._objects))
+        self._metrics.gauge(metric_names.CACHE_OBJECTS, resource=self._resource).set(len(self._objects))
         for subscriber in self._subscribers:
             subscriber(old, new)
 

@@ -18,12 +18,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from controller.machinery.metrics import LoopMetrics
 from controller.store.base import Item, Store
+from rkfleet import metric_names
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import FleetError, NotFound
 from rkfleet.kinds.core import Event
 from rkfleet.meta import Ref, Uid
+from rkfleet.metrics import Metrics
 
 __all__ = ["EventRecorder"]
 
@@ -71,13 +72,13 @@ class EventRecorder:
         ids: Callable[[], str],
         *,
         component: str = "rkfleet-controller",
-        metrics: LoopMetrics | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store: Final = store
         self._clock: Final = clock
         self._ids: Final = ids
         self._component: Final = component
-        self._metrics: Final = metrics or LoopMetrics()
+        self._metrics: Final = metrics or Metrics("controller")
         self._waiting: Final[dict[_Happening, int]] = {}
         self._wake: Final = asyncio.Event()
 
@@ -97,7 +98,7 @@ class EventRecorder:
         """
         happening = _Happening(ref, uid, type, reason, message, kind, api_version)
         if happening not in self._waiting and len(self._waiting) >= QUEUE_EVENTS_MAX:
-            self._metrics.events_dropped.inc()
+            self._metrics.counter(metric_names.EVENTS_DROPPED).inc()
             return
         self._waiting[happening] = self._waiting.get(happening, 0) + 1
         self._wake.set()
@@ -131,7 +132,7 @@ class EventRecorder:
             else:
                 await self._store.patch(ref, {"count": known.count + count, "lastTimestamp": format_time(now)}, now=now)
         except FleetError as error:
-            self._metrics.events_dropped.inc()
+            self._metrics.counter(metric_names.EVENTS_DROPPED).inc()
             _log.debug("event %s of %s dropped: %s", happening.reason, happening.ref, error.message)
 
     def _event(self, ref: Ref, happening: _Happening, count: int) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from typing import Any, Final
 import msgspec
 
 from controller.machinery.cache import Cache
-from controller.machinery.metrics import LoopMetrics
 from controller.machinery.reconciler import Reconciler, Source
 from controller.machinery.workqueue import WorkQueue
+from rkfleet import metric_names
 from rkfleet.clock import Clock
 from rkfleet.errors import FleetError
 from rkfleet.kinds.base import Object
 from rkfleet.meta import Ref
+from rkfleet.metrics import Metrics
 
 __all__ = ["Manager"]
 
@@ -45,10 +46,10 @@ class Manager:
         metrics: Counts what the loops do.
     """
 
-    def __init__(self, *, clock: Clock, random: random.Random, metrics: LoopMetrics | None = None) -> None:
+    def __init__(self, *, clock: Clock, random: random.Random, metrics: Metrics | None = None) -> None:
         self._clock: Final = clock
         self._random: Final = random
-        self._metrics: Final = metrics or LoopMetrics()
+        self._metrics: Final = metrics or Metrics("controller")
         self._loops: Final[list[_Loop]] = []
         self._caches: Final[list[Cache[Any]]] = []
 
@@ -97,15 +98,15 @@ class Manager:
 
     async def _work(self, loop: _Loop) -> None:
         while True:
-            self._metrics.queue_depth.labels(loop.name).set(len(loop.queue))
+            self._metrics.gauge(metric_names.QUEUE_DEPTH, loop=loop.name).set(len(loop.queue))
             key = await loop.queue.get()
             started = self._clock.monotonic()
             try:
                 result = await self._reconcile(loop, key)
             finally:
                 loop.queue.done(key)
-            self._metrics.reconciles.labels(loop.name, result).inc()
-            self._metrics.reconcile_seconds.labels(loop.name).observe(self._clock.monotonic() - started)
+            self._metrics.counter(metric_names.RECONCILES, loop=loop.name, result=result).inc()
+            self._metrics.histogram(metric_names.RECONCILE_SECONDS, loop=loop.name).observe(self._clock.monotonic() - started)
 
     async def _reconcile(self, loop: _Loop, key: Ref) -> str:
         try:

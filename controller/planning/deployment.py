@@ -106,12 +106,11 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
         return Plan(waiting="its dependents to be deleted")
     target = _target(observed)
     goal = _goal(deployment, target)
-    members = {one.metadata.uid: _member(one, observed.boards, now) for one in observed.replicas}
-    moves = rollout.plan_rollout(goal, tuple(members.values()))
+    moves = rollout.plan_rollout(goal, [_member(one, observed.boards, now) for one in observed.replicas])
     view = deployment_status.View(
         deployment=deployment,
         goal=goal,
-        members=tuple(members.values()),
+        members=moves.after,
         replicas={one.metadata.uid: one for one in observed.replicas},
         collision_count=target.collision_count,
         blocked_reason=target.blocked_reason,

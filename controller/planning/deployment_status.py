@@ -1,7 +1,6 @@
 """What is said about a deployment: counts, conditions, events, and the sentence that says what it waits for.
 
-In: the goal, the members and the Replicas behind them (`View`), as they were before the moves of this plan, because those are seen only
-when they come back. Out: `Said`. `planning/deployment.py` calls it; it is apart so that deciding and telling do not grow into each other.
+In: the goal, the members as they are after the moves of this plan, and the Replicas behind those that exist (`View`). Out: `Said`. `planning/deployment.py` calls it; it is apart so that deciding and telling do not grow into each other.
 
 Conditions follow what kubectl wait and kstatus expect: `Ready` is True exactly when everything is as declared, so a tool that waits for
 Ready waits for a finished rollout; `Available` says whether enough serve for clients to be served, also in the middle of a rollout;
@@ -248,20 +247,21 @@ def _unplaced(view: View) -> str:
 
 def _what(view: View, member: Member) -> str:
     """Return what one replica that is not available waits for."""
-    board = view.replicas[member.uid].spec.board_name
     if member.unschedulable:
         return f"a board for replica {member.name}: {_message(view, member, conditions.SCHEDULED)}"
+    if not member.placed:
+        return explain(f"replica {member.name} to be placed", _look(view))
+    replica = view.replicas[member.uid]
+    board = replica.spec.board_name
     if member.absent or member.lost:
         stop = f" ({view.stopped})" if view.stopped else ""
         return explain(f"board {board} of replica {member.name}, which has no session{stop}", f"kubectl describe board {board}")
-    if not member.placed:
-        return explain(f"replica {member.name} to be placed", _look(view))
     if member.activation == "Draining":
         return explain(f"replica {member.name} on {board} to finish what runs", _look(view))
     if member.ready:
         return explain(f"replica {member.name}, which has just become ready", _look(view))
     for type in (conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY):
-        found = conditions.find(view.replicas[member.uid].status.conditions, type)
+        found = conditions.find(replica.status.conditions, type)
         if found is not None and found.status != "True" and found.message:
             return f"replica {member.name} on {board}: {found.message}"
     return explain(f"replica {member.name} on {board}", f"kubectl describe replica {member.name}")

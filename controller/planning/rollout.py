@@ -104,12 +104,24 @@ class Creation(Value, frozen=True, kw_only=True):
 
 
 class Moves(Value, frozen=True, kw_only=True):
-    """What to do now, by uid; deletions come first, creations last."""
+    """What to do now, by uid; deletions come first, creations last.
 
-    delete: tuple[tuple[str, str], ...] = ()  # (uid, why)
+    Attributes:
+        delete: With the reason.
+        drain: With the reason.
+        after: The members as they will be, the created ones included.
+    """
+
+    delete: tuple[tuple[str, str], ...] = ()
     activate: tuple[str, ...] = ()
-    drain: tuple[tuple[str, str], ...] = ()  # (uid, why)
+    drain: tuple[tuple[str, str], ...] = ()
     create: tuple[Creation, ...] = ()
+    after: tuple[Member, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.delete) + len(self.activate) + len(self.drain) + len(self.create)
 
 
 def resolve_strategy(replicas: int, max_unavailable: int | str, max_surge: int | str) -> tuple[int, int]:
@@ -135,16 +147,8 @@ def _share(value: int | str, replicas: int, *, up: bool) -> int:
 def plan_rollout(goal: Goal, members: Sequence[Member]) -> Moves:
     """Return the moves that are allowed now; none when the members are as wanted or something must happen elsewhere first."""
     work = _Work(goal, sorted(members, key=lambda member: (member.slot, member.name)))
-    work.delete_finished()
-    work.delete_useless_successors()
-    work.scale_down()
-    work.activate_successors()
-    if goal.revision:
-        work.create_missing()
-    if goal.rolling:
-        work.drain_exchanged_by_surge()
-        work.drain_exchanged_in_place()
-        work.stage_successors()
+    while work.step():
+        pass
     return work.moves()
 
 
@@ -158,10 +162,16 @@ class _Work:
         self._delete: Final[list[tuple[str, str]]] = []
         self._activate: Final[list[str]] = []
         self._drain: Final[list[tuple[str, str]]] = []
-        self._create: Final[list[Creation]] = []
+        self._create: Final[dict[str, Creation]] = {}  # By the uid of the member that stands for it until it has one of its own.
 
     def moves(self) -> Moves:
-        return Moves(delete=tuple(self._delete), activate=tuple(self._activate), drain=tuple(self._drain), create=tuple(self._create))
+        return Moves(
+            delete=tuple(self._delete),
+            activate=tuple(self._activate),
+            drain=tuple(self._drain),
+            create=tuple(self._create.values()),
+            after=tuple(self._members.values()),
+        )
 
     # What is there.
 
@@ -186,8 +196,8 @@ class _Work:
         return self._where(lambda member: member.activation == "Staged" and not self._waits_for_predecessor(member))
 
     def _running(self) -> int:
-        """Replicas that serve or will without another decision, created ones included."""
-        return len(self._serving()) + len(self._takeovers()) + sum(one.activation == "Serving" for one in self._create)
+        """Replicas that serve or will without another decision."""
+        return len(self._serving()) + len(self._takeovers())
 
     def _updated(self) -> list[Member]:
         return self._where(lambda member: member.revision == self._goal.revision and member.activation != "Draining")
@@ -201,12 +211,15 @@ class _Work:
     # What is done.
 
     def _remove(self, member: Member, why: str) -> None:
-        self._delete.append((member.uid, why))
         del self._members[member.uid]
+        if self._create.pop(member.uid, None) is None:
+            self._delete.append((member.uid, why))
+        if member.uid in self._activate:
+            self._activate.remove(member.uid)
 
     def _retire(self, member: Member, why: str) -> None:
         """Take a replica away in the gentlest way that can end: what has served drains first."""
-        if not member.placed or member.activation == "Staged" or member.lost:
+        if not member.placed or member.activation == "Staged" or member.lost or member.uid in self._activate:
             self._remove(member, why)
             return
         self._drain.append((member.uid, why))
@@ -217,6 +230,21 @@ class _Work:
         self._members[member.uid] = Member(**{**fields, "activation": activation})
 
     # The steps, in order.
+
+    def step(self) -> bool:
+        """Go through all steps once; return whether something was moved, because one step may open the way for an earlier one."""
+        before = self.moves()
+        self.delete_finished()
+        self.delete_useless_successors()
+        self.scale_down()
+        self.activate_successors()
+        if self._goal.revision:
+            self.create_missing()
+        if self._goal.rolling:
+            self.drain_exchanged_by_surge()
+            self.drain_exchanged_in_place()
+            self.stage_successors()
+        return self.moves() != before
 
     def delete_finished(self) -> None:
         """Delete what is replaced because its board is lost, and what has drained or cannot be waited for."""
@@ -291,7 +319,7 @@ class _Work:
             self._add(Creation(slot=self._free_slot()))
 
     def _may_surge(self) -> bool:
-        if not (self._goal.rolling and self._old()) or len(self._updated()) + len(self._create) >= self._goal.replicas:
+        if not (self._goal.rolling and self._old()) or len(self._updated()) >= self._goal.replicas:
             return False
         return self._running() + len(self._draining()) < self._goal.replicas + self._goal.max_surge
 
@@ -300,19 +328,25 @@ class _Work:
         if self._goal.max_unavailable == 0:
             return
         for member in sorted(self._old(), key=lambda one: (one.ready, one.slot)):
-            in_flight = len(self._takeovers()) + len(self._where(self._waits_for_predecessor)) + self._staged_now()
-            usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated()) + len(self._create)
+            in_flight = len(self._takeovers()) + len(self._where(self._waits_for_predecessor))
+            usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated())
             if in_flight >= self._goal.max_unavailable + STAGED_AHEAD or usable >= self._goal.replicas:
                 return
             if member.placed and not member.absent and self._successor_of(member) is None:
                 self._add(Creation(slot=self._free_slot(), activation="Staged", replaces=member.uid))
 
-    def _staged_now(self) -> int:
-        return sum(one.activation == "Staged" for one in self._create)
-
     def _free_slot(self) -> int:
         return next(slot for slot in range(len(self._slots) + 1) if slot not in self._slots)
 
     def _add(self, creation: Creation) -> None:
+        uid = f"slot {creation.slot}"
         self._slots.add(creation.slot)
-        self._create.append(creation)
+        self._create[uid] = creation
+        self._members[uid] = Member(
+            uid=uid,
+            name=f"{self._goal.revision}-{creation.slot}",
+            slot=creation.slot,
+            revision=self._goal.revision,
+            activation=creation.activation,
+            replaces=creation.replaces,
+        )

@@ -17,12 +17,13 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from rkfleet.disk import PIECE_BYTES, in_thread
+from rkfleet.disk import in_thread
 from rkfleet.errors import FleetError, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from rkfleet.ops import Receive, Send
 
 __all__ = ["API_VERSION", "BlobResponse", "error_response"]
 
+SEND_BYTES: Final = 512 << 10  # Measured over TLS: 256 KiB costs a quarter more CPU, 1 MiB half as much memory again at no gain.
 API_VERSION: Final = {"Docker-Distribution-API-Version": "registry/2.0"}
 
 
@@ -94,7 +95,7 @@ class BlobResponse:
         if position == end:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         while position < end and not left.done():
-            piece = await in_thread(os.pread, descriptor, min(PIECE_BYTES, end - position), position)
+            piece = await in_thread(os.pread, descriptor, min(SEND_BYTES, end - position), position)
             if not piece:
                 break  # the file is shorter than it was: the connection ends short, and the caller's digest check says so
             position += len(piece)

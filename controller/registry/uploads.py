@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ IDLE_SECONDS_MAX: Final = 86400  # A push that nobody continued for a day will n
 UPLOADS_MAX: Final = 256  # Open at a time; each costs a file descriptor while a request works on it, and disk.
 BLOB_BYTES_MAX: Final = 2**43  # As `ArtifactFile.sizeBytes`.
 SCRATCH_PREFIX: Final = "tmp-"
+_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}\.[0-9a-f]{16}")
 
 
 class Upload:
@@ -184,7 +186,7 @@ class Uploads:
 
     def _path(self, repository: str, id: str) -> Path:
         path = self._directory / id
-        if not id.endswith(f".{_mark(repository)}") or not path.is_file():
+        if _ID.fullmatch(id) is None or not id.endswith(f".{_mark(repository)}") or not path.is_file():
             raise NotFound(f"upload {id[:80]!r} is not open in repository {repository!r}", code="BLOB_UPLOAD_UNKNOWN")
         return path
 

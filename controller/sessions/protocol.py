@@ -29,6 +29,7 @@ from rkfleet.session import (
     ReportAck,
     State,
     Table,
+    Verdict,
     Welcome,
 )
 
@@ -55,6 +56,7 @@ class ControllerSession:
         self._outgoing: list[ControllerMessage] = []
         self._waiting: AssignmentOffer | None = None
         self._offered: AssignmentOffer | None = None
+        self._refused = False
         self._log_heard = 0
         self._log_acknowledged = 0
         self._grants: set[int] = set()
@@ -98,7 +100,8 @@ class ControllerSession:
         match message:
             case AssignmentAnswer(number=number) if number != self._offered_number:
                 raise BadRequest(f"the board answered assignment {number}, offered was {self._offered_number}")
-            case AssignmentAnswer():
+            case AssignmentAnswer(verdict=verdict):
+                self._refused = verdict is not Verdict.ACCEPTED
                 self._send_waiting_offer()
             case Report():
                 self._note_log(message)
@@ -118,8 +121,8 @@ class ControllerSession:
             self._send_waiting_offer()
 
     def offer_again(self) -> None:
-        """Offer once more what the board could not take; does nothing while an offer is open or a newer one waits."""
-        if self._waiting is None and self._offered is not None and self._talk.may_send(AssignmentOffer):
+        """Offer once more what the board could not take; does nothing if it took it, or while an offer is open."""
+        if self._refused and self._talk.may_send(AssignmentOffer):
             self._waiting = self._offered
             self._send_waiting_offer()
 

@@ -1,12 +1,12 @@
 """Reports become status: one board's Board and Replicas, written only where something changed.
 
-In: the latest whole state of a board in session. Out: status writes through the store, each conditional on the session number, on uids and on
-the Replica being this board's. The hub makes one writer per session and calls it from one task, so a board's writes are in order, newer
-states replace older ones while a write is under way, and the writes of many boards share commits.
+In: the latest whole state of a board in session. Out: status writes through the store, each conditional on the session number, on uids
+and on the Replica being this board's. The hub makes one writer per session and calls it from one task, so a board's writes are in order,
+newer states replace older ones while a write is under way, and the writes of many boards share commits.
 
-What is not written: a state that says nothing new; a change of measured speed alone, more often than once a minute; a change of progress alone,
-more often than every five seconds. Live figures are metrics. After a minute everything is asserted again (a write that changes nothing costs no
-commit), so that whatever another writer did from a stale view does not stay.
+What is not written: a state that says nothing new; a change of measured speed alone, more often than once a minute; a change of progress
+alone, more often than every five seconds. Live figures are metrics. After a minute everything is asserted again (a write that changes
+nothing costs no commit), so that whatever another writer did from a stale view does not stay.
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ def _pause(before: _Written, fields: Json, conditions: list[Json]) -> float:
     differ = {key for key in before.fields.keys() | fields.keys() if before.fields.get(key) != fields.get(key)}
     if conditions != before.conditions or differ - {"measured", "progress"}:
         return 0.0
+    if "measured" in differ and before.fields.get("measured") is None:
+        return 0.0  # The first speed of all: people wait for it, and it comes once.
     if "progress" in differ:
         return PROGRESS_SECONDS
     return MEASURED_SECONDS if differ else float("inf")

@@ -1,16 +1,18 @@
 """One stream of one board: pumps the protocol between a link and the hub.
 
-In: messages of the link. Out: cells that hold the latest report, the latest answer, the log entries and the grant requests that wait, for
-the hub's loops to take; and messages to the link. `hub.py` makes one for every stream and ends it. It stands apart from the protocol
-because it waits, and from the hub because it knows nothing of boards, stores and assignments.
+In: messages of the link. Out: what the board said and nobody has dealt with yet (the latest report, the latest answer, log entries, grant
+requests), with `news` set whenever there is some; and messages to the link. `hub.py` makes one for every stream and ends it. It stands
+apart from the protocol because it waits, and from the hub because it knows nothing of boards, stores and assignments.
+
+A controller holds five thousand of these: three tasks and three events each, everything else is a plain value.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol
 
+from controller.sessions import goodbyes
 from controller.sessions.protocol import ControllerSession
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, Unavailable
@@ -21,7 +23,6 @@ from rkfleet.session import (
     BoardMessage,
     ControllerMessage,
     Goodbye,
-    GoodbyeReason,
     Grant,
     GrantRequest,
     Hello,
@@ -29,34 +30,9 @@ from rkfleet.session import (
     Welcome,
 )
 
-__all__ = ["GOODBYE_SECONDS_MAX", "Cell", "Link", "Stream"]
+__all__ = ["GOODBYE_SECONDS_MAX", "Link", "Stream"]
 
 GOODBYE_SECONDS_MAX: Final = 0.5  # A half-open peer takes no Goodbye; its successor must not wait, and has it within a second.
-PROTOCOL_RECONNECT_SECONDS: Final = 30.0  # A peer that breaks the protocol does so again; it needs an update, not a quick return.
-SILENCE_RECONNECT_SECONDS: Final = 1.0
-
-
-T = TypeVar("T")
-
-
-class Cell(Generic[T]):
-    """A place for the latest value: a newer one replaces one that nobody took."""
-
-    def __init__(self) -> None:
-        self.latest: T | None = None
-        self._fresh: Final = asyncio.Event()
-
-    def put(self, value: T) -> None:
-        """Replace the value."""
-        self.latest = value
-        self._fresh.set()
-
-    async def take(self) -> T:
-        """Wait for a value that was not taken yet, and return it."""
-        await self._fresh.wait()
-        self._fresh.clear()
-        assert self.latest is not None
-        return self.latest
 
 
 class Link(Protocol):
@@ -84,6 +60,12 @@ class Stream:
     """The pump; `run` it, and everything else may be called from the same event loop.
 
     Attributes:
+        news: Set when something arrived; whoever deals with it clears it first.
+        hello: The board's Hello; None until it came.
+        report: The latest report that nobody took.
+        answer: The latest answer that nobody took.
+        log: Entries that are not stored yet. While the store is away the oldest beyond the agent's own bound go.
+        grants: Requests that are not answered yet; bounded by the protocol.
         over: Set when nothing more will be read or written.
         ended_by: Goodbye of either end; None while it goes on and for a stream that broke.
     """
@@ -94,27 +76,28 @@ class Stream:
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._session: Final = ControllerSession(clock.monotonic(), heartbeat_seconds)
         self._to_send: Final = asyncio.Event()
-        self._leaving: Final = asyncio.Event()
-        self._early_offer: AssignmentOffer | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         self._offering = False
+        self.news: Final = asyncio.Event()
+        self.hello: Hello | None = None
+        self.report: Report | None = None
+        self.answer: AssignmentAnswer | None = None
+        self.log: list[LogEntry] = []
+        self.grants: list[GrantRequest] = []
         self.over: Final = asyncio.Event()
         self.ended_by: Goodbye | None = None
-        self.hello: Final = Cell[Hello]()
-        self.report: Final = Cell[Report]()
-        self.answer: Final = Cell[AssignmentAnswer]()
-        self.log: Final[deque[LogEntry]] = deque(maxlen=LOG_ENTRIES_MAX)  # The agent's bound: while the store is away the oldest go.
-        self.log_arrived: Final = asyncio.Event()
-        self.grants: Final[asyncio.Queue[GrantRequest]] = asyncio.Queue()
+
+    @property
+    def left(self) -> bool:
+        """Whether either end said Goodbye."""
+        return self._session.left
 
     async def run(self) -> None:
         """Pump until the stream is over; cancel to cut it."""
-        async with asyncio.TaskGroup() as tasks:
-            pumps = [
-                tasks.create_task(self._read()),
-                tasks.create_task(self._write()),
-                tasks.create_task(self._watch_silence()),
-                tasks.create_task(self._bound_goodbye()),
-            ]
+        async with asyncio.TaskGroup() as self._tasks:
+            pumps = [self._tasks.create_task(one) for one in (self._read(), self._write(), self._watch_silence())]
+            if self._session.left:
+                pumps.append(self._tasks.create_task(self._bound_goodbye()))
             await self.over.wait()
             for pump in pumps:
                 pump.cancel()
@@ -126,16 +109,13 @@ class Stream:
             self._to_send.set()
 
     def begin_offers(self, first: AssignmentOffer) -> None:
-        """Make the first offer of the session; one that came before it counts if it is newer."""
+        """Make the first offer of the session."""
         self._offering = True
-        early, self._early_offer = self._early_offer, None
-        self.offer(first if early is None or early.number < first.number else early)
+        self.offer(first)
 
     def offer(self, offer: AssignmentOffer) -> None:
-        """Offer an assignment; before `begin_offers` it waits, because the first must come from a consistent list."""
-        if not self._offering:
-            self._early_offer = offer
-        elif not self._session.left:
+        """Offer an assignment; nothing is offered before `begin_offers`, because the first must come from a consistent list."""
+        if self._offering and not self._session.left:
             self._session.offer(offer)
             self._to_send.set()
 
@@ -146,7 +126,8 @@ class Stream:
             self._to_send.set()
 
     def acknowledge(self, log_sequence: int) -> None:
-        """Say that the log is stored up to and including this sequence."""
+        """Forget the log up to and including this sequence, and say that it is stored."""
+        self.log = [entry for entry in self.log if entry.sequence > log_sequence]
         if not self._session.left:
             self._session.acknowledge(log_sequence)
             self._to_send.set()
@@ -159,11 +140,13 @@ class Stream:
 
     def leave(self, goodbye: Goodbye) -> None:
         """Say Goodbye and be over within `GOODBYE_SECONDS_MAX`, whether or not the other end takes it."""
-        if not self._session.left:
-            self._session.goodbye(goodbye)
-            self.ended_by = goodbye
+        if self._session.left:
+            return
+        self._session.goodbye(goodbye)
+        self.ended_by = goodbye
         self._to_send.set()
-        self._leaving.set()
+        if self._tasks is not None:
+            self._tasks.create_task(self._bound_goodbye())
 
     async def _read(self) -> None:
         try:
@@ -172,9 +155,7 @@ class Stream:
                 self._keep(message)
                 self._to_send.set()
         except BadRequest as error:
-            self.leave(
-                Goodbye(reason=GoodbyeReason.PROTOCOL, message=error.message, reconnect_after_seconds=PROTOCOL_RECONNECT_SECONDS),
-            )
+            self.leave(goodbyes.protocol(error.message))
         except Unavailable:
             self.over.set()
         else:
@@ -183,19 +164,18 @@ class Stream:
     def _keep(self, message: BoardMessage) -> None:
         match message:
             case Hello():
-                self.hello.put(message)
+                self.hello = message
             case AssignmentAnswer():
-                self.answer.put(message)
+                self.answer = message
             case Report():
-                self.report.put(message)
-                self.log.extend(message.log)
-                if message.log:
-                    self.log_arrived.set()
+                self.report = message
+                self.log = [*self.log, *message.log][-LOG_ENTRIES_MAX:]
             case GrantRequest():
-                self.grants.put_nowait(message)  # Bounded by the protocol: GRANTS_OUTSTANDING_MAX.
+                self.grants.append(message)
             case Goodbye():
                 self.ended_by = self.ended_by or message
                 self.over.set()
+        self.news.set()
 
     async def _write(self) -> None:
         try:
@@ -211,15 +191,15 @@ class Stream:
         self.over.set()
 
     async def _watch_silence(self) -> None:
-        while (pause := self._session.silent_at - self._clock.monotonic()) > 0:
-            woken_at = self._clock.monotonic() + pause
+        while (left := self._session.silent_at - self._clock.monotonic()) > 0:
+            pause = min(left, self._heartbeat_seconds)
+            began = self._clock.monotonic()
             await self._clock.sleep(pause)
-            if self._clock.monotonic() - woken_at > self._heartbeat_seconds:
+            if self._clock.monotonic() - began > pause + self._heartbeat_seconds:
                 self._session.excuse(self._clock.monotonic())
-        silence = "the board said no Hello in time" if self.hello.latest is None else "the board reported nothing for three heartbeats"
-        self.leave(Goodbye(reason=GoodbyeReason.PROTOCOL, message=silence, reconnect_after_seconds=SILENCE_RECONNECT_SECONDS))
+        said_hello = self.hello is not None
+        self.leave(goodbyes.silent("the board reported nothing for three heartbeats" if said_hello else "the board said no Hello in time"))
 
     async def _bound_goodbye(self) -> None:
-        await self._leaving.wait()
         await self._clock.sleep(GOODBYE_SECONDS_MAX)
         self.over.set()

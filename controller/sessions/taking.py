@@ -1,10 +1,10 @@
 """Taking a session: is this board who it says, and if so, it holds the next session number.
 
-In: the name in the certificate and the Hello. Out: `Taken`, written to `Board.status.session` by compare-and-set, or the reason of the refusal.
-Called by the hub for every stream. It stands apart because it is the whole of "who may be here": fleet, Board, key, machine.
+In: the name in the certificate and the Hello. Out: `Taken`, written to `Board.status.session` by compare-and-set, or the reason of the
+refusal. Called by the hub for every stream. It stands apart because it is the whole of "who may be here": fleet, Board, key, machine.
 
-The machine is bound by enrolment, or by the first session when an operator removed the binding. Whoever comes with a copied certificate from
-another machine is refused before the holder of the session notices anything.
+The machine is bound by enrolment, or by the first session when an operator removed the binding. Whoever comes with a copied certificate
+from another machine is refused before the holder of the session notices anything.
 """
 
 from __future__ import annotations

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import types
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from controller.store.base import Change, Item
 from controller.store.selecting import Selector
+from controller.store.turn import turn
 from rkfleet.errors import Expired
 from rkfleet.meta import ResourceName
 
@@ -186,7 +186,7 @@ class _Watch:
                 raise StopAsyncIteration
             self._wake.clear()
             if self._read():
-                await _turn()
+                await turn()
             elif not self._ready:
                 await self._wake.wait()
         change = self._ready.popleft()
@@ -241,9 +241,3 @@ class _Watch:
                 return Change("DELETED", item.resource_version, item)
             case _:
                 return None
-
-
-@types.coroutine
-def _turn() -> Generator[None, None, None]:
-    """Let other tasks run."""
-    yield

@@ -1,4 +1,4 @@
-"""What is stored now, in memory: items by name, in the order of namespace and name, and pages of them.
+"""What is stored now, in memory: items by name, in the order of namespace and name, now and at the moment of a page.
 
 The store puts every committed item here, in commit order and before it acknowledges the write, so that reads see what was acknowledged.
 One event loop uses it; nothing here waits. A page of an older moment is made from what is stored now and from what was there before
@@ -8,7 +8,7 @@ each change since.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from controller.store.base import Item
@@ -62,34 +62,25 @@ class Catalog:
         if shelf is not None and shelf.items.pop(key, None) is not None:
             del shelf.keys[bisect.bisect_left(shelf.keys, key)]
 
-    def page(
-        self, resource: ResourceName, selector: Selector, *, limit: int, after: Key | None, before: Mapping[Key, Item | None]
-    ) -> tuple[list[Item], int | None]:
-        """Return the chosen items behind `after` in order, and how many follow them.
+    def candidates(
+        self, resource: ResourceName, selector: Selector, after: Key | None, before: Mapping[Key, Item | None]
+    ) -> Sequence[Item]:
+        """Return the items behind `after` whose names the selector allows, in order; what they hold is still to be asked.
 
         Args:
             resource: Which kind.
-            selector: Which of its items.
-            limit: Most items to return; 0 for all.
+            selector: Which names.
             after: Last key of the page before; None for the first page.
             before: What was there instead, at the moment that the pages show, under keys that changed since; None for nothing.
-
-        Returns:
-            The items; and 0 if there are no more, else the number of those that follow, or None if only looking would tell.
         """
         shelf = self._shelves.get(resource) or _Shelf()
         keys = _between(shelf.keys, selector.namespace, after)
         if before:
             old = [key for key, item in before.items() if item and (after is None or key > after) and selector.namespace in ("", key[0])]
             keys = sorted({key for key in keys if key not in before}.union(old))
-        found: list[Item] = []
-        for index, key in enumerate(keys):
-            item = before.get(key) or shelf.items[key]
-            if selector.selects(item):
-                if limit and len(found) == limit:
-                    return found, len(keys) - index if selector.everything else None
-                found.append(item)
-        return found, 0
+        if selector.name:
+            keys = [key for key in keys if key[1] == selector.name]
+        return [before.get(key) or shelf.items[key] for key in keys]
 
 
 def _between(keys: list[Key], namespace: str, after: Key | None) -> list[Key]:

@@ -7,14 +7,18 @@ in JSON as it stands is searched in the bytes first, and only what contains it i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from controller.store.base import Item, Selection
+from controller.store.turn import turn
 from rkfleet.meta import LabelSelector, matches
 
 __all__ = ["Selector"]
+
+ASKED_AT_ONCE: Final = 1_000  # Items asked before other tasks get their turn: 5 ms by labels, 20 where every object is decoded.
 
 _NAME: Final = ("metadata", "name")
 _NAMESPACE: Final = ("metadata", "namespace")
@@ -60,6 +64,24 @@ class Selector:
             return False
         obj = msgspec.json.decode(item.body)
         return all((_text(obj, path) == value) == equal for path, value, equal in self._fields)
+
+    async def choose(self, items: Sequence[Item], limit: int) -> tuple[Sequence[Item], int | None]:
+        """Return the chosen items, at most `limit` (0: all), and how many follow: 0 if none do, None if only looking would tell.
+
+        `items` must not change meanwhile; other tasks get their turn.
+        """
+        if self.everything:
+            found = items[:limit] if limit else items
+            return found, len(items) - len(found)
+        chosen: list[Item] = []
+        for number, item in enumerate(items, start=1):
+            if self.selects(item):
+                if limit and len(chosen) == limit:
+                    return chosen, None
+                chosen.append(item)
+            if number % ASKED_AT_ONCE == 0:
+                await turn()
+        return chosen, 0
 
 
 def _text(obj: Any, path: tuple[str, ...]) -> str:

@@ -6,9 +6,9 @@ them because a half-written key or token file would lock a whole fleet out.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from rkfleet.disk import Disk, SystemDisk, write_durably
 from rkfleet.errors import Unavailable
 
 __all__ = ["make_private_directory", "write_private"]
@@ -26,25 +26,13 @@ def make_private_directory(path: Path) -> None:
         raise Unavailable(f"directory {path} cannot be made: {error.strerror}") from error
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace the file's content (mode 0600) durably: synced before the rename, and the rename synced too.
+def write_private(path: Path, content: bytes, disk: Disk = SystemDisk()) -> None:
+    """Replace the file's content (mode 0600) durably.
 
     Raises:
         Unavailable: The file system refuses; the old content stands.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_durably(path, content, path.with_name(f".{path.name}.partial"), disk)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+        raise Unavailable(f"{path} cannot be written: {error.strerror or error}") from error

@@ -23,6 +23,7 @@ import msgspec
 
 from controller.trust.files import make_private_directory, write_private
 from rkfleet.clock import Clock, format_time, parse_time
+from rkfleet.disk import Disk, SystemDisk
 from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
 
@@ -77,13 +78,14 @@ class _File(msgspec.Struct, frozen=True, rename="camel"):
 class Tokens:
     """All tokens of one installation, in memory and in their file."""
 
-    def __init__(self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes], disk: Disk = SystemDisk()) -> None:
         """Load the file, which need not exist.
 
         Args:
             path: `tokens.json`; written whole on every change.
             clock: Judges the lifetime of join tokens.
             random_bytes: Source of secrets, `os.urandom` in the running program.
+            disk: Disk that the file is on.
 
         Raises:
             FailedPrecondition: The file is there and cannot be read.
@@ -91,6 +93,7 @@ class Tokens:
         self._path: Final = path
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
+        self._disk: Final = disk
         self._lock: Final = threading.Lock()
         make_private_directory(path.parent)
         loaded = _load(path)
@@ -201,7 +204,7 @@ class Tokens:
 
     def _save(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:
         content = msgspec.json.encode(_File(api=tuple(api.values()), join=tuple(join.values())))
-        write_private(self._path, msgspec.json.format(content, indent=2))
+        write_private(self._path, msgspec.json.format(content, indent=2), self._disk)
         self._hold(api, join)
 
     def _hold(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:

@@ -31,7 +31,7 @@ from rkfleet.cli.rollout import follow_rollout
 from rkfleet.cli.samples import push_command, run_command
 from rkfleet.client import ApiClient
 from rkfleet.clock import SystemClock
-from rkfleet.errors import FleetError, Invalid
+from rkfleet.errors import FleetError
 from rkfleet.kinds import KINDS, Model, ModelDeployment, Replica
 from rkfleet.meta import Ref
 from rkfleet.sample import SMOLLM2, ensure_sample
@@ -42,13 +42,15 @@ NAMESPACE: Final = "default"
 DEPLOYMENT: Final = "smollm2"
 CLIENTS: Final = 24  # Requests kept in flight while the second revision rolls out; at least IN_FLIGHT_MIN are promised.
 IN_FLIGHT_MIN: Final = 20
-OUTPUT_TOKENS: Final = 16
+OUTPUT_TOKENS: Final = 8
 FIRST_CONTEXT_TOKENS: Final = 1024
 SECOND_CONTEXT_TOKENS: Final = 2048
-LONG_PROMPT_WORDS: Final = 1200  # Does not fit the first context, fits the second.
+QUESTION: Final = "What is the capital of France, and what is it known for?"
+LONG_PROMPT_WORDS: Final = 3000  # Fits neither context; the refusal names the one that is in force.
 ROLLOUT_SECONDS_MAX: Final = 60.0
 SPOILED_ROLLOUT_SECONDS_MAX: Final = 8.0
 READY_SECONDS_MAX: Final = 20.0
+DRAIN_SECONDS_MAX: Final = 65.0  # drainSeconds of the manifest and a little more.
 BOARD_MEMORY: Final = "2Gi"  # Room for two workers of the sample, which the surge of the update needs.
 
 
@@ -163,9 +165,9 @@ class Demo:
         await self._show_replicas(client)
 
     async def _answer(self, fleet: LocalFleet, http: httpx2.AsyncClient) -> None:
-        self._begin(Step.answer, "asking through the gateway: What is the capital of France?")
+        self._begin(Step.answer, f"asking through the gateway: {QUESTION}")
         model = "no-such-model" if self._spoil is Step.answer else DEPLOYMENT
-        body = {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 48}
+        body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 48, "temperature": 0}
         answer = await ask(http, fleet.endpoints.gateway, body, self._clock, lambda text: print(text, end="", flush=True))
         print(flush=True)
         self._answers.append(answer)
@@ -173,8 +175,7 @@ class Demo:
         assert answer.decode_tokens_per_second, f"the answer has {answer.output_tokens} tokens, too few to measure a rate"
         assert answer.headers.get("x-rkfleet-board"), "the answer does not say which board gave it"
         self._say(f"{answer.speed()} (real model on this CPU; board {answer.headers['x-rkfleet-board']})")
-        refusal = await self._ask_long(fleet, http)
-        assert refusal == 400, f"a prompt of {LONG_PROMPT_WORDS} words was answered {refusal} by a context of {FIRST_CONTEXT_TOKENS} tokens"
+        await self._check_context(fleet, http, FIRST_CONTEXT_TOKENS)
 
     async def _update(self, fleet: LocalFleet, client: ApiClient, http: httpx2.AsyncClient) -> None:
         sentence = f"moving contextTokens {FIRST_CONTEXT_TOKENS} -> {SECOND_CONTEXT_TOKENS} with {CLIENTS} requests in flight"
@@ -189,14 +190,10 @@ class Demo:
             await follow_rollout(client, NAMESPACE, DEPLOYMENT, ROLLOUT_SECONDS_MAX, self._say)
             fewest = seen.in_flight
         self._answers += seen.answers
+        await self._wait_gone(client, old)
         assert seen.failed == 0, f"{seen.failed} of {seen.failed + len(seen.answers)} requests failed, for example: {seen.failures[:1]}"
         assert fewest >= IN_FLIGHT_MIN, f"only {fewest} requests were in flight at the end of the rollout"
-        new = {obj["metadata"]["name"] for obj in await self._replicas(client)}
-        assert not new & old, f"replicas of the first revision are still there: {sorted(new & old)}"
-        accepted = await self._ask_long(fleet, http)
-        assert accepted == 200, (
-            f"a prompt of {LONG_PROMPT_WORDS} words was answered {accepted} by a context of {SECOND_CONTEXT_TOKENS} tokens"
-        )
+        await self._check_context(fleet, http, SECOND_CONTEXT_TOKENS)
         await self._show_replicas(client)
         self._say(f"{len(seen.answers)} requests were answered during the rollout, none failed")
 
@@ -240,15 +237,14 @@ class Demo:
         accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
         render.print_table(await client.request("GET", client.path(Ref(Replica.resource.name, NAMESPACE, "")), accept=accept))
 
-    async def _ask_long(self, fleet: LocalFleet, http: httpx2.AsyncClient) -> int:
-        """Ask with a prompt beyond the first context; return 200 or the status of the refusal."""
-        words = " ".join(f"w{number % 10}" for number in range(LONG_PROMPT_WORDS // 2))
-        body = {"model": DEPLOYMENT, "messages": [{"role": "user", "content": words}], "max_tokens": 4}
-        try:
-            self._answers.append(await ask(http, fleet.endpoints.gateway, body, self._clock))
-        except Invalid:
-            return 400
-        return 200
+    async def _check_context(self, fleet: LocalFleet, http: httpx2.AsyncClient, tokens: int) -> None:
+        """Ask with a prompt beyond every context: the board refuses it at once and says how many tokens fit."""
+        body = {"model": DEPLOYMENT, "messages": [{"role": "user", "content": "word " * LONG_PROMPT_WORDS}], "max_tokens": 4}
+        answer = await http.post(f"{fleet.endpoints.gateway}/v1/chat/completions", json=body)
+        assert answer.status_code == 400, f"a prompt of {LONG_PROMPT_WORDS} words was answered {answer.status_code}"
+        error = answer.json()["error"]
+        assert error["code"] == "context_length_exceeded", error
+        assert str(tokens) in error["message"], f"the context should be {tokens} tokens: {error['message']}"
 
     async def _wait_condition(self, client: ApiClient, ref: Ref, type: str) -> None:
         said: Any = None
@@ -264,6 +260,13 @@ class Demo:
             assert self._clock.monotonic() < deadline, f"{ref} is not {type} after {READY_SECONDS_MAX:.0f} s: {said}"
             await self._clock.sleep(0.1)
 
+    async def _wait_gone(self, client: ApiClient, names: set[str]) -> None:
+        """Wait until replicas that drain have finished and are gone."""
+        deadline = self._clock.monotonic() + DRAIN_SECONDS_MAX
+        while left := names & {obj["metadata"]["name"] for obj in await self._replicas(client)}:
+            assert self._clock.monotonic() < deadline, f"replicas of the first revision are still there: {sorted(left)}"
+            await self._clock.sleep(0.1)
+
     async def _wait_until(self, holds: Any, what: str) -> None:
         deadline = self._clock.monotonic() + READY_SECONDS_MAX
         while not holds():
@@ -272,8 +275,8 @@ class Demo:
 
 
 def _crowd_body(number: int) -> dict[str, Any]:
-    content = f"Request {number}: name one thing that is blue."
-    return {"model": DEPLOYMENT, "messages": [{"role": "user", "content": content}], "max_tokens": OUTPUT_TOKENS}
+    messages = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": f"Name one thing that is blue. ({number})"}]
+    return {"model": DEPLOYMENT, "messages": messages, "max_tokens": OUTPUT_TOKENS}
 
 
 async def _samples(http: httpx2.AsyncClient, url: str) -> list[tuple[str, dict[str, str], float]]:

@@ -5,14 +5,18 @@ Source: Kubernetes `api/core/v1/types.go`.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from rkfleet.kinds.base import Column, Object, Resource
+from rkfleet.kinds.base import Column, Object, Resource, StatusOwner
 from rkfleet.meta import Struct
 
-__all__ = ["Event", "EventSource", "Namespace", "NamespaceSpec", "NamespaceStatus", "ObjectReference"]
+__all__ = ["CONTENTS_FINALIZER", "Event", "EventSource", "Namespace", "NamespaceSpec", "NamespaceStatus", "ObjectReference"]
+
+
+CONTENTS_FINALIZER: Final = "rkfleet.dev/contents"
+"""Keeps a namespace that is being deleted until everything in it is gone; set by the API when a namespace is made."""
 
 
 class NamespaceSpec(Struct, frozen=True, kw_only=True):
@@ -37,6 +41,7 @@ class Namespace(Object, frozen=True, kw_only=True):
             Column("Status", ".status.phase", "Active or Terminating."),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", "date"),
         ),
+        owners={"namespace": StatusOwner(fields=("phase",))},
     )  # fmt: skip
 
     spec: Annotated[NamespaceSpec, Meta(description="What the namespace is.")] = NamespaceSpec()

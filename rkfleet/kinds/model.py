@@ -66,6 +66,14 @@ class Reference(Struct, frozen=True, kw_only=True):
 class Variant(Struct, frozen=True, kw_only=True):
     """One artifact of the model for one kind of board."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.soc == oldSelf.soc && self.dtype == oldSelf.dtype && self.runtime == oldSelf.runtime"
+            " && self.contextTokens == oldSelf.contextTokens && self.artifact == oldSelf.artifact",
+            "of a variant only requires and reference may change, boards may hold its files; add another variant instead",
+        ),
+    )
+
     name: Annotated[str, Meta(description="Name of the variant, unique in the model.", pattern="^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")]
     soc: Annotated[Literal["rk3588", "rk3576", "any"], Meta(description="Chip that the artifact runs on; any for CPU runtimes.")]
     dtype: Annotated[
@@ -83,9 +91,8 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "oldSelf.variants.all(o, self.variants.exists(n, n.name == o.name && n.soc == o.soc && n.dtype == o.dtype"
-            " && n.runtime == o.runtime && n.contextTokens == o.contextTokens && n.artifact == o.artifact))",
-            "variants may be added, never removed or changed, except their requires and reference; make a new Model instead",
+            "oldSelf.variants.all(o, self.variants.exists(n, n.name == o.name))",
+            "variants may be added, never removed; make a new Model instead",
             ".variants",
         ),
     )

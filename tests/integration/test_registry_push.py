@@ -8,7 +8,6 @@ import json
 import os
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from rkfleet.errors import Invalid, PermissionDenied, Unauthenticated, Unavailable
@@ -34,7 +33,7 @@ def test_a_pushed_file_is_stored_once_and_a_second_push_sends_nothing(world: Reg
     file, digest = make_file(tmp_path, 5 * CHUNK + 17)
 
     async def body() -> None:
-        async with world.token_service() as api, world.registry(api) as running, world.client(api, chunk_bytes=CHUNK) as client:
+        async with world.registry() as running, world.client(chunk_bytes=CHUNK) as client:
             seen: list[int] = []
             assert await client.push_blob(REPOSITORY, digest, file, seen.append)
             assert seen[-1] == file.stat().st_size
@@ -56,14 +55,14 @@ def test_a_push_goes_on_where_it_was_when_the_registry_restarts(world: RegistryW
     world.disk.room = 4 * CHUNK + 5
 
     async def body() -> None:
-        async with world.token_service() as api, world.client(api, chunk_bytes=CHUNK) as client, asyncio.TaskGroup() as tasks:
+        async with world.client(chunk_bytes=CHUNK) as client, asyncio.TaskGroup() as tasks:
             half = asyncio.Event()
-            async with world.registry(api):
+            async with world.registry():
                 push = tasks.create_task(client.push_blob(REPOSITORY, digest, file, lambda sent: half.set() if sent == 4 * CHUNK else None))
                 await half.wait()
             assert [path.stat().st_size for path in (world.root / "registry" / "uploads").iterdir()] == [4 * CHUNK + 5]
             world.disk.room = None
-            async with world.registry(api) as running:
+            async with world.registry() as running:
                 assert await push
                 assert received_bytes(running) == 4 * CHUNK - 5
                 assert await client.find_blob(REPOSITORY, digest) == 8 * CHUNK
@@ -90,7 +89,7 @@ def test_a_full_disk_answers_503_with_the_reason_and_recovers_by_itself(world: R
     world.disk.room = 2 * CHUNK + 5
 
     async def body() -> None:
-        async with world.token_service() as api, world.registry(api), world.client(api, chunk_bytes=CHUNK, stall_seconds_max=0.3) as client:
+        async with world.registry(), world.client(chunk_bytes=CHUNK, stall_seconds_max=0.3) as client:
             with pytest.raises(Unavailable, match="disk is full") as caught:
                 await client.push_blob(REPOSITORY, digest, file)
             assert f"{2 * CHUNK + 5} bytes of this upload are stored" in caught.value.message
@@ -104,7 +103,7 @@ def test_the_reserve_is_kept_free_and_the_answer_says_when_to_come_back(world: R
     world.reserve_bytes, world.disk.free = 1000, 1500
 
     async def body() -> None:
-        async with world.token_service() as api, world.registry(api), httpx2.AsyncClient(verify=world.tls) as http:
+        async with world.registry(), world.registry_http() as http:
             headers = {"Authorization": f"Bearer {world.push_token(REPOSITORY)}"}
             begun = await http.post(f"{world.url}/v2/{REPOSITORY}/blobs/uploads/", headers=headers)
             assert begun.status_code == 202
@@ -121,7 +120,7 @@ def test_the_reserve_is_kept_free_and_the_answer_says_when_to_come_back(world: R
 
 def test_a_chunk_out_of_order_is_refused_with_the_place_to_go_on(world: RegistryWorld) -> None:
     async def body() -> None:
-        async with world.token_service() as api, world.registry(api), httpx2.AsyncClient(verify=world.tls) as http:
+        async with world.registry(), world.registry_http() as http:
             http.headers["Authorization"] = f"Bearer {world.push_token(REPOSITORY)}"
             begun = await http.post(f"{world.url}/v2/{REPOSITORY}/blobs/uploads/")
             location = f"{world.url}{begun.headers['location']}"
@@ -157,9 +156,14 @@ def test_a_manifest_is_taken_only_when_all_it_names_is_here(world: RegistryWorld
             await client.push_blob(REPOSITORY, layer.digest, layer.body)
             await client.push_manifest(REPOSITORY, "v1", manifest, MANIFEST_MEDIA_TYPE)
             digest = blob_of(manifest).digest
-            for reference in ("v1", digest):
-                assert await client.find_manifest(REPOSITORY, reference, MANIFEST_MEDIA_TYPE) == manifest
-            assert await client.find_manifest(REPOSITORY, "v2", MANIFEST_MEDIA_TYPE) is None
+            async with world.registry_http() as http:
+                http.headers["Authorization"] = f"Bearer {world.push_token(REPOSITORY)}"
+                for reference in ("v1", digest):
+                    assert (await http.get(f"{world.url}/v2/{REPOSITORY}/manifests/{reference}")).content == manifest
+                absent = await http.get(f"{world.url}/v2/{REPOSITORY}/manifests/v2")
+                assert (absent.status_code, absent.json()["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
+                assert (await http.get(f"{world.url}/v2/{REPOSITORY}/tags/list")).json() == {"name": REPOSITORY, "tags": ["v1"]}
+                assert (await http.delete(f"{world.url}/v2/{REPOSITORY}/manifests/v1")).status_code == 405
             with pytest.raises(Invalid, match="its URL says"):
                 await client.push_manifest(REPOSITORY, layer.digest, manifest, MANIFEST_MEDIA_TYPE)
             with pytest.raises(Invalid, match="not a manifest"):
@@ -173,7 +177,7 @@ def test_who_is_not_known_or_not_allowed_is_told_so(world: RegistryWorld) -> Non
     gateway = world.tokens.issue_api_token("g", "gateway")
 
     async def body() -> None:
-        async with world.running() as (_, client), world.token_service() as api:
+        async with world.token_service() as api, world.registry(f"{api.url}/token"), world.caller(api, world.admin_token) as client:
             await client.push_blob(REPOSITORY, blob.digest, blob.body)
             async with world.registry_http() as http:
                 url = f"{world.url}/v2/{REPOSITORY}/blobs/{blob.digest}"
@@ -189,10 +193,10 @@ def test_who_is_not_known_or_not_allowed_is_told_so(world: RegistryWorld) -> Non
                 assert (other.status_code, other.json()["errors"][0]["code"]) == (403, "DENIED")
                 assert (await http.post(f"{world.url}/v2/{REPOSITORY}/blobs/uploads/", headers=board)).status_code == 403
                 assert (await http.get(f"{world.url}/v2/", headers={"Authorization": "Bearer nonsense"})).status_code == 401
-            async with world.client(api, token="rkt1.unknown") as stranger:
+            async with world.caller(api, "rkt1.unknown") as stranger:
                 with pytest.raises((Unauthenticated, PermissionDenied)):
                     await stranger.find_blob(REPOSITORY, blob.digest)
-            async with world.client(api, token=gateway) as outsider:
+            async with world.caller(api, gateway) as outsider:
                 with pytest.raises((Unauthenticated, PermissionDenied)):
                     await outsider.find_blob(REPOSITORY, blob.digest)
 

@@ -132,7 +132,7 @@ class AnyBoard(RuleBasedStateMachine):
         shuffled = list(world.replicas)
         random.Random(1).shuffle(shuffled)
         again = plan(Assignment(replicas=tuple(shuffled)), world.abilities, seen)
-        assert (again.steps, again.served, again.held) == (planned.steps, planned.served, planned.held)
+        assert (again.steps, again.served, again.holders) == (planned.steps, planned.served, planned.holders)
 
     @invariant()
     def what_serves_is_said_to_serve_and_nothing_else(self) -> None:
@@ -147,7 +147,7 @@ class AnyBoard(RuleBasedStateMachine):
     def every_file_that_may_be_needed_is_held(self) -> None:
         planned = self.world.plan()
         for each in self.world.replicas:
-            assert {file.digest for file in each.files} <= planned.held
+            assert {file.digest for file in each.files} == set(planned.holders[each.uid])
 
     def teardown(self) -> None:
         """When fetches succeed, files are whole, models load and requests end, the board gets to where it should be."""

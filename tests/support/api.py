@@ -7,7 +7,7 @@ import contextlib
 import os
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,29 @@ class RunningApi:
         gateway_token: Token with the role gateway.
         kubeconfig: File with the admin's token.
         client: HTTP client with the admin's token.
+        metrics: What the API counted.
+        stopping: Ends its watches.
     """
 
-    def __init__(self, url: str, store: Store, tokens: Tokens, pki: Pki, directory: Path) -> None:
+    def __init__(
+        self, url: str, store: Store, tokens: Tokens, pki: Pki, directory: Path, *, metrics: Metrics, stopping: asyncio.Event
+    ) -> None:
         self.url = url
+        self.metrics = metrics
+        self.stopping = stopping
         self.store = store
         self.token = tokens.issue_api_token("ada", "admin")
         self.gateway_token = tokens.issue_api_token("gw-1", "gateway")
         self.kubeconfig = directory / "kubeconfig"
         write_kubeconfig(self.kubeconfig, kubeconfig(server=url, ca_pem=pki.ca_pem("servers").encode(), token=self.token))
         context = ssl.create_default_context(cadata=pki.ca_pem("servers"))
-        self.client = httpx2.AsyncClient(base_url=url, verify=context, headers={"authorization": f"Bearer {self.token}"}, timeout=20)
+        self.client = httpx2.AsyncClient(
+            base_url=url,
+            verify=context,
+            headers={"authorization": f"Bearer {self.token}"},
+            limits=httpx2.Limits(max_connections=8),  # each handshake costs a test 10 ms
+            timeout=20,
+        )
 
     async def call(self, method: str, path: str, body: Any = None, **keywords: Any) -> httpx2.Response:
         """Send a request with a JSON body."""
@@ -96,14 +108,15 @@ async def running_api(
     clock: Clock | None = None,
     wrap: Callable[[SqlStore], Store] = lambda store: store,
     extra_routes: Sequence[BaseRoute] = (),
-    **store_options: Any,
+    store_options: Mapping[str, Any] | None = None,
+    **api_options: Any,
 ) -> AsyncIterator[RunningApi]:
-    """Run an API in this event loop; `wrap` may put a faulty store around the real one."""
+    """Run an API in this event loop; `wrap` may put a faulty store around the real one, `api_options` go to `create_api`."""
     clock = clock or SystemClock()
     pki = Pki.ensure(directory / "pki", ["127.0.0.1"], clock.now(), "test")
     tokens = Tokens(directory / "tokens.json", clock, os.urandom)
-    stopping = asyncio.Event()
-    async with SqlStore.open(directory / "store.db", registry, **store_options) as sql:
+    metrics, stopping = Metrics("controller"), asyncio.Event()
+    async with SqlStore.open(directory / "store.db", registry, **(store_options or {})) as sql:
         store = wrap(sql)
         await ensure_namespace(sql, "default", clock=clock, ids=new_id)
         app = create_api(
@@ -113,14 +126,15 @@ async def running_api(
             identify=tokens.identify,
             clock=clock,
             ids=new_id,
-            metrics=Metrics("controller"),
+            metrics=metrics,
             stopping=stopping,
             version="0.1.0",
             extra_routes=extra_routes,
+            **api_options,
         )
         cert_file, key_file = pki.server_files("controller")
         async with serve_asgi(app, "127.0.0.1", 0, tls=Tls(cert_file, key_file)) as listener:
-            api = RunningApi(listener.url, store, tokens, pki, directory)
+            api = RunningApi(listener.url, store, tokens, pki, directory, metrics=metrics, stopping=stopping)
             try:
                 yield api
             finally:

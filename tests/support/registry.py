@@ -17,16 +17,27 @@ from controller.api.registry_tokens import registry_routes
 from controller.registry.app import Running, serve_registry
 from controller.registry.config import Config
 from controller.trust.pki import Pki
-from controller.trust.pull_tokens import Access, Claims, TokenSigner
+from controller.trust.pull_tokens import Access, Claims, TokenSigner, parse_scope
 from controller.trust.tokens import Tokens
+from rkfleet.cli.push import ApiTokens
+from rkfleet.client import ApiClient, Cluster
 from rkfleet.clock import SystemClock
-from rkfleet.disk import Disk
 from rkfleet.metric_names import REGISTRY_RECEIVED_BYTES, REGISTRY_SENT_BYTES, Metric
 from rkfleet.ops import Listener, Tls, serve_asgi
-from rkfleet.registry_client import RealmTokens, RegistryClient
+from rkfleet.registry_client import Challenge, RegistryClient
 from tests.support.disk import LimitedDisk
 
 REPOSITORY = "default/tiny"
+
+
+class SignedHere:
+    """Gives whatever is asked for."""
+
+    def __init__(self, signer: TokenSigner) -> None:
+        self._signer = signer
+
+    async def token(self, challenge: Challenge) -> str:
+        return self._signer.sign(Claims("admin", parse_scope(challenge.scope)))
 
 
 @dataclass
@@ -61,39 +72,36 @@ class RegistryWorld:
             yield listener
 
     @contextlib.asynccontextmanager
-    async def registry(self, api: Listener, disk: Disk | None = None) -> AsyncIterator[Running]:
+    async def registry(self, realm: str = "https://127.0.0.1:9/token") -> AsyncIterator[Running]:
         config = Config(
             data_dir=self.root / "registry",
             pki_dir=self.pki.directory,
             host="127.0.0.1",
             port=self.port,
             ops_port=0,
-            token_realm=f"{api.url}/registry/v1alpha1/token",
+            token_realm=realm,
             reserve_bytes=self.reserve_bytes,
             lifeline_fd=None,
             log_level="info",
         )
-        async with serve_registry(config, self.clock, disk or self.disk) as running:
+        async with serve_registry(config, self.clock, self.disk) as running:
             yield running
 
+    def client(self, **limits: float) -> RegistryClient:
+        """A client whose tokens are signed here, for tests that are not about the token service."""
+        return RegistryClient(self.url, self.tls, SignedHere(self.signer), self.clock, **limits)  # type: ignore[arg-type]
+
     @contextlib.asynccontextmanager
-    async def client(self, api: Listener, token: str = "", **limits: float) -> AsyncIterator[RegistryClient]:
-        async with (
-            httpx2.AsyncClient(verify=self.tls, trust_env=False) as http,
-            RegistryClient(
-                self.url,
-                self.tls,
-                RealmTokens(http, token or self.admin_token, api.url),
-                self.clock,
-                **limits,  # type: ignore[arg-type]
-            ) as client,
-        ):
+    async def caller(self, api: Listener, token: str) -> AsyncIterator[RegistryClient]:
+        """A client that asks the token service as the holder of `token`."""
+        cluster = Cluster(api.url, self.ca_file.read_text(), token)
+        async with ApiClient(cluster, self.clock) as caller, RegistryClient(self.url, self.tls, ApiTokens(caller), self.clock) as client:
             yield client
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[tuple[Running, RegistryClient]]:
-        """Token service, registry and an admin's client."""
-        async with self.token_service() as api, self.registry(api) as running, self.client(api) as client:
+        """The registry, and a client that may do everything."""
+        async with self.registry() as running, self.client() as client:
             yield running, client
 
     def registry_http(self) -> httpx2.AsyncClient:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rkfleet.cli.fleet import Endpoints
 from rkfleet.client import ApiClient, load_cluster
 from rkfleet.clock import SystemClock
 
-READY_SECONDS_MAX = 60.0
+READY_SECONDS_MAX = 90.0  # Beyond the limit of `up` itself, so that it is `up` that says what is missing.
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 CLOCK = SystemClock()
@@ -101,24 +102,32 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str, sec
 async def up(data_dir: Path, *flags: str) -> AsyncIterator[Up]:
     """Run `rkfleet up` with any free ports for as long as the block runs; it must stop with status 0 and leave no process."""
     ports = [word for name in ("api", "grpc", "registry", "gateway") for word in (f"--{name}-port", "0")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rkfleet.cli.main", "up", "--data-dir", str(data_dir), *ports, *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(READY_SECONDS_MAX):
-            line = (await process.stdout.readline()).decode()
-        if not line.startswith("ready"):
-            assert process.stderr is not None
-            raise AssertionError(f"rkfleet up printed {line!r}; {(await process.stderr.read()).decode()}")
-        yield Up(process, data_dir)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            out, err = await process.communicate()
-    assert process.returncode == 0, (out.decode()[-2000:], err.decode()[-2000:])
+    with tempfile.TemporaryFile() as said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rkfleet.cli.main", "up", "--data-dir", str(data_dir), *ports, *flags,
+            stdout=asyncio.subprocess.PIPE, stderr=said,
+        )  # fmt: skip
+
+        def last_words() -> str:
+            said.seek(0)
+            return said.read().decode()[-4000:]
+
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(READY_SECONDS_MAX):
+                line = (await process.stdout.readline()).decode()
+            assert line.startswith("ready"), f"rkfleet up printed {line!r} and said: {last_words()}"
+            yield Up(process, data_dir)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            try:
+                async with asyncio.timeout(STOP_SECONDS_MAX):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                raise AssertionError(f"rkfleet up did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM: {last_words()}") from None
+        assert process.returncode == 0, f"rkfleet up ended with {process.returncode}: {last_words()}"
     await eventually(lambda: not processes_of(data_dir), f"no process of {data_dir} left", 5.0)
 
 

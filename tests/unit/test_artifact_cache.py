@@ -61,7 +61,7 @@ def test_what_is_referenced_is_never_evicted_and_the_refusal_names_the_limit(tmp
     cache, _ = make_cache(tmp_path, limit=1000)
     needed, spare = put(cache, 600), put(cache, 300)
     cache.refer({"uid-1": [needed.digest]})
-    with pytest.raises(DiskFull, match="500 bytes of artifact .* 900 are used of 1000 for artifacts, .* only 300 could be evicted"):
+    with pytest.raises(DiskFull, match=r"500 bytes of artifact .* 900 are used of 1000 for artifacts, .* only 300 could be evicted"):
         asyncio.run(cache.make_room(500, blob_of(b"w").digest))
     assert cache.holds(spare.digest, 300)
     cache.refer({})
@@ -72,7 +72,7 @@ def test_a_full_disk_evicts_too_and_recovers_when_there_is_room(tmp_path: Path) 
     disk = LimitedDisk()
     disk.free = 550
     cache, _ = make_cache(tmp_path, disk=disk)
-    with pytest.raises(DiskFull, match="550 are free .*100 stay in reserve"):
+    with pytest.raises(DiskFull, match=r"550 are free .*100 stay in reserve"):
         asyncio.run(cache.make_room(500, blob_of(b"w").digest))
     disk.free = 600
     asyncio.run(cache.make_room(500, blob_of(b"w").digest))

@@ -16,7 +16,7 @@ from rkfleet.meta import Struct
 from rkfleet.quantity import parse_bytes
 from rkfleet.schema import QUANTITY_PATTERN, crd_of, schema_of
 from rkfleet.validation import KindValidator
-from tests.support.objects import deployment, model
+from tests.support.manifests import deployment, model
 
 EVERY_KIND = pytest.mark.parametrize("kind", list(KINDS), ids=lambda kind: kind.resource.kind)
 # Keys that a structural schema of apiextensions.k8s.io/v1 may have, of which we use these.
@@ -68,7 +68,7 @@ def test_patterns_are_those_of_re2(kind: type[Object]) -> None:
         pattern = node.get("pattern")
         if pattern:
             assert not re.search(r"\(\?[=!<]|\\[1-9]|\\[zZA]", pattern), path
-            assert pattern.startswith("^") and pattern.endswith("$"), path
+            assert (pattern[0], pattern[-1]) == ("^", "$"), path
 
 
 @pytest.mark.parametrize(("kind", "obj"), [(ModelDeployment, deployment()), (Model, model())], ids=["ModelDeployment", "Model"])
@@ -106,7 +106,7 @@ def test_what_is_no_amount_of_bytes_is_no_quantity(text: str) -> None:
 class Knot(Struct, frozen=True, kw_only=True):
     """Holds itself."""
 
-    inner: Annotated["Knot | None", Meta(description="Again.")] = None
+    inner: Annotated[Knot | None, Meta(description="Again.")] = None
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ def test_a_field_that_is_not_structural_is_named(spec: type[Struct], why: str) -
 
     odd = msgspec.defstruct("Odd", [("spec", spec)], bases=(Odd,), rename="camel", kw_only=True, frozen=True)
     with pytest.raises(TypeError, match=rf"Odd\.spec\..*{why}"):
-        schema_of(odd)  # type: ignore[type-var]
+        schema_of(odd)  # type: ignore[arg-type]
 
 
 def test_a_builtin_kind_has_no_definition() -> None:

@@ -1,8 +1,11 @@
 """The one connection to the database file: opening it, reading everything once, and committing batches.
 
 In: a path, then batches of rows. Out: what the file holds, and commits that are durable when they return. Errors of the driver end here:
-they become Unavailable with a sentence for the operator, or FailedPrecondition where the file must not be used. After an error the
-connection is thrown away, because SQLite may or may not have kept the transaction; the writer asks with `since`.
+they become Unavailable with a sentence for the operator, or FailedPrecondition where the file must not be used.
+
+After an error the same connection goes on, for a reason: a commit whose fsync failed has left its frames in the write-ahead log, but the
+connection does not count them, and the next commit writes over them. A new connection would find them and bring the transaction back.
+Only where nothing can be undone a new connection is made; the writer then asks with `since` what became of its last commit.
 
 One thread at a time uses it. The settings are SQLite's for a server: write-ahead log, and `synchronous=FULL`, which means an fsync of
 the log in each commit.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +35,7 @@ from rkfleet.meta import Ref, ResourceName
 
 __all__ = ["Batch", "Contents", "Database"]
 
-BUSY_MILLISECONDS: Final = 2_000  # Somebody with a sqlite3 shell holds the file; longer than a backup's step, shorter than a request.
+BUSY_MILLISECONDS: Final = 1_000  # Somebody with a sqlite3 shell holds the file; longer than a backup's step, shorter than a request.
 CHECKPOINT_PAGES: Final = 1_000  # SQLite's default: the log is copied into the file every 4 MB.
 JOURNAL_BYTES_MAX: Final = 64 << 20  # What a burst leaves of the write-ahead log on the disk.
 
@@ -142,10 +146,7 @@ class Database:
         with self._translated("be read"):
             connection = self._connect()
             revision = connection.execute(sa.select(_counter.revision)).scalar_one()
-            items = [
-                item_of(Ref(ResourceName(found.resource), found.namespace, found.name), found.uid, found.store_revision, found.body)
-                for found in connection.execute(sa.select(tables.objects))
-            ]
+            items = [_item(row) for row in connection.execute(sa.select(tables.objects))]
             connection.rollback()
         floor, entries = self.since(0)
         newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
@@ -164,17 +165,9 @@ class Database:
         with self._translated("be read"):
             connection = self._connect()
             floor = connection.execute(sa.select(_counter.compacted_revision)).scalar_one()
-            rows = connection.execute(_SINCE, {"base": revision}).all()
+            entries = [Entry(row.store_revision, row.type, _item(row), None) for row in connection.execute(_SINCE, {"base": revision})]
             connection.rollback()
-        return floor, [
-            Entry(
-                row.store_revision,
-                row.type,
-                item_of(Ref(ResourceName(row.resource), row.namespace, row.name), row.uid, row.store_revision, row.body),
-                None,
-            )
-            for row in rows
-        ]
+        return floor, entries
 
     def commit(self, batch: Batch) -> None:
         """Write the rows of a batch; they are on the disk when this returns.
@@ -235,15 +228,32 @@ class Database:
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
-        """Turn the driver's errors into ours, and throw the connection away after one."""
+        """Turn the driver's errors into ours, and leave no transaction open after one."""
         try:
             yield
         except DBAPIError as error:
-            self.close()
+            self._undo()
             raise _translate(error, self._path, what) from error
+        except msgspec.MsgspecError as error:
+            self._undo()
+            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); restore a backup of it") from error
         except FleetError:
-            self.close()
+            self._undo()
             raise
+
+    def _undo(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+            raw: Any = self._connection.connection.driver_connection
+            raw.rollback()  # What SQLAlchemy does not know of: a COMMIT that failed half way.
+        except (SQLAlchemyError, sqlite3.Error):
+            self.close()
+
+
+def _item(row: Any) -> Item:
+    return item_of(Ref(ResourceName(row.resource), row.namespace, row.name), row.uid, row.store_revision, row.body)
 
 
 def _object_row(item: Item) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from controller.store import writes
 from controller.store.base import Item, Page, Propagation, Selection, Watch
@@ -36,27 +35,13 @@ from rkfleet import metric_names
 from rkfleet.errors import BadRequest, FleetError, NotFound, Unavailable
 from rkfleet.kinds.base import Registry
 from rkfleet.meta import Ref, ResourceName
+from rkfleet.metrics import Metrics
 
-__all__ = ["SqlStore", "StoreMetrics"]
+__all__ = ["SqlStore"]
 
 PENDING_WRITES_MAX: Final = 10_000  # Writes that wait; a second of work for the disk. More would only time out at their callers.
 
 Json = dict[str, Any]
-
-
-class StoreMetrics:
-    """What the store counts; see `rkfleet/metric_names.py`."""
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        registry = registry or CollectorRegistry()
-        names = metric_names
-        seconds = names.STORE_COMMIT_SECONDS
-        self.commits: Final = Counter(names.STORE_COMMITS.name, names.STORE_COMMITS.help, registry=registry)
-        self.commit_seconds: Final = Histogram(seconds.name, seconds.help, buckets=seconds.buckets, registry=registry)
-        self.writes: Final = Counter(names.STORE_WRITES.name, names.STORE_WRITES.help, names.STORE_WRITES.labels, registry=registry)
-        self.revision: Final = Gauge(names.STORE_REVISION.name, names.STORE_REVISION.help, registry=registry)
-        self.log_events: Final = Gauge(names.STORE_LOG_EVENTS.name, names.STORE_LOG_EVENTS.help, registry=registry)
-        self.watches: Final = Gauge(names.STORE_WATCHES.name, names.STORE_WATCHES.help, registry=registry)
 
 
 class _Continue(msgspec.Struct, frozen=True, array_like=True):
@@ -71,7 +56,7 @@ class _Continue(msgspec.Struct, frozen=True, array_like=True):
 class SqlStore:
     """See `controller.store.base.Store`; `open` is the way to one."""
 
-    def __init__(self, registry: Registry, contents: Contents, loop: asyncio.AbstractEventLoop, metrics: StoreMetrics) -> None:
+    def __init__(self, registry: Registry, contents: Contents, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
         self._registry: Final = registry
         self._loop: Final = loop
         self._metrics: Final = metrics
@@ -83,9 +68,9 @@ class SqlStore:
         self._pending = 0
         self._commits = 0
         self._trouble = ""
-        metrics.revision.set(contents.revision)
-        metrics.log_events.set_function(lambda: self._broadcaster.length)
-        metrics.watches.set_function(lambda: self._broadcaster.watches)
+        metrics.gauge(metric_names.STORE_REVISION).set(contents.revision)
+        metrics.gauge(metric_names.STORE_LOG_EVENTS).set_function(lambda: self._broadcaster.length)
+        metrics.gauge(metric_names.STORE_WATCHES).set_function(lambda: self._broadcaster.watches)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -94,7 +79,7 @@ class SqlStore:
         path: Path,
         registry: Registry,
         *,
-        metrics: StoreMetrics | None = None,
+        metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.perf_counter,
         log_events_max: int = LOG_EVENTS_MAX,
         log_bytes_max: int = LOG_BYTES_MAX,
@@ -120,7 +105,7 @@ class SqlStore:
         except FleetError:
             database.close()
             raise
-        store = cls(registry, contents, loop, metrics or StoreMetrics())
+        store = cls(registry, contents, loop, metrics or Metrics("controller"))
         sizes = ((entry.revision, len(entry.item.body)) for entry in contents.entries)
         writer = Writer(
             database,
@@ -169,7 +154,7 @@ class SqlStore:
             revision, after = _read_token(continue_token, resource)
             for entry in self._broadcaster.since(resource, revision):
                 before.setdefault((entry.item.ref.namespace, entry.item.ref.name), entry.previous)
-        items, following = self._catalog.page(resource, selector, limit=limit, after=after, before=before)
+        items, following = await selector.choose(self._catalog.candidates(resource, selector, after, before), limit)
         token = "" if following == 0 else _write_token(resource, revision, items[-1].ref)
         return Page(items, str(revision), token, following)
 
@@ -272,11 +257,11 @@ class SqlStore:
                 pending.answer.set_exception(answer)
 
     def _count(self, delivery: Delivery) -> None:
-        self._metrics.revision.set(delivery.revision)
+        self._metrics.gauge(metric_names.STORE_REVISION).set(delivery.revision)
         if delivery.commits:
             self._commits += delivery.commits
-            self._metrics.commits.inc(delivery.commits)
-            self._metrics.commit_seconds.observe(delivery.commit_seconds)
+            self._metrics.counter(metric_names.STORE_COMMITS).inc(delivery.commits)
+            self._metrics.histogram(metric_names.STORE_COMMIT_SECONDS).observe(delivery.commit_seconds)
         refused = sum(isinstance(answer, FleetError) for _, answer in delivery.answers)
         results = {
             "failed": refused if delivery.trouble else 0,
@@ -286,7 +271,7 @@ class SqlStore:
         }
         for result, count in results.items():
             if count > 0:
-                self._metrics.writes.labels(result).inc(count)
+                self._metrics.counter(metric_names.STORE_WRITES, result=result).inc(count)
 
 
 def _write_token(resource: ResourceName, revision: int, last: Ref) -> str:

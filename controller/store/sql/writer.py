@@ -249,16 +249,27 @@ class Writer:
         self._floor = floor
 
     def _catch_up(self) -> None:
-        """Take in what a failed commit left in the file after all; a file that cannot be read is the next commit's error."""
+        """Take in what a failed commit left in the file after all; a file that cannot be read is the next commit's error.
+
+        Before anybody is told, one more commit makes it durable.
+        """
         try:
             floor, entries = self._database.since(self._revision)
+            if not entries:
+                return
+            top = entries[-1].revision
+            self._database.commit(Batch(base=top, revision=top, floor=floor, compact=False, put=(), removed=(), entries=()))
         except FleetError as error:
-            _log.debug("the store cannot read back: %s", error.message)
+            _log.debug("the store cannot catch up: %s", error.message)
             return
-        if entries:
-            entries = [msgspec.structs.replace(entry, previous=self._stored.get(entry.item.ref)) for entry in entries]
-            self._remember({entry.item.ref: None if entry.type == "DELETED" else entry.item for entry in entries}, entries, floor)
-            self._deliver(Delivery((), entries, self._revision, self._floor, 0, 0.0, self._trouble))
+        changed: dict[Ref, Item | None] = {}
+        complete = []
+        for entry in entries:
+            ref = entry.item.ref
+            complete.append(msgspec.structs.replace(entry, previous=changed[ref] if ref in changed else self._stored.get(ref)))
+            changed[ref] = None if entry.type == "DELETED" else entry.item
+        self._remember(changed, complete, floor)
+        self._deliver(Delivery((), complete, self._revision, self._floor, 1, 0.0, self._trouble))
 
     def _fail(self, plan: _Plan, reason: str) -> None:
         if reason != self._trouble:

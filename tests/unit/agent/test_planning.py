@@ -2,7 +2,7 @@
 
 import msgspec
 
-from agent.planning.plan import FETCHES_MAX
+from agent.planning.plan import FETCHES_MAX, SETTLE_SECONDS
 from agent.planning.values import CancelFetch, Fetch, Start, Stop, Verify
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.support.assignments import digest_of, replica
@@ -79,7 +79,7 @@ def test_a_staged_replica_has_its_bytes_and_no_worker() -> None:
         "Ready": ("False", "Staged"),
     }
     assert planned.served == ()
-    assert planned.held == {digest_of("smollm2")}
+    assert planned.holders == {UID: (digest_of("smollm2"),)}
 
 
 def test_a_draining_replica_finishes_what_runs_and_then_stops() -> None:
@@ -108,14 +108,25 @@ def test_a_draining_replica_finishes_what_runs_and_then_stops() -> None:
     assert world.plan().served == ()
 
 
+def test_an_idle_worker_is_stopped_only_after_requests_on_their_way_in_were_counted() -> None:
+    """A request that was let in just before is not lost."""
+    world = serving()
+    world.replicas = (replica(activation="Draining"),)
+    assert world.step().look_again_at == SETTLE_SECONDS
+    assert kinds(world) == []
+    world.change(now=SETTLE_SECONDS)
+    assert kinds(world) == [("Stop", UID)]
+
+
 def test_requests_that_outlast_the_drain_time_are_cut_and_that_is_said() -> None:
     """drainSeconds counts from the moment at which the board learned it."""
     world = serving()
     world.change(in_flight={UID: 1}, now=100.0)
     world.replicas = (replica(activation="Draining"),)
-    assert world.step().look_again_at == 130.0
+    assert world.step().look_again_at == 100.0 + SETTLE_SECONDS
     world.change(now=129.0)
     assert kinds(world) == []
+    assert world.step().look_again_at == 130.0
     world.change(now=130.0)
     assert kinds(world) == [("Stop", UID)]
     world.step()
@@ -138,14 +149,14 @@ def test_a_removed_replica_drains_by_its_own_drain_time() -> None:
     world.replicas = ()
     planned = world.step()
     assert planned.steps == ()
-    assert planned.held == {digest_of("smollm2")}
+    assert planned.holders == {UID: (digest_of("smollm2"),)}
     assert planned.served[0].draining
     world.change(now=5.0)
     assert kinds(world) == [("Stop", UID)]
     world.step()
     world.gone(UID)
     planned = world.step()
-    assert (planned.steps, planned.held, planned.leaving, planned.served) == ((), frozenset(), {}, ())
+    assert (planned.steps, planned.holders, planned.leaving, planned.served) == ((), {}, {}, ())
 
 
 def test_an_in_place_successor_waits_until_the_worker_before_it_is_gone() -> None:
@@ -155,6 +166,7 @@ def test_an_in_place_successor_waits_until_the_worker_before_it_is_gone() -> Non
     world.replicas = (replica(activation="Draining"), after)
     world.change(in_flight={UID: 1})
     world.step()
+    world.change(now=1.0)
     world.fetched("uid-chat-2")
     world.step()
     world.verified("uid-chat-2")
@@ -290,12 +302,35 @@ def test_fetches_are_few_and_what_serves_comes_first() -> None:
     """Two replicas of one model fetch its file once."""
     names = [f"staged-{number}" for number in range(FETCHES_MAX + 1)]
     world = BoardWorld(*(replica(name, model=name, activation="Staged") for name in names), replica("z", model="z"))
-    assert kinds(world) == [("Fetch", "uid-z"), ("Fetch", "uid-staged-0")]
+    assert kinds(world) == [("Fetch", "uid-z")]
     world = BoardWorld(replica("a"), replica("b"))
     assert kinds(world) == [("Fetch", "uid-a")]
     world.step()
     world.fetched("uid-a")
     assert kinds(world) == [("Verify", "uid-a"), ("Verify", "uid-b")]
+
+
+def test_what_should_serve_takes_the_link_from_what_is_only_staged() -> None:
+    """What was fetched stays, and goes on when the link is free."""
+    staged = replica("a", model="a", activation="Staged")
+    world = BoardWorld(staged)
+    world.step()
+    world.replicas = (staged, replica("b", model="b"))
+    assert kinds(world) == [("CancelFetch", "uid-a")]
+    world.step()
+    assert kinds(world) == [("Fetch", "uid-b")]
+    world.step()
+    assert kinds(world) == []
+    world.fetched("uid-b")
+    assert ("Fetch", "uid-a") in kinds(world)
+
+
+def test_a_staged_fetch_of_the_same_bytes_goes_on() -> None:
+    """What should serve is served by it."""
+    world = BoardWorld(replica("a", activation="Staged"))
+    world.step()
+    world.replicas = (*world.replicas, replica("b"))
+    assert kinds(world) == []
 
 
 def test_a_fetch_that_nobody_needs_is_cancelled_and_blocks_its_bytes_until_it_ended() -> None:
@@ -320,6 +355,8 @@ def test_a_replica_that_serves_again_while_its_worker_stops_waits_and_then_start
     """A rollback in the middle of a drain."""
     world = serving()
     world.replicas = (replica(activation="Draining"),)
+    world.step()
+    world.change(now=1.0)
     world.step()
     world.replicas = (replica(),)
     assert kinds(world) == []

@@ -1,0 +1,232 @@
+"""The loop of the board: looks at everything, plans, acts, says how it stands; and again when something changed.
+
+In: the ledger, the artifact cache, the supervisor's workers, requests in flight, the machine. Out: steps taken, routes for the serving
+side, the latest state for the session. `app.py` makes it and everything it holds. A wake-up carries no meaning: each pass looks at all of
+it, so nothing is lost when a wake-up is, and the agent needs no controller to do what its ledger says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from agent.artifacts.cache import Cache
+from agent.board.memory import under_pressure
+from agent.board.sensors import Sensors
+from agent.fetching import Bytes
+from agent.ledger import Ledger
+from agent.metrics import AgentMetrics
+from agent.planning.events import Happening, happenings
+from agent.planning.plan import plan
+from agent.planning.pressure import disk_pressure, memory_pressure
+from agent.planning.values import Abilities, CancelFetch, Fetch, Leaving, Observed, Plan, Served, Start, Step, Stop, Verify
+from agent.reports import Reports
+from agent.workers.supervisor import Supervisor
+from rkfleet.assignment import AssignedReplica
+from rkfleet.clock import Clock
+from rkfleet.conditions import Condition
+from rkfleet.kinds.replica import Measured
+from rkfleet.report import BoardState, RunningWorker
+
+__all__ = ["Loop", "Traffic"]
+
+# Memory, storage and what other programs do to them change without anybody telling.
+LOOK_SECONDS: Final = 5.0
+# While bytes arrive or requests finish, nobody wakes the loop for each; this is how late it may be.
+BUSY_LOOK_SECONDS: Final = 0.25
+LEDGER_REASON: Final = "LedgerUnreadable"
+
+_log = logging.getLogger(__name__)
+
+
+class Traffic(Protocol):
+    """What the serving side knows of a replica."""
+
+    def in_flight(self, uid: str) -> int:
+        """Return the requests that run or wait."""
+        ...
+
+    def measured(self, uid: str) -> Measured | None:
+        """Return the speed of recent requests, or None before the first."""
+        ...
+
+
+class Loop:
+    """The one loop of an agent."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        wake: asyncio.Event,
+        ledger: Ledger,
+        cache: Cache,
+        bytes: Bytes,
+        supervisor: Supervisor,
+        traffic: Traffic,
+        sensors: Sensors,
+        reports: Reports,
+        metrics: AgentMetrics,
+        abilities: Abilities,
+        publish: Callable[[tuple[Served, ...]], None],
+    ) -> None:
+        """Take what the loop looks at and acts on.
+
+        Args:
+            clock: Monotonic time and waiting.
+            wake: Set by whoever has something new to look at.
+            ledger: What must run.
+            cache: Bytes that are on the board.
+            bytes: Fetches and verifications.
+            supervisor: Workers.
+            traffic: Requests and speeds.
+            sensors: The machine.
+            reports: Where the state and the log go.
+            metrics: Gauges that follow the state.
+            abilities: What does not change while the agent runs.
+            publish: Given the routes of the board after each pass.
+        """
+        self._clock: Final = clock
+        self._wake: Final = wake
+        self._ledger: Final = ledger
+        self._cache: Final = cache
+        self._bytes: Final = bytes
+        self._supervisor: Final = supervisor
+        self._traffic: Final = traffic
+        self._sensors: Final = sensors
+        self._reports: Final = reports
+        self._metrics: Final = metrics
+        self._abilities: Final = abilities
+        self._publish: Final = publish
+        self._known: Mapping[str, AssignedReplica] = {}
+        self._leaving: Mapping[str, Leaving] = {}
+        self._low_memory = False
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether one pass is done: routes and the report are those of this board."""
+        return self._reports.state is not None
+
+    async def run(self) -> None:
+        """Look, plan and act until cancelled; fetches and verifications end with it."""
+        for problem in self._ledger.problems:
+            self._reports.record("Warning", LEDGER_REASON, f"{problem}; the board follows assignment {self._ledger.held.number}")
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._wake.clear()
+                await self._wait(self._look(tasks))
+
+    def _look(self, tasks: asyncio.TaskGroup) -> float:
+        """Make one pass and return after how many seconds the next is due at the latest."""
+        try:
+            observed = self._observe()
+            planned = plan(self._ledger.held.assignment, self._abilities, observed)
+            self._remember(planned)
+            for step in planned.steps:
+                self._act(step, tasks)
+            self._cache.refer(planned.holders)
+            self._publish(planned.served)
+            self._report(planned)
+        except Exception:  # noqa: BLE001 (the edge of the loop)
+            # The next pass may see better; a loop that ended would leave a board that serves and cannot be told anything.
+            _log.exception("a pass of the loop failed")
+            self._metrics.loop_failed()
+            return LOOK_SECONDS
+        return self._pause(planned, observed)
+
+    def _observe(self) -> Observed:
+        assignment = self._ledger.held.assignment
+        workers = self._supervisor.states()
+        uids = {*workers, *(replica.uid for replica in assignment.replicas)}
+        in_flight = {uid: count for uid in uids if (count := self._traffic.in_flight(uid))}
+        measured = {uid: speed for uid in uids if (speed := self._traffic.measured(uid)) is not None}
+        return Observed(
+            now=self._clock.monotonic(),
+            files=self._bytes.files(assignment.replicas),
+            mismatched=self._bytes.mismatched,
+            fetches=self._bytes.fetches,
+            verifying=self._bytes.verifying,
+            verified=self._bytes.verified,
+            workers=workers,
+            in_flight=in_flight,
+            measured=measured,
+            known=self._known,
+            leaving=self._leaving,
+        )
+
+    def _remember(self, planned: Plan) -> None:
+        """Keep what the next plan needs: who leaves since when, and what each worker was started for."""
+        assigned = {replica.uid: replica for replica in self._ledger.held.assignment.replicas}
+        running = self._supervisor.states()
+        self._known = {uid: known for uid in {*running, *assigned} if (known := assigned.get(uid) or self._known.get(uid)) is not None}
+        self._leaving = planned.leaving
+
+    def _act(self, step: Step, tasks: asyncio.TaskGroup) -> None:
+        match step:
+            case Fetch():
+                self._bytes.start_fetch(step, tasks)
+            case CancelFetch(uid=uid):
+                self._bytes.cancel_fetch(uid)
+            case Verify():
+                self._bytes.start_verification(step, tasks)
+            case Start(spec=spec):
+                self._supervisor.ensure(spec)
+            case Stop(uid=uid):
+                self._bytes.forget_verification(uid)
+                self._supervisor.stop(uid)
+
+    def _report(self, planned: Plan) -> None:
+        workers = self._supervisor.states()
+        used_bytes = self._cache.used_bytes()
+        state = BoardState(
+            assignment_number=self._ledger.held.number,
+            facts=self._sensors.facts(used_bytes),
+            serving_url=self._abilities.serving_url,
+            conditions=self._conditions(),
+            replicas=planned.replicas,
+            running=tuple(
+                RunningWorker(namespace=worker.namespace, name=worker.name, uid=uid, memory_bytes=worker.memory_bytes)
+                for uid, worker in sorted(workers.items())
+                if worker.phase != "BackOff"
+            ),
+        )
+        for happening in happenings(self._reports.state, state):
+            self._record(happening)
+        self._reports.publish(state)
+        self._metrics.show(self._ledger.held.number, tuple(workers.values()), used_bytes)
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        memory, storage = self._sensors.memory(), self._sensors.storage()
+        self._low_memory = under_pressure(memory, self._low_memory)
+        self._metrics.show_machine(memory.available_bytes, storage.free_bytes)
+        problems = (*([self._ledger.disk_problem] if self._ledger.disk_problem else []), *self._bytes.disk_problems)
+        return (
+            memory_pressure(low=self._low_memory, total_bytes=memory.total_bytes),
+            disk_pressure(free_bytes=storage.free_bytes, problems=problems),
+        )
+
+    def _record(self, happening: Happening) -> None:
+        fields = msgspec.structs.asdict(happening)
+        self._reports.record(fields.pop("type"), fields.pop("reason"), fields.pop("message"), **fields)
+        level = logging.WARNING if happening.type == "Warning" else logging.INFO
+        about = {"replica": f"{happening.namespace}/{happening.name}"} if happening.name else {}
+        _log.log(level, happening.message, extra={"reason": happening.reason, **about})
+
+    def _pause(self, planned: Plan, observed: Observed) -> float:
+        busy = any(not fetch.reason for fetch in self._bytes.fetches.values()) or any(uid in observed.workers for uid in planned.leaving)
+        pause = BUSY_LOOK_SECONDS if busy else LOOK_SECONDS
+        if planned.look_again_at is not None:
+            pause = min(pause, max(0.0, planned.look_again_at - self._clock.monotonic()))
+        return pause
+
+    async def _wait(self, seconds: float) -> None:
+        """Return when somebody woke the loop, or after so many seconds."""
+        async with asyncio.TaskGroup() as tasks:
+            waits = {tasks.create_task(self._wake.wait()), tasks.create_task(self._clock.sleep(seconds))}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()

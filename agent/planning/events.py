@@ -1,0 +1,84 @@
+"""What is worth an Event when a board's state changes. Pure.
+
+In: the state before and after. Out: happenings for the log of the report. A state says what is; only a happening says that a worker died
+at night and came back before anybody looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from rkfleet import conditions
+from rkfleet.conditions import Condition
+from rkfleet.report import BoardState, ReplicaState
+
+__all__ = ["WORKER_EXITED", "Happening", "happenings"]
+
+WORKER_EXITED: Final = "WorkerExited"
+
+_NORMAL: Final = frozenset({
+    conditions.FETCHED, conditions.MODEL_LOADED, conditions.DRAIN_COMPLETE,
+})  # fmt: skip
+_WARNINGS: Final = frozenset({
+    conditions.FETCH_FAILED, conditions.DISK_FULL, conditions.DIGEST_MISMATCH, conditions.RUNTIME_MISSING, conditions.DRAIN_DEADLINE,
+    conditions.LOW_MEMORY,
+})  # fmt: skip
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened on the board, or to one of its replicas if it names one."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+def happenings(before: BoardState | None, after: BoardState) -> tuple[Happening, ...]:
+    """Return what happened between two states; between nothing and the first state only what needs somebody is told."""
+    return tuple(_of_board(before, after)) + tuple(_of_replicas(before, after))
+
+
+def _of_board(before: BoardState | None, after: BoardState) -> Iterator[Happening]:
+    for new in after.conditions:
+        old = conditions.find(before.conditions, new.type) if before else None
+        if new.status == "True" and (old is None or old.status != "True"):
+            yield Happening(type="Warning", reason=new.reason, message=new.message)
+
+
+def _of_replicas(before: BoardState | None, after: BoardState) -> Iterator[Happening]:
+    earlier = {replica.uid: replica for replica in before.replicas} if before else {}
+    for replica in after.replicas:
+        old = earlier.get(replica.uid)
+        if replica.last_exit is not None and (old is None or replica.last_exit != old.last_exit):
+            message = f"the worker ended, {replica.last_exit.reason}: {replica.last_exit.message}"
+            yield _happening(replica, "Warning", WORKER_EXITED, message)
+        said: set[str] = set()
+        for new in replica.conditions:
+            if new.reason in said or not _is_new(old, new):
+                continue
+            said.add(new.reason)
+            if new.reason in _WARNINGS:
+                yield _happening(replica, "Warning", new.reason, new.message)
+            elif new.reason in _NORMAL and new.status == "True" and before is not None:
+                yield _happening(replica, "Normal", new.reason, new.message or _WORDS[new.reason])
+
+
+_WORDS: Final = {
+    conditions.FETCHED: "every file is on the board and verified",
+    conditions.MODEL_LOADED: "the model is loaded and answers",
+}
+
+
+def _is_new(old: ReplicaState | None, new: Condition) -> bool:
+    found = conditions.find(old.conditions, new.type) if old else None
+    return found is None or (found.status, found.reason) != (new.status, new.reason)
+
+
+def _happening(replica: ReplicaState, type: Literal["Normal", "Warning"], reason: str, message: str) -> Happening:
+    return Happening(type=type, reason=reason, message=message, namespace=replica.namespace, name=replica.name, uid=replica.uid)

@@ -1,0 +1,110 @@
+"""The client's side of one HTTP request, over ASGI: what was asked, what is sent back, and whether anybody still listens.
+
+Called by `agent/serving/app.py` (whole answers) and `agent/serving/proxy.py` (streams). It stands apart so that both agree on the one
+fact that decides what a failure looks like: whether the head of the answer is out (`started`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, Final
+
+from agent.serving import openai
+from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
+
+__all__ = ["Connection", "Message", "Receive", "Send"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+BODY_BYTES_MAX: Final = 16 << 20  # As the gateway's: a prompt of the largest context is a few megabytes.
+SEND_SECONDS_MAX: Final = 60.0  # A client that takes nothing for a minute holds a place that others wait for.
+
+
+class _TooLarge(BadRequest):
+    """The request body is too large."""
+
+    http_status = 413
+
+
+class Connection:
+    """One request's connection; `headers` go with whatever answer is sent."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive: Final = receive
+        self._send: Final = send
+        self.headers: Headers = []
+        self.started = False
+
+    async def body(self) -> bytes:
+        """Return the request's whole body.
+
+        Raises:
+            BadRequest: It is larger than BODY_BYTES_MAX, or the client left while sending it.
+        """
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequest("the client left before its request was whole", code="incomplete_body")
+            body += message.get("body", b"")
+            if len(body) > BODY_BYTES_MAX:
+                raise _TooLarge(f"request body has more than {BODY_BYTES_MAX} bytes", code="body_too_large")
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def start_stream(self) -> None:
+        """Send the head of a stream of server-sent events."""
+        await self._head(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
+
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
+        """Send a piece of the body.
+
+        Raises:
+            TimeoutError: The client took nothing for SEND_SECONDS_MAX.
+        """
+        async with asyncio.timeout(SEND_SECONDS_MAX):
+            await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
+
+    async def json(self, body: bytes) -> None:
+        """Send a whole JSON answer."""
+        await self._whole(200, body, [])
+
+    async def fail(self, error: FleetError) -> None:
+        """Send an error as the whole answer, or as the last event of a stream that has begun: never a silent end."""
+        if self.started:
+            await self.send(openai.error_event(error), last=True)
+            return
+        retry = [(b"retry-after", str(error.retry_after_seconds).encode())] if isinstance(error, (Unavailable, ResourceExhausted)) else []
+        await self._whole(error.http_status, openai.error_body(error), retry)
+
+    async def while_connected(self, answer: Coroutine[None, None, None]) -> None:
+        """Run `answer` to its end, or cancel it when the client leaves.
+
+        Raises:
+            FleetError: What `answer` raised.
+        """
+        answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.wait((answering, leaving))
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _whole(self, status: int, body: bytes, headers: Headers) -> None:
+        await self._head(status, [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers])
+        await self.send(body, last=True)
+
+    async def _head(self, status: int, headers: Headers) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.headers]})

@@ -1,0 +1,103 @@
+"""llama.cpp in a worker: a GGUF file behind llama.cpp's own HTTP listener, by way of xllamacpp.
+
+In: a `Load` from the control pipe. Out: a listener on a free loopback port that demands the given key. Imported by the worker process
+only (`agent/workers/child.py`); the agent never maps the library.
+
+Tokens leave through llama.cpp's listener instead of through Python: a request ends when its connection is closed, which is the only
+way to end one during prefill, since the library calls nothing back before the first token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import xllamacpp
+
+from agent.workers.pipe import Load
+from rkfleet.errors import FailedPrecondition
+
+__all__ = ["PREFILL_BATCH_TOKENS", "LlamaCpp", "load"]
+
+# llama.cpp looks at cancelled requests and at new ones between two batches, so a batch must take well under the second in which a
+# cancelled request is to be gone (two batches in the worst case). Measured with SmolLM2-135M Q4_1 on one thread of a 2.x GHz Xeon with
+# AVX2, xllamacpp 2026.10, tokens/s of prefill at 16, 32, 64, 128 and 256 tokens: 59, 64, 66, 80, 73. On that core 32 tokens take 0.5 s
+# and 256 take 3.5 s: an eighth of the speed buys a cancel within the second.
+PREFILL_BATCH_TOKENS: Final = 32
+
+GGUF_MAGIC: Final = b"GGUF"  # Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+SIMULATED_MAGIC: Final = b"RKFLEET-SIMULATED\n"
+
+LOG_WARNINGS: Final = 2  # llama.cpp's verbosity: 1 errors, 2 warnings. Above that it would log a line per request.
+
+# Connections that are served besides the running requests: one that is being closed while its successor arrives, one for a person.
+SPARE_HTTP_THREADS: Final = 2
+
+
+class LlamaCpp:
+    """A loaded model. The object must live as long as the listener should."""
+
+    def __init__(self, server: Any) -> None:
+        self._server: Final = server
+        self.endpoint: Final[str] = server.listening_address
+
+    def probe(self) -> None:
+        """Return once llama.cpp's inference loop has answered: metrics are a task in the queue that it works off between batches."""
+        self._server.handle_metrics()
+
+
+def load(load: Load) -> LlamaCpp:
+    """Load a model and listen; returns when the first request can be answered.
+
+    Raises:
+        FailedPrecondition: The file is no model of this runtime or cannot be loaded; llama.cpp said why on standard error.
+    """
+    _check_magic(Path(load.model_path))
+    try:
+        server = xllamacpp.Server(_parameters(load))
+    except RuntimeError as error:
+        raise FailedPrecondition(f"llama.cpp did not load {load.model_path}") from error
+    return LlamaCpp(server)
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(SIMULATED_MAGIC))
+    except OSError as error:
+        raise FailedPrecondition(f"model file {path} cannot be read: {error.strerror}") from error
+    if head == SIMULATED_MAGIC:
+        raise FailedPrecondition(f"model file {path} is a placeholder for simulated boards; backend llamacpp runs real models only")
+    if not head.startswith(GGUF_MAGIC):
+        raise FailedPrecondition(f"model file {path} is no GGUF file: it starts with {head[:4]!r}, not {GGUF_MAGIC!r}")
+
+
+def _parameters(load: Load) -> Any:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = load.model_path
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = 0
+    parameters.api_keys = [load.api_key]
+    parameters.n_threads_http = load.max_concurrent + SPARE_HTTP_THREADS
+
+    # Every request has its own context window: the total is split into equal slots.
+    parameters.n_parallel = load.max_concurrent
+    parameters.n_ctx = load.context_tokens * load.max_concurrent
+    parameters.kv_unified = False
+    parameters.ctx_shift = False  # a full context ends the answer (finish_reason length) instead of forgetting its beginning
+    parameters.fit_params = False  # load what was declared or fail; never a smaller context in silence
+    parameters.n_batch = PREFILL_BATCH_TOKENS
+    parameters.n_ubatch = PREFILL_BATCH_TOKENS
+    parameters.cpuparams.n_threads = load.threads
+    parameters.cpuparams_batch.n_threads = load.threads
+
+    # Memory stays what the Model reserves: no cache of old prompts beside the slots (the default may take 8 GiB).
+    parameters.cache_ram_mib = 0
+    parameters.cache_idle_slots = False
+    parameters.n_ctx_checkpoints = 0
+
+    parameters.endpoint_metrics = True  # `probe` asks for them
+    parameters.endpoint_slots = False
+    parameters.ui = False
+    parameters.verbosity = LOG_WARNINGS
+    return parameters

@@ -1,0 +1,126 @@
+"""The deployment loop: one ModelDeployment at a time, from its spec to revisions and Replicas.
+
+Woken by the deployment itself, its revisions and Replicas, the Model that it names, the boards that its Replicas are on, and other
+deployments that claim the same model name. Decisions are `planning/deployment.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from controller.planning.claims import find_holder, served_name
+from controller.planning.deployment import BoardsView, Observed, plan_deployment, progress_signature
+from controller.planning.health import view_boards
+from controller.reconcilers.act import Applier
+from controller.reconcilers.views import BY_DEPLOYMENT, PresenceReader, Views, scoped
+from controller.store.base import Selection, Store
+from rkfleet.clock import Clock
+from rkfleet.errors import NotFound
+from rkfleet.kinds import Board, ModelDeployment, ModelRevision, Replica
+from rkfleet.meta import LABEL_DEPLOYMENT, LabelSelector, Ref
+
+__all__ = ["DeploymentReconciler"]
+
+
+class DeploymentReconciler:
+    """See `machinery.reconciler.Reconciler`; the key is a ModelDeployment.
+
+    Args:
+        views: Caches.
+        store: For the boards that no cache knows.
+        presence: Which boards are in session.
+        applier: Writes.
+        clock: Wall time for planning, monotonic time for the progress deadline.
+    """
+
+    def __init__(self, views: Views, store: Store, presence: PresenceReader, applier: Applier, clock: Clock) -> None:
+        self._views: Final = views
+        self._store: Final = store
+        self._presence: Final = presence
+        self._applier: Final = applier
+        self._clock: Final = clock
+        # When each rollout moved last. Only in memory: after a restart of the controller the deadline runs anew.
+        self._moved: Final[dict[str, tuple[object, float]]] = {}
+
+    async def reconcile(self, key: Ref) -> float | None:
+        """Bring the deployment one step closer to its spec."""
+        deployment = self._views.deployments.snapshot().find_ref(key)
+        if deployment is None:
+            return None
+        observed = await self._observe(deployment)
+        plan = plan_deployment(observed, self._clock.now())
+        if plan.structural:
+            await self._check_current(observed)
+        await self._applier.apply(plan.actions)
+        return plan.again_after_seconds
+
+    def forget(self, uid: str) -> None:
+        """Forget a deployment that is gone."""
+        self._moved.pop(uid, None)
+
+    async def _observe(self, deployment: ModelDeployment) -> Observed:
+        namespace, uid = deployment.metadata.namespace, deployment.metadata.uid
+        index = scoped(deployment, deployment.metadata.name)
+        replicas = self._views.replicas.snapshot().by(BY_DEPLOYMENT, index)
+        owned = tuple(one for one in replicas if any(owner.uid == uid for owner in one.metadata.owner_references))
+        revisions = self._views.revisions.snapshot().by(BY_DEPLOYMENT, index)
+        holder = find_holder(deployment, self._views.deployments.snapshot())
+        return Observed(
+            deployment=deployment,
+            model=self._views.models.snapshot().find(deployment.spec.template.model, namespace),
+            revisions=tuple(one for one in revisions if any(owner.uid == uid for owner in one.metadata.owner_references)),
+            replicas=owned,
+            boards=await self._view_boards(deployment, owned),
+            holder="" if holder.metadata.uid == uid else f"{holder.metadata.namespace}/{holder.metadata.name}",
+            stalled_seconds=self._stalled_seconds(deployment, owned),
+        )
+
+    async def _view_boards(self, deployment: ModelDeployment, replicas: Iterable[Replica]) -> BoardsView:
+        boards = self._views.boards.snapshot()
+        named = {one.spec.board_name for one in replicas if one.spec.board_name}
+        missing = {name for name in named if boards.find(name) is None and await self._is_missing(name)}
+        presences = {name: self._presence.of(name) for name in named - missing}
+        if any(not one.connected for one in presences.values()):  # Whether one is lost depends on how many are.
+            presences |= {board.metadata.name: self._presence.of(board.metadata.name) for board in boards}
+        seconds = deployment.spec.placement.board_lost_seconds
+        return view_boards(tuple(boards), presences, seconds, named, missing)
+
+    async def _is_missing(self, board: str) -> bool:
+        """Ask the store itself: replicas of a board that only this cache does not know yet must not be replaced."""
+        try:
+            await self._store.get(Ref(Board.resource.name, "", board))
+        except NotFound:
+            return True
+        return False
+
+    def _stalled_seconds(self, deployment: ModelDeployment, replicas: Sequence[Replica]) -> float:
+        now, uid = self._clock.monotonic(), deployment.metadata.uid
+        signature = progress_signature(replicas, deployment)
+        before = self._moved.get(uid)
+        if before is None or before[0] != signature:
+            self._moved[uid] = (signature, now)
+            return 0.0
+        return now - before[1]
+
+    async def _check_current(self, observed: Observed) -> None:
+        meta = observed.deployment.metadata
+        itself = Selection(namespace=meta.namespace, fields=((("metadata", "name"), meta.name, True),))
+        owned = Selection(namespace=meta.namespace, labels=LabelSelector(match_labels={LABEL_DEPLOYMENT: meta.name}))
+        await self._applier.check_current(ModelDeployment, itself, (observed.deployment,))
+        await self._applier.check_current(ModelRevision, owned, observed.revisions)
+        await self._applier.check_current(Replica, owned, observed.replicas)
+
+
+def claimants(before: ModelDeployment | None, after: ModelDeployment | None, known: Iterable[ModelDeployment]) -> Iterable[Ref]:
+    """Yield the deployments to wake when one of them begins or ends to claim a model name."""
+    claims = {_claim(one) for one in (before, after)}
+    if len(claims) == 2:
+        for one in known:
+            if served_name(one) in claims:
+                yield one.ref
+
+
+def _claim(deployment: ModelDeployment | None) -> str:
+    """Return the name that is claimed; empty for none."""
+    return served_name(deployment) if deployment is not None and not deployment.metadata.deletion_timestamp else ""

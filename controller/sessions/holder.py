@@ -1,0 +1,157 @@
+"""One board in session: deals with what it says.
+
+In: a stream with news. Out: the first offer, status writes, Events, acknowledgements, grants. The hub makes one for every session that is
+taken and cancels it when the stream is over.
+
+It is a level-triggered loop: news only wakes it, and each pass deals with everything that waits there, oldest duty first. What the store
+could not take stays where it is, as the latest by then, and is tried again after a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+
+from controller.sessions import goodbyes
+from controller.sessions.board_log import BoardLog
+from controller.sessions.seams import Offer, Seams
+from controller.sessions.status_writer import StatusWriter
+from controller.sessions.stream import Stream
+from controller.sessions.taking import Taken
+from controller.trust.pki import Peer
+from rkfleet import metric_names
+from rkfleet.errors import Conflict, FleetError, NotFound, Unavailable
+from rkfleet.session import AssignmentOffer, Grant, Hello, Verdict
+
+__all__ = ["Holder"]
+
+DROPPED_REASON: Final = "LogEntriesDropped"
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Holder:
+    """The session that a board holds.
+
+    Attributes:
+        taken: Its Board and number.
+        stream: Where the board is heard.
+        since: Monotonic time at which it was taken.
+        offered: The newest assignment that was offered or waits to be.
+    """
+
+    def __init__(self, seams: Seams, taken: Taken, peer: Peer, hello: Hello, stream: Stream) -> None:
+        self._seams: Final = seams
+        self._peer: Final = peer
+        self._hello: Final = hello
+        self._writer: Final = StatusWriter(seams.store, seams.clock, taken, self._count_write)
+        self._board_log: Final = BoardLog(seams.store, seams.clock, taken, seams.new_uid)
+        self._begun = False
+        self._dropped = 0
+        self._refused_until: float | None = None
+        self.taken: Final = taken
+        self.stream: Final = stream
+        self.since: Final = seams.clock.monotonic()
+        self.offered: AssignmentOffer | None = None
+
+    def note_offer(self, offer: Offer) -> AssignmentOffer:
+        """Return the newer of this offer and the newest before, and remember it."""
+        if self.offered is None or self.offered.number < offer.number:
+            self.offered = AssignmentOffer(number=offer.number, body=offer.body, sha256=offer.sha256)
+        return self.offered
+
+    async def run(self) -> None:
+        """Deal with the board until cancelled."""
+        while True:
+            self.stream.news.clear()
+            if not await self._deal():
+                await self._seams.clock.sleep(self._seams.tempo.store_retry_seconds * self._seams.jitter.uniform(0.5, 1.5))
+                self.stream.news.set()
+            await self.stream.news.wait()
+
+    async def _deal(self) -> bool:
+        """Deal with everything that waits, and return whether nothing must be tried again."""
+        done = True
+        for duty in (self._answer_grants, self._settle, self._begin_offers, self._write_answer, self._write_report, self._keep_log):
+            if self.stream.left:  # Superseded, for example: what this stream still brings is late.
+                return True
+            done &= await self._stored(duty())
+        return done
+
+    async def _stored(self, duty: Awaitable[None]) -> bool:
+        """Await a duty and return whether it is done; leave when the session or the Board is another's or gone."""
+        try:
+            await duty
+        except Conflict as error:
+            self.stream.leave(goodbyes.superseded(error.message))
+        except NotFound as error:
+            self.stream.leave(goodbyes.revoked(error.message))
+        except FleetError as error:
+            _log.warning("not stored", extra={"board": self.taken.board, "reason": error.message})
+            return not error.retryable
+        return True
+
+    async def _answer_grants(self) -> None:
+        while self.stream.grants:
+            request = self.stream.grants.pop(0)
+            try:
+                grant = await self._seams.issuer.grant(self.taken.board, request.digests)
+            except FleetError as error:
+                grant = Grant(request_id=0, refusal=error.message)
+            self.stream.grant(msgspec.structs.replace(grant, request_id=request.request_id))
+
+    async def _settle(self) -> None:
+        if self._seams.tokens.settles(self._peer.name, self._peer.key_sha256):
+            await asyncio.to_thread(self._seams.tokens.settle, self._peer.name, self._peer.key_sha256)
+
+    async def _begin_offers(self) -> None:
+        if not self._begun:
+            try:
+                minted = await self._seams.minter.mint(self.taken.board, self._hello.assignment_number, self._hello.assignment_sha256)
+            except Conflict as error:  # Others write to the Board; that says nothing about whose session it is.
+                raise Unavailable(f"assignment of board {self.taken.board} was not minted") from error
+            self._begun = True
+            self.stream.begin_offers(self.note_offer(minted))
+
+    async def _write_answer(self) -> None:
+        if (answer := self.stream.answer) is not None:
+            await self._writer.write_answer(answer)
+            if self.stream.answer is answer:
+                self.stream.answer = None
+            self._refused_until = None
+            match answer.verdict:
+                case Verdict.ACCEPTED:
+                    pass
+                case Verdict.OLDER | Verdict.CHANGED:
+                    # The ledger is not what Hello said. The next Hello says what it is, and minting goes above it.
+                    self.stream.leave(goodbyes.shutdown(f"the board's ledger moved: {answer.reason}"))
+                case Verdict.DISK | Verdict.INVALID:
+                    self._refused_until = self._seams.clock.monotonic() + self._seams.tempo.refused_retry_seconds
+        if self._refused_until is not None and self._seams.clock.monotonic() >= self._refused_until:
+            self._refused_until = None
+            self.stream.offer_again()
+
+    async def _write_report(self) -> None:
+        if (report := self.stream.report) is None:
+            return
+        if report.log_dropped > self._dropped:
+            self._dropped = report.log_dropped
+            self._note_dropped()
+        await self._writer.write(report.state)
+        if self.stream.report is report:
+            self.stream.report = None
+
+    async def _keep_log(self) -> None:
+        if self.stream.log:
+            self.stream.acknowledge(await self._board_log.keep(self.stream.log))
+
+    def _note_dropped(self) -> None:
+        message = f"{self._dropped} log entries of board {self.taken.board} were lost to the bound of its log since its agent started"
+        self._seams.note(self.taken.board, self.taken.uid, "Warning", DROPPED_REASON, message)
+
+    def _count_write(self, kind: str) -> None:
+        self._seams.metrics.counter(metric_names.STATUS_WRITES, kind=kind).inc()

@@ -1,0 +1,142 @@
+"""What a person writes about variants on the command line, and what becomes of a Model's variants when some are pushed. Pure.
+
+In: `--variant` words and the files they belong to. Out: entries of `Model.spec.variants`, checked by the kind itself, and the new list of a
+Model that may exist already. `rkfleet model push` is the only caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from rkfleet.errors import Conflict, Invalid
+from rkfleet.kinds.model import ArtifactFile, Variant
+from rkfleet.packaging import default_memory_bytes
+from rkfleet.quantity import format_bytes, parse_bytes
+
+__all__ = ["Json", "VariantWords", "merge_variants", "parse_variant", "variant_of"]
+
+Json = dict[str, Any]
+
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "name": ("name",),
+    "soc": ("soc",),
+    "dtype": ("dtype",),
+    "runtime": ("runtime",),
+    "context": ("contextTokens",),
+    "memory": ("requires", "memory"),
+    "npuCores": ("requires", "npuCores"),
+    "runtimeVersion": ("requires", "runtimeVersion"),
+    "driverVersion": ("requires", "driverVersion"),
+    "reference": ("reference", "model"),
+    "sdkVersion": ("reference", "sdkVersion"),
+}
+"""What may stand in `--variant`, and the field of the variant that it sets."""
+
+_NUMBERS: Final = ("context", "npuCores")
+_REQUIRED: Final = ("name", "soc", "dtype", "runtime")
+_CHANGEABLE: Final = ("requires", "reference")  # As the CEL rule of the Model kind says.
+_KEY_WORD: Final = re.compile(r"[A-Za-z]+=")
+
+
+class VariantWords(msgspec.Struct, frozen=True):
+    """One `--variant`: the fields that were written, as a variant without its artifact."""
+
+    fields: Json
+
+    @property
+    def name(self) -> str:
+        """Name of the variant."""
+        return str(self.fields["name"])
+
+
+def parse_variant(text: str) -> VariantWords:
+    """Read `name=…,soc=…,dtype=…,runtime=…[,context=…][,memory=…]…`; a part without `key=` belongs to the value before it.
+
+    Raises:
+        Invalid: A key is unknown, missing or twice there, or a number is none.
+    """
+    words: dict[str, str] = {}
+    last = ""
+    for part in text.split(","):
+        if _KEY_WORD.match(part):
+            last, _, value = part.partition("=")
+            if last not in _KEYS:
+                raise Invalid(f"--variant {text!r}: key {last!r} is unknown; known are {', '.join(_KEYS)}")
+            if last in words:
+                raise Invalid(f"--variant {text!r}: {last} is there twice")
+            words[last] = value
+        elif last:
+            words[last] += f",{part}"  # runtimeVersion=>=1.1.0,<1.4
+        else:
+            raise Invalid(f"--variant {text!r}: {part!r} is not key=value")
+    if missing := [key for key in _REQUIRED if not words.get(key)]:
+        raise Invalid(f"--variant {text!r}: {', '.join(missing)} is missing")
+    fields: Json = {}
+    for key, value in words.items():
+        *parents, field = _KEYS[key]
+        target = fields
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[field] = _number(text, key, value) if key in _NUMBERS else value
+    if "reference" in fields and "model" not in fields["reference"]:
+        raise Invalid(f"--variant {text!r}: sdkVersion needs reference")
+    return VariantWords(fields)
+
+
+def variant_of(words: VariantWords, file: ArtifactFile, manifest_digest: str) -> Json:
+    """Return the variant as JSON; what was not written has its default, the memory that of `default_memory_bytes`.
+
+    Raises:
+        Invalid: The Model kind does not take a value.
+    """
+    variant = {**words.fields, "artifact": {"manifestDigest": manifest_digest, "files": [msgspec.to_builtins(file)]}}
+    try:
+        read = msgspec.convert(variant, Variant)
+        parse_bytes(read.requires.memory)
+    except ValueError as error:  # msgspec.ValidationError is one
+        raise Invalid(f"variant {words.name!r}: {error}") from error
+    memory = format_bytes(default_memory_bytes(file.size_bytes, read.context_tokens))
+    return {**variant, "contextTokens": read.context_tokens, "requires": {"memory": memory, **words.fields.get("requires", {})}}
+
+
+def merge_variants(model: str, stored: Sequence[Json], pushed: Sequence[tuple[VariantWords, Json]]) -> list[Json]:
+    """Return the variants of the Model after a push: stored ones in their order, new ones after them.
+
+    Of a stored variant only what was written of `requires` and `reference` changes.
+
+    Raises:
+        Conflict: A pushed variant would change another field of a stored one.
+    """
+    merged = {variant["name"]: variant for variant in stored}
+    for words, variant in pushed:
+        old = merged.get(words.name)
+        if old is None:
+            merged[words.name] = variant
+            continue
+        for (field, before), (_, after) in zip(_fixed(old), _fixed(variant), strict=True):
+            if before != after and (field != "context" or "contextTokens" in words.fields):
+                raise Conflict(
+                    f"Model {model!r} has variant {words.name!r} with {field} {before}, pushed is {after}; variants are never changed: "
+                    "push it under another variant name, or as another Model"
+                )
+        written: Json = {field: {**old.get(field, {}), **words.fields[field]} for field in _CHANGEABLE if field in words.fields}
+        merged[words.name] = {**old, **written}
+    return list(merged.values())
+
+
+def _fixed(variant: Json) -> tuple[tuple[str, Any], ...]:
+    """Return what may never change, as (word, value)."""
+    read = msgspec.convert(variant, Variant)
+    files = ", ".join(f"{file.path} {file.digest}" for file in read.artifact.files)
+    return ("soc", read.soc), ("dtype", read.dtype), ("runtime", read.runtime), ("context", read.context_tokens), ("file", files)
+
+
+def _number(text: str, key: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise Invalid(f"--variant {text!r}: {key} must be a whole number, is {value!r}") from error

@@ -1,0 +1,73 @@
+"""Workers of llama.cpp keep the contract of workers."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.workers.backends import ChildBackend
+from rkfleet.sample import ensure_sample
+from tests.contract.worker_suite import GONE_SECONDS, ProcessWorkerSuite
+from tests.support.serving import llamacpp, until
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    return asyncio.run(ensure_sample())
+
+
+@pytest.fixture(scope="module")
+def backend() -> ChildBackend:
+    return llamacpp()
+
+
+class TestLlamaCpp(ProcessWorkerSuite):
+    runtime = "llamacpp"
+
+    def test_a_placeholder_for_simulated_boards_is_refused(self, backend: ChildBackend, tmp_path: Path) -> None:
+        async def load() -> str:
+            async with self.started(backend, self.spec(path)) as (worker, _):
+                return (await worker.exited()).message
+
+        path = tmp_path / "model.rkllm"
+        path.write_bytes(b"RKFLEET-SIMULATED\nmodel: x\n")
+        assert "placeholder for simulated boards" in asyncio.run(load())
+
+    def test_a_truncated_model_is_a_load_failure_in_the_words_of_llama_cpp(
+        self, backend: ChildBackend, model: Path, tmp_path: Path
+    ) -> None:
+        async def load() -> str:
+            async with self.started(backend, self.spec(path)) as (worker, _):
+                return (await worker.exited()).message
+
+        path = tmp_path / "model.gguf"
+        with model.open("rb") as whole:
+            path.write_bytes(whole.read(8 << 20))
+        assert "data is not within the file bounds" in asyncio.run(load())
+
+    @pytest.mark.parametrize("moment", ["started", "loaded"])
+    def test_a_worker_dies_with_its_agent(self, model: Path, moment: str) -> None:
+        """Also while it loads, when llama.cpp holds Python's lock and nothing in Python could notice."""
+
+        async def orphan() -> int:
+            agent = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.support.worker_parent", str(model), moment, stdout=asyncio.subprocess.PIPE
+            )
+            pid = int(await agent.stdout.readline())
+            agent.kill()
+            await agent.wait()
+            await until(lambda: not is_running(pid), seconds=GONE_SECONDS)
+            return pid
+
+        assert not is_running(asyncio.run(orphan()))
+
+
+def is_running(pid: int) -> bool:
+    """Return whether the process runs; one that only waits for its parent to look does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,18 @@
+"""The store contract, kept by SQLite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controller.store.sql.store import SqlStore
+from rkfleet.kinds import KINDS
+from tests.contract.store_suite import StoreSuite
+from tests.support.stores import OpenStore
+
+
+class TestSqliteStore(StoreSuite):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        return lambda: SqlStore.open(tmp_path / "store.db", KINDS)

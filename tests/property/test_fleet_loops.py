@@ -1,0 +1,139 @@
+"""Deployment, placement, health, assignment and board loss together, under lagging caches and a second stale leader."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rkfleet.kinds import ModelDeployment, Replica
+from rkfleet.meta import Ref
+from tests.support.fleet import LARGE, SMALL, Fleet, Leader
+
+LOST_SECONDS = 20
+ROUNDS_MAX = 100  # Of 5 seconds: a rollout of four replicas in place takes 40 of them.
+CACHED = ["boards.rkfleet.dev", "models.rkfleet.dev", "modeldeployments.rkfleet.dev", "modelrevisions.rkfleet.dev", "replicas.rkfleet.dev"]
+
+boards = st.integers(0, 3)
+ROUND = st.tuples(st.just("round"), st.integers(1, 6))
+STALE = st.tuples(st.just("glance"), st.just(1))
+LATE = st.tuples(st.just("run"), st.just(1), st.sampled_from(["deployment", "deployment", "placement"]))
+steps = st.one_of(
+    # The order of things goes on, and the second leader looks at it once and writes much later.
+    ROUND, ROUND, STALE, LATE, LATE,
+    st.tuples(st.just("run"), st.integers(0, 1), st.sampled_from(Leader.LOOPS)),
+    st.tuples(st.just("see"), st.integers(0, 1), st.sampled_from(CACHED), st.integers(1, 8)),
+    st.tuples(st.just("work"), boards),
+    st.tuples(st.just("crash"), boards),
+    st.tuples(st.just("disconnect"), boards),
+    st.tuples(st.just("connect"), boards),
+    st.tuples(st.just("pass"), st.sampled_from([1.0, 3.0, 16.0, 35.0, 61.0, 130.0])),
+    st.tuples(st.just("scale"), st.integers(0, 4)),
+    st.tuples(st.just("template"), st.sampled_from([512, 1024, 2048])),
+    st.tuples(st.just("model"), st.sampled_from(["small", "large"])),
+    st.tuples(st.just("strategy"), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), ("50%", "25%")])),
+    st.tuples(st.just("pause"), st.booleans()),
+    st.tuples(st.just("cordon"), boards, st.booleans()),
+    st.tuples(st.just("remove"), st.sampled_from(["chat", "code"])),
+)  # fmt: skip
+
+
+async def make_fleet() -> tuple[Fleet, list[Leader]]:
+    fleet = Fleet()
+    leaders = [Leader(fleet), Leader(fleet)]
+    fleet.clock.advance(1.0)
+    await fleet.create_model("small", SMALL, "a")
+    await fleet.create_model("large", LARGE, "b")
+    for number in range(4):
+        await fleet.connect(await fleet.create_board(f"b{number}"), leaders[0])
+    for name, replicas in (("chat", 3), ("code", 1)):
+        spec = {"replicas": replicas, "template": {"model": "small"}, "placement": {"boardLostSeconds": LOST_SECONDS}}
+        await fleet.create(ModelDeployment, name, spec)
+    return fleet, leaders
+
+
+async def take(fleet: Fleet, leaders: list[Leader], step: tuple[Any, ...]) -> None:
+    match step:
+        case ("run", leader, loop):
+            await leaders[leader].run(loop)
+        case ("see", leader, resource, count):
+            leaders[leader].see(resource, count)
+        case ("glance", leader):
+            leaders[leader].see_all()
+        case ("round", count):
+            for _ in range(count):
+                await leaders[0].run_all()
+                for board in fleet.boards.values():
+                    board.work()
+                    await fleet.report(board)
+                fleet.clock.advance(1.0)
+        case ("work", number):
+            fleet.boards[f"b{number}"].work()
+            await fleet.report(fleet.boards[f"b{number}"])
+        case ("crash", number):
+            fleet.boards[f"b{number}"].crash()
+        case ("disconnect", number):
+            fleet.disconnect(fleet.boards[f"b{number}"])
+        case ("connect", number):
+            await fleet.connect(fleet.boards[f"b{number}"], leaders[0])
+        case ("pass", seconds):
+            fleet.clock.advance(seconds)
+        case ("scale", replicas):
+            await fleet.edit("chat", {"replicas": replicas})
+        case ("template", tokens):
+            await fleet.edit("chat", {"template": {"serving": {"contextTokens": tokens}}})
+        case ("model", model):
+            await fleet.edit("code", {"template": {"model": model}})
+        case ("strategy", (unavailable, surge)):
+            await fleet.edit("chat", {"strategy": {"maxUnavailable": unavailable, "maxSurge": surge}})
+        case ("pause", paused):
+            await fleet.edit("chat", {"paused": paused})
+        case ("cordon", number, unschedulable):
+            ref = Ref(CACHED[0], "", f"b{number}")  # type: ignore[arg-type]
+            await fleet.store.patch(ref, {"spec": {"unschedulable": unschedulable}}, now=fleet.clock.now())
+        case ("remove", name):
+            ref = Ref(ModelDeployment.resource.name, "default", name)
+            if ref in fleet.store.items:
+                await fleet.store.delete(ref, now=fleet.clock.now())
+        case _:
+            raise AssertionError(step)
+    fleet.check_boards()
+
+
+async def heal(fleet: Fleet, leader: Leader) -> None:
+    """End every trouble: boards back, none cordoned, nothing paused, and numbers that fit the boards."""
+    leader.see_all()
+    for number, board in enumerate(fleet.boards.values()):
+        await take(fleet, [leader], ("cordon", number, False))
+        await fleet.connect(board, leader)
+    await take(fleet, [leader], ("pause", False))
+    await take(fleet, [leader], ("scale", 2))
+
+
+def keep_promises(chosen: list[tuple[Any, ...]]) -> None:
+    """Take the steps, heal the fleet, and see that it comes to rest with everything as declared; `Fleet` watches every write."""
+
+    async def scenario() -> None:
+        fleet, leaders = await make_fleet()
+        for step in chosen:
+            await take(fleet, leaders, step)
+        await heal(fleet, leaders[0])
+        await fleet.settle(leaders[0], rounds=ROUNDS_MAX)
+        for deployment in fleet.store.all(ModelDeployment):
+            status = deployment.status
+            said = {one.type: one for one in status.conditions}
+            assert said["Ready"].status == "True", said
+            assert (status.replicas, status.updated_replicas, status.available_replicas) == (deployment.spec.replicas,) * 3
+            assert len(fleet.replicas_of(deployment)) == deployment.spec.replicas
+        owners = {one.metadata.uid for one in fleet.store.all(ModelDeployment)}
+        assert all(one.metadata.owner_references[0].uid in owners for one in fleet.store.all(Replica))
+
+    asyncio.run(scenario())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(steps, max_size=50))
+def test_the_loops_keep_their_promises_and_come_to_rest(chosen: list[tuple[Any, ...]]) -> None:
+    keep_promises(chosen)

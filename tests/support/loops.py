@@ -1,0 +1,124 @@
+"""The agent's loop in the test's own event loop: real ledger, cache, fetcher, registry and machine; no runtime, so nothing is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.artifacts.cache import Cache
+from agent.artifacts.fetch import Fetcher
+from agent.board.facts import Overrides
+from agent.board.sensors import Sensors
+from agent.fetching import Bytes
+from agent.ledger import Ledger
+from agent.loop import Loop
+from agent.metrics import AgentMetrics
+from agent.planning.values import Abilities, Served
+from agent.reports import Reports
+from agent.serving.app import Serving
+from agent.serving.routes import Routes
+from agent.workers.supervisor import Supervisor
+from controller.registry.app import Running
+from rkfleet.assignment import AssignedFile, AssignedReplica
+from rkfleet.clock import SystemClock
+from rkfleet.conditions import find
+from rkfleet.errors import PermissionDenied, Unavailable
+from rkfleet.metrics import Metrics
+from rkfleet.registry_client import RegistryClient
+from rkfleet.session import Grant
+from tests.support.assignments import offer, replica
+from tests.support.disk import LimitedDisk
+from tests.support.registry import REPOSITORY, RegistryWorld
+
+CHUNK = 64 << 10
+
+
+class GrantBooth:
+    """Grants what is asked for unless `refusal` or `away` says otherwise."""
+
+    def __init__(self, world: RegistryWorld) -> None:
+        self.world = world
+        self.refusal = ""
+        self.away = False
+
+    async def request_grant(self, digests: tuple[str, ...]) -> Grant:
+        if self.away:
+            raise Unavailable("no session yet")
+        if self.refusal:
+            raise PermissionDenied(self.refusal)
+        source = f"{self.world.url}/v2/{REPOSITORY}"
+        return Grant(request_id=1, sources=(source,), token=self.world.board_token(REPOSITORY, *digests))
+
+
+@dataclass
+class LoopWorld:
+    """One board's loop and everything around it."""
+
+    registry: RegistryWorld
+    running: Running
+    client: RegistryClient
+    disk: LimitedDisk
+    ledger: Ledger
+    cache: Cache
+    reports: Reports
+    metrics: Metrics
+    booth: GrantBooth
+    served: list[tuple[Served, ...]]
+
+    async def push(self, size: int, seed: int = 1) -> AssignedFile:
+        body = random.Random(seed).randbytes(size)
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        await self.client.push_blob(REPOSITORY, digest, body)
+        return AssignedFile(path="model.gguf", digest=digest, size_bytes=size)
+
+    async def assign(self, number: int, *replicas: AssignedReplica) -> None:
+        await self.ledger.accept(offer(number, *replicas))
+
+    def of_replica(self, type: str, name: str = "chat-1") -> tuple[str, str]:
+        """Return status and reason of a replica's condition; empty before there is one."""
+        states = self.reports.state.replicas if self.reports.state else ()
+        found = next((find(state.conditions, type) for state in states if state.name == name), None)
+        return (found.status, found.reason) if found else ("", "")
+
+    def of_board(self, type: str) -> tuple[str, str]:
+        """Return status and reason of the board's condition; empty before there is one."""
+        found = find(self.reports.state.conditions, type) if self.reports.state else None
+        return (found.status, found.reason) if found else ("", "")
+
+
+def staged(file: AssignedFile, name: str = "chat-1", **changes: Any) -> AssignedReplica:
+    return replica(name, files=(file,), activation="Staged", **changes)
+
+
+@contextlib.asynccontextmanager
+async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopWorld]:
+    """Run a registry and one board's loop."""
+    registry, clock, disk, metrics, wake = RegistryWorld(root), SystemClock(), LimitedDisk(), Metrics("agent"), asyncio.Event()
+    data_dir = root / "agent"
+    data_dir.mkdir()
+    jitter = random.Random(3)
+    async with registry.running() as (running, client):
+        cache = Cache(data_dir, limit_bytes, disk, metrics, reserve_bytes=0)
+        ledger, reports, booth = Ledger(data_dir, disk, wake.set), Reports(clock), GrantBooth(registry)
+        supervisor = Supervisor([], clock=clock, random=jitter, metrics=metrics, on_change=wake.set)
+        served: list[tuple[Served, ...]] = []
+        loop = Loop(
+            clock=clock, wake=wake, ledger=ledger, cache=cache,
+            bytes=Bytes(
+                cache=cache, fetcher=Fetcher(cache, registry.tls, disk, metrics, CHUNK), grants=booth, clock=clock, jitter=jitter,
+                on_change=wake.set,
+            ),
+            supervisor=supervisor, traffic=Serving(Routes(), metrics, clock), sensors=Sensors(Path("/"), data_dir, Overrides(), ()),
+            reports=reports, metrics=AgentMetrics(metrics), publish=served.append,
+            abilities=Abilities(libraries={}, cores=2, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490"),
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            running_loop = tasks.create_task(loop.run())
+            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, served)
+            running_loop.cancel()

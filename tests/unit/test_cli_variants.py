@@ -1,0 +1,95 @@
+"""`--variant` words, and what becomes of a Model's variants when some are pushed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rkfleet.cli.variants import merge_variants, parse_variant, variant_of
+from rkfleet.errors import Conflict, Invalid
+from rkfleet.kinds.model import ArtifactFile
+
+FILE = ArtifactFile(path="m.gguf", digest=f"sha256:{1:064x}", size_bytes=98362432)
+OTHER = ArtifactFile(path="m.gguf", digest=f"sha256:{2:064x}", size_bytes=98362432)
+MANIFEST = f"sha256:{9:064x}"
+WORDS = "name=a,soc=any,dtype=q4_1,runtime=llamacpp"
+
+
+def made(text: str, file: ArtifactFile = FILE) -> dict[str, Any]:
+    return variant_of(parse_variant(text), file, MANIFEST)
+
+
+def test_every_word_sets_its_field() -> None:
+    text = (
+        "name=a,soc=rk3588,dtype=w8a8,runtime=rkllm,context=8192,memory=2530Mi,npuCores=3,runtimeVersion=>=1.1.0,<1.4,"
+        "driverVersion=>=0.9.7,reference=Qwen2-1.5B,sdkVersion=1.1.0"
+    )
+    assert made(text) == {
+        "name": "a",
+        "soc": "rk3588",
+        "dtype": "w8a8",
+        "runtime": "rkllm",
+        "contextTokens": 8192,
+        "requires": {"memory": "2530Mi", "npuCores": 3, "runtimeVersion": ">=1.1.0,<1.4", "driverVersion": ">=0.9.7"},
+        "reference": {"model": "Qwen2-1.5B", "sdkVersion": "1.1.0"},
+        "artifact": {"manifestDigest": MANIFEST, "files": [{"path": "m.gguf", "digest": FILE.digest, "sizeBytes": 98362432}]},
+    }
+
+
+def test_memory_that_nobody_measured_comes_from_file_and_context() -> None:
+    """94 MiB of weights, 32 KiB for each token, 256 MiB for the runtime."""
+    assert made(WORDS)["requires"] == {"memory": "478Mi"}
+    assert made(f"{WORDS},context=2048")["requires"] == {"memory": "414Mi"}
+    assert made(f"{WORDS},npuCores=1")["requires"] == {"memory": "478Mi", "npuCores": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name=a,soc=any", "dtype, runtime is missing"),
+        ("any", "'any' is not key=value"),
+        (f"{WORDS},colour=red", "key 'colour' is unknown"),
+        (f"{WORDS},soc=rk3588", "soc is there twice"),
+        (f"{WORDS},context=many", "context must be a whole number, is 'many'"),
+        (f"{WORDS},sdkVersion=1.1.0", "sdkVersion needs reference"),
+        ("name=a,soc=rk9999,dtype=q4,runtime=llamacpp", "Invalid enum value 'rk9999'"),
+        ("name=A_b,soc=any,dtype=q4,runtime=llamacpp", r"variant 'A_b': .*matching regex"),
+        (f"{WORDS},memory=lots", "variant 'a': 'lots' is not a quantity"),
+    ],
+)
+def test_a_mistake_is_named(text: str, said: str) -> None:
+    with pytest.raises(Invalid, match=said):
+        made(text)
+
+
+def test_new_variants_come_after_the_stored_ones_and_those_stay_as_they_are() -> None:
+    stored = [{**made(WORDS), "unknownToUs": True}]
+    new = made(WORDS.replace("name=a", "name=b"))
+    merged = merge_variants("m", stored, [(parse_variant(WORDS), made(WORDS)), (parse_variant(WORDS.replace("name=a", "name=b")), new)])
+    assert merged == [*stored, new]
+
+
+def test_of_a_stored_variant_only_what_was_written_of_its_requirements_changes() -> None:
+    stored = made(f"{WORDS},memory=1Gi,npuCores=2")
+    words = f"{WORDS},memory=2Gi"
+    (merged,) = merge_variants("m", [stored], [(parse_variant(words), made(words))])
+    assert merged == {**stored, "requires": {"memory": "2Gi", "npuCores": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "said"),
+    [
+        (WORDS.replace("soc=any", "soc=rk3588"), FILE, "with soc any, pushed is rk3588"),
+        (f"{WORDS},context=8192", FILE, "with context 4096, pushed is 8192"),
+        (WORDS, OTHER, f"with file m.gguf {FILE.digest}, pushed is m.gguf {OTHER.digest}"),
+    ],
+)
+def test_what_may_not_change_is_refused_with_both_values(words: str, file: ArtifactFile, said: str) -> None:
+    with pytest.raises(Conflict, match=said):
+        merge_variants("m", [made(WORDS)], [(parse_variant(words), made(words, file))])
+
+
+def test_a_context_that_is_not_written_is_the_stored_one() -> None:
+    stored = made(f"{WORDS},context=8192")
+    assert merge_variants("m", [stored], [(parse_variant(WORDS), made(WORDS))]) == [stored]
