@@ -106,11 +106,6 @@ class Loop:
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
 
-    @property
-    def has_looked(self) -> bool:
-        """Whether one pass is done: routes and the report are those of this board."""
-        return self._reports.state is not None
-
     async def run(self) -> None:
         """Look, plan and act until cancelled; fetches and verifications end with it."""
         for problem in self._ledger.problems:

@@ -16,6 +16,8 @@ from rkfleet.cli.fleet import FleetPlan, LocalFleet, local_fleet
 from rkfleet.cli.rollout import follow_rollout
 from rkfleet.cli.samples import push_samples
 from rkfleet.clock import Clock
+from rkfleet.kinds import ModelDeployment
+from rkfleet.meta import Ref
 from rkfleet.sample import SMOLLM2
 
 __all__ = ["DEPLOYMENT", "agent_pid", "serving_fleet"]
@@ -39,12 +41,13 @@ async def serving_fleet(directory: Path, clock: Clock, **serving: Any) -> AsyncI
         await push_samples(Path(fleet.endpoints.kubeconfig))
         async with fleet.client() as client:
             await client.create(
+                Ref(ModelDeployment.resource.name, NAMESPACE, DEPLOYMENT),
                 {
                     "apiVersion": "rkfleet.dev/v1alpha1",
                     "kind": "ModelDeployment",
                     "metadata": {"name": DEPLOYMENT, "namespace": NAMESPACE},
                     "spec": {"template": {"model": SMOLLM2.model, "serving": serving}},
-                }
+                },
             )
             await follow_rollout(client, NAMESPACE, DEPLOYMENT, ROLLOUT_SECONDS_MAX, _say)
         yield fleet

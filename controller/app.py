@@ -179,4 +179,4 @@ class _Program:
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""
-        return "" if self._manager.synced else "the loops wait for the first list of each kind"
+        return self._store.trouble if self._manager.synced else "the loops wait for the first list of each kind"

@@ -27,6 +27,7 @@ import controller.registry.config
 import gateway.config
 from rkfleet import session
 from rkfleet.cli.main import app
+from rkfleet.cli.programs import PROGRAMS
 from rkfleet.kinds import KINDS
 from rkfleet.kinds.base import Object
 from rkfleet.metric_names import ALL, Metric
@@ -95,8 +96,8 @@ def cli_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Commands that ask the API find the cluster by `--kubeconfig`, `$RKFLEET_KUBECONFIG`, `$KUBECONFIG`, `~/.rkfleet/kubeconfig`, in this",
-        "order. Every failure is one sentence on standard error and a status:",
+        "Commands that ask the API find the cluster by `--kubeconfig`, `$RKFLEET_KUBECONFIG`, `$KUBECONFIG`, `~/.rkfleet/kubeconfig`,",
+        "in this order. Every failure is one sentence on standard error and a status:",
         "",
         *table(
             ["status", "means"],
@@ -119,7 +120,7 @@ def cli_page() -> str:
     commands = list(_walk(root, "rkfleet"))
     lines += table(
         ["command", "does"],
-        [[f"[`{path}`](#{_anchor(path)})", sentence(command.help or "")] for path, command in commands if _is_leaf(command)],
+        [[f"[`{path}`](#{_anchor(path)})", _does(path, command)] for path, command in commands if _is_leaf(command)],
     )
     for path, command in commands:
         if _is_leaf(command):
@@ -141,15 +142,27 @@ def _anchor(path: str) -> str:
     return path.lower().replace(" ", "-")
 
 
+def _program(path: str) -> str:
+    """Return which program `rkfleet PROGRAM run` starts; empty for every other command."""
+    words = path.split()
+    return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
+
+
+def _does(path: str, command: Any) -> str:
+    program = _program(path)
+    return f"Run this program: {PROGRAMS[program][1]}" if program else sentence(command.help or "")
+
+
 def _command_lines(path: str, command: Any) -> list[str]:
-    program = path.split()[1]
-    if program in PARSERS and path.endswith(" run"):
+    if program := _program(path):
         return [f"## `{path}`", "", "```text", *_program_help(program), "```", ""]
     with typer.Context(command, info_name=path) as context:
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
     lines = [f"## `{path}`", "", sentence(command.help or ""), "", "```text", usage, "```", ""]
-    return lines + table(["argument or option", "meaning"], [[f"`{names}`", html.escape(text, quote=False)] for names, text in rows])
+    return lines + table(
+        ["argument or option", "meaning"], [[f"`{names}`", html.escape(text.replace("  [", " ["), quote=False)] for names, text in rows]
+    )
 
 
 def _program_help(program: str) -> list[str]:
@@ -169,8 +182,8 @@ def kinds_page() -> str:
     lines = [
         "# Kinds",
         "",
-        "Every field, as `kubectl explain --recursive KIND` shows it, with its limits. `metadata` is that of Kubernetes. People write `spec`",
-        "(of Replica and ModelRevision: the controller does), the controller writes `status`, and each part of a status has one writer.",
+        "Every field, as `kubectl explain --recursive KIND` shows it, with its limits. `metadata` is that of Kubernetes. People write",
+        "`spec` (of Replica and ModelRevision: the controller does), the controller writes `status`, each part of it by one writer.",
         "Conditions are told in [conditions](conditions.md). Written by `make docs` from `rkfleet/kinds/`.",
         "",
     ]
@@ -185,12 +198,12 @@ def _kind_lines(kind: type[Object]) -> list[str]:
     short = f" Short name{'s' if len(resource.short_names) > 1 else ''}: {', '.join(f'`{name}`' for name in resource.short_names)}."
     about = f"`{resource.api_version}`, {scope}.{short if resource.short_names else ''} {kind.__doc__ or ''}"
     schema: Mapping[str, Any] = schema_of(kind)
-    shown = {name: node for name, node in schema["properties"].items() if name not in {"apiVersion", "kind", "metadata"}}
-    fields = [row for name, node in shown.items() for row in _field_rows(name, node, required=name in schema.get("required", ()))]
+    parts = {name: node for name, node in schema["properties"].items() if name not in {"apiVersion", "kind", "metadata"}}
+    fields = [row for name, node in parts.items() for row in _field_rows(name, node, required=name in schema.get("required", ()))]
     lines = [f"## {resource.kind}", "", about.strip(), ""]
     if fields:
         lines += table(["field", "type", "meaning"], fields)
-    rules = [rule for name, node in shown.items() for rule in _rules(name, node)]
+    rules = [rule for name, node in parts.items() for rule in _rules(name, node)]
     if rules:
         lines += ["Rules over several fields, and over a change:", "", *(f"- `{path}`: {sentence(message)}" for path, message in rules), ""]
     writers = [
@@ -217,7 +230,7 @@ def _field_rows(path: str, node: Mapping[str, Any], *, required: bool) -> list[l
 
 
 def _meaning(node: Mapping[str, Any], inner: Mapping[str, Any], *, required: bool) -> Iterator[str]:
-    yield sentence(node.get("description", ""))
+    yield node.get("description", "")
     if required:
         yield "Required."
     words = [word for word in inner.get("enum", ()) if word != ""]

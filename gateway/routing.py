@@ -11,16 +11,14 @@ deployments that claim the same name, the older one has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
 from rkfleet.conditions import READY, find, is_true
+from rkfleet.enrolment import serving_name
 from rkfleet.kinds import Board, ModelDeployment, Replica
 
 __all__ = ["Served", "Table", "Target", "choose", "plan_table"]
-
-BOARD_NAME_SUFFIX: Final = "boards"  # Serving certificates name `<board>.boards.<fleet>`.
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):
@@ -107,7 +105,7 @@ def _target(replica: Replica, boards: Mapping[str, Board], fleet_id: str) -> Tar
         board.metadata.name,
         replica.spec.variant_name,
         replica.status.endpoint,
-        f"{board.metadata.name}.{BOARD_NAME_SUFFIX}.{fleet_id}",
+        serving_name(board.metadata.name, fleet_id),
     )
 
 

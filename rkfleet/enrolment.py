@@ -1,4 +1,4 @@
-"""Enrolment on the wire: paths and bodies of the HTTPS calls by which boards and gateways join.
+"""Enrolment on the wire: paths and bodies of the HTTPS calls by which boards and gateways join, and the names in certificates.
 
 Used by the enrolment client (`rkfleet/enroll.py`), the controller's routes (`controller/api/enrollment.py`) and the command line. Field
 names are camelCase in JSON; decoding is tolerant of fields that a newer peer adds.
@@ -20,6 +20,8 @@ __all__ = [
     "JoinTokenRequest",
     "JoinTokenResponse",
     "JoinTokenSummary",
+    "server_name",
+    "serving_name",
 ]
 
 CA_PATH: Final = "/.well-known/rkfleet/ca.crt"
@@ -95,3 +97,13 @@ class JoinTokenList(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """GET `JOIN_TOKENS_PATH`, by an admin."""
 
     items: tuple[JoinTokenSummary, ...]
+
+
+def server_name(server: str, fleet_id: str) -> str:
+    """Return the name in the certificate of `controller` or `registry`; boards verify it, whatever address they dialled."""
+    return f"{server}.{fleet_id}"
+
+
+def serving_name(board: str, fleet_id: str) -> str:
+    """Return the name in a board's serving certificate; callers dial the board's address and verify this name."""
+    return f"{board}.boards.{fleet_id}"

@@ -119,12 +119,28 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with the program's own signal handling."""
+    """uvicorn's server with the program's own signal handling, and without looking ten times a second whether it should end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping: Final = asyncio.Event()
+
+    def stop(self) -> None:
+        """Accept nothing more and end when open requests have ended."""
+        self.should_exit = True
+        self._stopping.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `rkfleet.process`."""
         yield
+
+    async def main_loop(self) -> None:
+        """Renew the Date header every second until told to stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
 
 
 @contextlib.asynccontextmanager
@@ -181,7 +197,7 @@ async def serve_asgi(
         except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
             failure = error
         finally:
-            server.should_exit = True
+            server.stop()
             while not (await asyncio.wait((serving,), timeout=IDLE_CHECK_SECONDS))[0]:
                 _drop_idle(server.server_state)
             await _cut(server.server_state)

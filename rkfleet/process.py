@@ -29,6 +29,7 @@ from rkfleet.errors import FailedPrecondition, FleetError
 __all__ = ["lock_data_dir", "main", "run_until_stopped", "setup_logging", "wait_for_stop", "wait_for_stop_signals", "watch_lifeline"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LOCK_NAME: Final = "lock"
 _LIFELINE_READ_BYTES: Final = 4096  # Nobody writes to a lifeline; whatever comes is thrown away.
 _STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -90,20 +91,25 @@ async def watch_lifeline(descriptor: int) -> None:
 
 async def wait_for_stop_signals() -> str:
     """Return the name of the first SIGTERM or SIGINT that comes; until then neither ends the process."""
-    loop = asyncio.get_running_loop()
-    caught: asyncio.Future[str] = loop.create_future()
+    caught: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def catch(number: signal.Signals) -> None:
         if not caught.done():
             caught.set_result(number.name)
 
-    watched = (signal.SIGTERM, signal.SIGINT)
-    for number in watched:
-        loop.add_signal_handler(number, catch, number)
-    try:
+    with _handling_stop_signals(catch):
         return await caught
+
+
+@contextlib.contextmanager
+def _handling_stop_signals(handle: Callable[[signal.Signals], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, handle, number)
+    try:
+        yield
     finally:
-        for number in watched:
+        for number in _STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
@@ -134,7 +140,8 @@ async def run_until_stopped(work: Coroutine[Any, Any, None], lifeline: int | Non
         if not running.done():
             _log.info("stopping", extra={"reason": stop.result()})
             running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        # Ctrl-C in a terminal reaches a whole process group, and the parent then asks once more: a clean stop is not cut by that.
+        with _handling_stop_signals(lambda _number: None), contextlib.suppress(asyncio.CancelledError):
             await running
     finally:
         for task in (running, stop):

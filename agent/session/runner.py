@@ -21,6 +21,7 @@ import msgspec
 
 from agent.session.pump import Ledger, Pump, Reports
 from rkfleet.clock import Clock
+from rkfleet.enrolment import server_name
 from rkfleet.errors import FailedPrecondition, PermissionDenied, Unavailable
 from rkfleet.identity import Identity
 from rkfleet.report import BoardFacts
@@ -143,8 +144,7 @@ class SessionRunner:
 
     async def _session(self, credentials: grpc.ChannelCredentials) -> Goodbye | None:
         """Hold one session from connecting to its end; return the controller's Goodbye, or None if there was none."""
-        name = f"controller.{self._identity.fleet_id}"
-        options = [*_OPTIONS, ("grpc.ssl_target_name_override", name)]
+        options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", self._identity.fleet_id))]
         async with grpc.aio.secure_channel(self._identity.session_address, credentials, options=options) as channel:
             stub = agent_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
             pump = Pump(stub.Session(), self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)

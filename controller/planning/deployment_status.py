@@ -1,6 +1,7 @@
 """What is said about a deployment: counts, conditions, events, and the sentence that says what it waits for.
 
-In: the goal, the members as they are after the moves of this plan, and the Replicas behind those that exist (`View`). Out: `Said`. `planning/deployment.py` calls it; it is apart so that deciding and telling do not grow into each other.
+In: the goal, the members as they are after the moves of this plan, and the Replicas behind those that exist (`View`). Out: `Said`.
+`planning/deployment.py` calls it; it is apart so that deciding and telling do not grow into each other.
 
 Conditions follow what kubectl wait and kstatus expect: `Ready` is True exactly when everything is as declared, so a tool that waits for
 Ready waits for a finished rollout; `Available` says whether enough serve for clients to be served, also in the middle of a rollout;

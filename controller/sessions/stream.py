@@ -145,7 +145,7 @@ class Stream:
         self._session.goodbye(goodbye)
         self.ended_by = goodbye
         self._to_send.set()
-        if self._tasks is not None:
+        if self._tasks is not None and not self.over.is_set():
             self._tasks.create_task(self._bound_goodbye())
 
     async def _read(self) -> None:

@@ -29,9 +29,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controller.trust.files import make_private_directory, write_private
+from rkfleet.enrolment import server_name, serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 
-__all__ = ["NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "controller_name", "read_peer", "read_request", "serving_name"]
+__all__ = ["NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "read_peer", "read_request"]
 
 NOT_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 CA_YEARS: Final = 30  # A CA is replaced by people, not by a date: its key hash stands in join commands.
@@ -141,7 +142,7 @@ class Pki:
 
     def _ensure_server(self, server: Literal["controller", "registry"], hosts: Sequence[str], now: datetime) -> None:
         certificate_file, key_file = self.server_files(server)
-        names = _host_names((*hosts, "localhost", "127.0.0.1", "::1", f"{server}.{self.fleet_id}"))
+        names = _host_names((*hosts, "localhost", "127.0.0.1", "::1", server_name(server, self.fleet_id)))
         key = _ensure_key(key_file)
         if certificate_file.exists():
             found = _load_certificate(certificate_file)
@@ -150,16 +151,6 @@ class Pki:
                 return
         made = _issue(self._authorities["servers"], key.public_key(), server, names, usage=ExtendedKeyUsageOID.SERVER_AUTH, now=now)
         write_private(certificate_file, _pem(made).encode())
-
-
-def serving_name(board: str, fleet_id: str) -> str:
-    """Return the name in a board's serving certificate; callers dial the board's address and verify this name."""
-    return f"{board}.boards.{fleet_id}"
-
-
-def controller_name(fleet_id: str) -> str:
-    """Return the name in the controller's certificate that boards verify, whatever address they dialled."""
-    return f"controller.{fleet_id}"
 
 
 def read_request(csr_pem: str) -> PublicKey:

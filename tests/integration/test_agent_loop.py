@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from rkfleet.metric_names import AGENT_LOOP_ERRORS
 from rkfleet.session import Verdict
 from tests.support.assignments import offer, replica
 from tests.support.loops import CHUNK, loop_world, staged
@@ -108,5 +109,22 @@ def test_a_replica_whose_runtime_is_missing_says_so_to_clients_too(tmp_path: Pat
             await w.assign(1, replica(files=(await w.push(SIZE),)))
             await until(lambda: w.of_replica("Ready") == ("False", "RuntimeMissing"))
             assert "needs runtime llamacpp, this board has none" in w.served[-1][0].waiting
+
+    asyncio.run(body())
+
+
+def test_a_pass_that_fails_is_counted_and_the_next_one_does_the_work(tmp_path: Path) -> None:
+    """A machine that tells nothing for a moment does not end the agent; the routes were given out before."""
+
+    async def body() -> None:
+        async with loop_world(tmp_path) as w:
+            file = await w.push(SIZE)
+            await until(lambda: w.reports.state is not None)
+            w.sensors.blind = True
+            await w.assign(1, staged(file))
+            await until(lambda: w.metrics.counter(AGENT_LOOP_ERRORS)._value.get() >= 1)
+            w.sensors.blind = False
+            await w.assign(2, staged(file))
+            await until(lambda: w.of_replica("ArtifactAvailable") == ("True", "Fetched"))
 
     asyncio.run(body())

@@ -104,7 +104,7 @@ def test_a_successor_takes_the_place_of_a_draining_replica_and_spoiled_bytes_are
                 await s.until_condition("chat-1", "Ready", ("True", "Serving"))
                 await s.until_condition("chat-2", "Ready", ("False", "Staged"))
                 (worker,) = agent.worker_pids()
-                async with open_stream(agent, 150) as answer:
+                async with open_stream(agent, 80) as answer:
                     lines = answer.aiter_lines()
                     await anext(lines)
                     await s.assign("chat-1", activation="Draining")

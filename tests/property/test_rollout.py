@@ -29,12 +29,13 @@ def worlds(draw: st.DrawFn) -> tuple[Goal, tuple[Member, ...]]:
         activation = draw(st.sampled_from(["Serving", "Serving", "Serving", "Staged", "Draining"]))
         placed = draw(st.sampled_from([True, True, True, False]))
         others = [other.uid for other in members]
+        available = placed and ready and not absent and draw(st.sampled_from([True, True, False]))
         members.append(
             Member(
                 uid=f"u{slot}", name=f"r-{slot}", slot=slot, revision=draw(st.sampled_from([NEW, "old", "older"])), activation=activation,
                 replaces=draw(st.sampled_from([*others, "unknown", ""])) if activation == "Staged" else "",
                 placed=placed, unschedulable=not placed and draw(st.booleans()), staged=placed and draw(st.booleans()),
-                ready=placed and ready, broken=placed and not ready and draw(st.booleans()), available=placed and ready and not absent and draw(st.sampled_from([True, True, False])),
+                ready=placed and ready, broken=placed and not ready and draw(st.booleans()), available=available,
                 drained=activation == "Draining" and draw(st.booleans()), absent=placed and absent, lost=placed and lost,
                 gone=placed and lost and draw(st.booleans()), deleting=draw(st.integers(0, 20)) == 0,
             )

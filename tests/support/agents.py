@@ -17,10 +17,11 @@ from typing import Any
 import httpx2
 import msgspec
 
-from controller.trust.pki import Pki, serving_name
+from controller.trust.pki import Pki
 from controller.trust.pull_tokens import GrantIssuer
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, ServingParameters
 from rkfleet.clock import SystemClock
+from rkfleet.enrolment import serving_name
 from rkfleet.kinds.replica import Replica
 from rkfleet.sample import SMOLLM2, ensure_sample
 from tests.support.registry import RegistryWorld, free_port

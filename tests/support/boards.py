@@ -13,8 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from controller.trust.pki import Pki, read_request, serving_name
+from controller.trust.pki import Pki, read_request
 from gateway.routing import Target
+from rkfleet.enrolment import serving_name
 from rkfleet.ops import Receive, Send, Tls, serve_asgi
 
 Script = Callable[["ScriptedBoard", Send, Receive], Awaitable[None]]

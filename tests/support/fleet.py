@@ -11,7 +11,7 @@ hand, never above replicas + maxSurge, never above a board's memory, a board set
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -30,15 +30,15 @@ from controller.store import writes
 from controller.store.base import Change, Item, Page, Selection, decode_item
 from controller.store.selecting import Selector
 from rkfleet import conditions
-from rkfleet.assignment import AssignedReplica, Assignment, decode_assignment
 from rkfleet.clock import format_time
-from rkfleet.errors import FleetError, NotFound
+from rkfleet.errors import FleetError, NotFound, Unavailable
 from rkfleet.kinds import KINDS, Board, Model, ModelDeployment, Replica
 from rkfleet.kinds.base import Object
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
 from rkfleet.quantity import parse_bytes
 from tests.support.clocks import ManualClock
+from tests.support.sim_board import SimBoard, model_spec
 
 Json = dict[str, Any]
 MI = 2**20
@@ -54,6 +54,7 @@ class MemoryStore:
         self.revision = 0
         self.log: dict[str, list[Change]] = {kind.resource.name: [] for kind in KINDS}
         self.writes = 0
+        self.writes_left: int | None = None  # Then the process that writes is dead.
         self._on_write = on_write
 
     async def get(self, ref: Ref) -> Item:
@@ -96,6 +97,10 @@ class MemoryStore:
     def _write(self, write: writes.Write) -> Item:
         kind = KINDS.find(write.ref.resource)
         assert kind is not None
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                raise Unavailable("the process is gone")
         before = self.items.get(write.ref)
         outcome = writes.evaluate(write, before, kind.resource, self.revision + 1)
         if outcome.type:
@@ -109,62 +114,6 @@ class MemoryStore:
             else:
                 self.items[write.ref] = outcome.item
         return outcome.item
-
-
-class SimBoard:
-    """A board as its agent would run it: fetches, loads when there is room, drains, and reports what it sees."""
-
-    def __init__(self, name: str, uid: str, memory: str) -> None:
-        self.name = name
-        self.uid = uid
-        self.memory = memory
-        self.connected = False
-        self.since = 0.0
-        self.number, self.sha256 = 0, ""
-        self.assignment = Assignment()
-        self.files: set[str] = set()
-        self.loaded: dict[str, AssignedReplica] = {}
-        self.serving: set[str] = set()
-
-    def take(self, offer: Offer) -> None:
-        """Accept an offer as the fence says."""
-        if offer.number > self.number:
-            self.number, self.sha256, self.assignment = offer.number, offer.sha256, decode_assignment(offer.body)
-
-    def work(self) -> None:
-        """Do one step of everything."""
-        wanted = {one.uid: one for one in self.assignment.replicas}
-        for uid in [uid for uid in self.loaded if uid not in wanted or wanted[uid].activation != "Serving"]:
-            del self.loaded[uid]
-            self.serving.discard(uid)
-        self.serving |= set(self.loaded)
-        for one in self.assignment.replicas:
-            digests = {file.digest for file in one.files}
-            if one.activation != "Draining" and not digests <= self.files:
-                self.files |= digests
-            elif one.activation == "Serving" and one.uid not in self.loaded and one.replaces not in self.loaded:
-                used = sum(other.memory_bytes for other in self.loaded.values())
-                if used + one.memory_bytes <= parse_bytes(self.memory):
-                    self.loaded[one.uid] = one
-
-    def crash(self) -> None:
-        """Lose every worker; they are started again."""
-        self.loaded.clear()
-        self.serving.clear()
-
-    def conditions_of(self, one: AssignedReplica) -> list[Json]:
-        fetched = {file.digest for file in one.files} <= self.files
-        drained = [] if one.activation != "Draining" else [_said(conditions.DRAINED, one.uid not in self.loaded, "DrainComplete", "Draining")]
-        return [
-            _said(conditions.ARTIFACT_AVAILABLE, fetched, conditions.FETCHED, conditions.FETCHING),
-            _said(conditions.LOADED, one.uid in self.loaded, conditions.MODEL_LOADED, conditions.LOADING),
-            _said(conditions.READY, one.uid in self.serving, conditions.SERVING, conditions.LOADING),
-            *drained,
-        ]
-
-
-def _said(type: str, holds: bool, good: str, bad: str) -> Json:
-    return {"type": type, "status": "True" if holds else "False", "reason": good if holds else bad, "message": ""}
 
 
 class Leader:
@@ -267,10 +216,7 @@ class Fleet:
         return await self.store.create(ref, {"metadata": metadata, "spec": spec})
 
     async def create_model(self, name: str, memory: str = SMALL, digest: str = "a") -> Item:
-        file = {"path": "m.gguf", "digest": f"sha256:{digest * 64}", "sizeBytes": 1000}
-        variant = {"name": "q4", "soc": "any", "dtype": "q4_k_m", "runtime": "llamacpp", "artifact": {"files": [file]},
-                   "requires": {"memory": memory}}  # fmt: skip
-        return await self.create(Model, name, {"variants": [variant]})
+        return await self.create(Model, name, model_spec(memory, digest))
 
     async def create_board(self, name: str, memory: str = "2Gi") -> SimBoard:
         item = await self.create(Board, name, {})
@@ -279,37 +225,19 @@ class Fleet:
 
     async def connect(self, board: SimBoard, leader: Leader) -> None:
         """Open a session: fenced number, facts, first offer."""
-        if board.connected:
-            return
-        stored = decode_item(Board, await self.store.get(Ref(Board.resource.name, "", board.name)))
-        session = {"controller": "c-0", "number": stored.status.session.number + 1}
-        ref, now = stored.ref, self.clock.now()
-        await self.store.patch_status(ref, board.uid, "session", {"session": session}, [], now=now)
-        board.connected, board.since = True, self.clock.monotonic()
-        await self.report(board)
-        board.take(await leader.minter.mint(board.name, board.number, board.sha256))
+        if not board.connected:
+            await board.open_session(self.store, self.clock.now(), self.clock.monotonic())
+            await board.report(self.store, self.clock.now())
+            board.take(await leader.minter.mint(board.name, board.number, board.sha256))
 
     def disconnect(self, board: SimBoard) -> None:
         board.connected, board.since = False, self.clock.monotonic()
 
-    async def report(self, board: SimBoard) -> None:
-        """Write what the board says, if it can be heard."""
-        if not board.connected:
-            return
-        now = self.clock.now()
-        running = [{"replica": f"{one.namespace}/{one.name}", "uid": uid, "memory": str(one.memory_bytes)} for uid, one in board.loaded.items()]
-        fields = {
-            "soc": "cpu", "allocatable": {"memory": board.memory, "storage": "10Gi"}, "running": running,
-            "runtimes": [{"name": "llamacpp", "version": "1.0", "backend": "llamacpp"}],
-        }  # fmt: skip
-        await self.store.patch_status(Ref(Board.resource.name, "", board.name), board.uid, "agent", fields, [], now=now)
-        for one in board.assignment.replicas:
-            ref = Ref(Replica.resource.name, one.namespace, one.name)
-            fields = {"observedGeneration": one.generation, "endpoint": f"https://{board.name}/replicas/{one.namespace}/{one.name}"}
-            try:
-                await self.store.patch_status(ref, one.uid, "agent", fields, board.conditions_of(one), now=now)
-            except NotFound:
-                continue
+    async def work(self, *boards: SimBoard) -> None:
+        """Let boards do a step each, all of them by default, and report."""
+        for board in boards or tuple(self.boards.values()):
+            board.work()
+            await board.report(self.store, self.clock.now())
 
     async def edit(self, deployment: str, spec: Json) -> None:
         ref = Ref(ModelDeployment.resource.name, "default", deployment)
@@ -377,7 +305,7 @@ class Fleet:
 
     def _check_memory(self, placed: Replica) -> None:
         board = self.boards[placed.spec.board_name]
-        there = {one.metadata.uid: one for one in self.store.all(Replica) if one.spec.board_name == board.name} | {placed.metadata.uid: placed}
+        there = {one.metadata.uid: one for one in (*self.store.all(Replica), placed) if one.spec.board_name == board.name}
         need = {uid: self._memory_of(one) for uid, one in there.items()}
         shared = {one.spec.replaces: max(need[uid], need[one.spec.replaces]) for uid, one in there.items() if one.spec.replaces in there}
         pairs = {uid for uid, one in there.items() if one.spec.replaces in there} | set(shared)
@@ -401,16 +329,10 @@ class Fleet:
         for number in range(rounds):
             before = self.store.writes
             await leader.run_all()
-            for board in self.boards.values():
-                board.work()
-                await self.report(board)
+            await self.work()
             leader.see_all()
             quiet = quiet + 1 if self.store.writes == before else 0
             if quiet == 4:
                 return number
             self.clock.advance(LONG_SECONDS if quiet == 2 else seconds)
         raise AssertionError(f"no fixpoint after {rounds} rounds; refused: {self.refusals[-5:]}")
-
-
-def names(replicas: Iterable[Replica]) -> list[str]:
-    return sorted(one.metadata.name for one in replicas)

@@ -14,6 +14,7 @@ from typing import Any
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.board.facts import Overrides
+from agent.board.memory import Memory
 from agent.board.sensors import Sensors
 from agent.fetching import Bytes
 from agent.ledger import Ledger
@@ -56,6 +57,17 @@ class GrantBooth:
         return Grant(request_id=1, sources=(source,), token=self.world.board_token(REPOSITORY, *digests))
 
 
+class FaultySensors(Sensors):
+    """The real machine, which tells nothing while `blind`."""
+
+    blind = False
+
+    def memory(self) -> Memory:
+        if self.blind:
+            raise OSError("no meminfo")
+        return super().memory()
+
+
 @dataclass
 class LoopWorld:
     """One board's loop and everything around it."""
@@ -69,6 +81,7 @@ class LoopWorld:
     reports: Reports
     metrics: Metrics
     booth: GrantBooth
+    sensors: FaultySensors
     served: list[tuple[Served, ...]]
 
     async def push(self, size: int, seed: int = 1) -> AssignedFile:
@@ -107,6 +120,7 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
         cache = Cache(data_dir, limit_bytes, disk, metrics, reserve_bytes=0)
         ledger, reports, booth = Ledger(data_dir, disk, wake.set), Reports(clock), GrantBooth(registry)
         supervisor = Supervisor([], clock=clock, random=jitter, metrics=metrics, on_change=wake.set)
+        sensors = FaultySensors(Path("/"), data_dir, Overrides(), ())
         served: list[tuple[Served, ...]] = []
         loop = Loop(
             clock=clock, wake=wake, ledger=ledger, cache=cache,
@@ -114,11 +128,11 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
                 cache=cache, fetcher=Fetcher(cache, registry.tls, disk, metrics, CHUNK), grants=booth, clock=clock, jitter=jitter,
                 on_change=wake.set,
             ),
-            supervisor=supervisor, traffic=Serving(Routes(), metrics, clock), sensors=Sensors(Path("/"), data_dir, Overrides(), ()),
+            supervisor=supervisor, traffic=Serving(Routes(), metrics, clock), sensors=sensors,
             reports=reports, metrics=AgentMetrics(metrics), publish=served.append,
             abilities=Abilities(libraries={}, cores=2, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490"),
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             running_loop = tasks.create_task(loop.run())
-            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, served)
+            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, sensors, served)
             running_loop.cancel()

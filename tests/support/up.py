@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx2
@@ -22,6 +22,7 @@ from rkfleet.clock import SystemClock
 READY_SECONDS_MAX = 90.0  # Beyond the limit of `up` itself, so that it is `up` that says what is missing.
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
+MARK = "RKFLEET_TEST_FLEET"  # In the environment of `up`, so that every descendant is known by it, also one whose parents are gone.
 CLOCK = SystemClock()
 
 
@@ -45,9 +46,8 @@ class Up:
         return int((self.data_dir / "run" / f"{name}.pid").read_text())
 
     def worker_pids(self) -> list[int]:
-        """Processes of `agent.workers.child` below this fleet's agents."""
-        agents = {self.pid(file.stem) for file in (self.data_dir / "run").glob("agent-*.pid")}
-        return [pid for pid, words in processes() if b"agent.workers.child" in words and _parent(pid) in agents]
+        """Every worker of this fleet, also one whose agent is gone."""
+        return [pid for pid, words in processes_of(self.data_dir).items() if "agent.workers.child" in words]
 
     def kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -66,25 +66,16 @@ class Up:
         return done
 
 
-def processes() -> Iterator[tuple[int, bytes]]:
-    """Every process of this machine with its command line, NUL between words."""
+def processes_of(data_dir: Path) -> dict[int, str]:
+    """Every process that a `rkfleet up` of this directory started, however deep, with its command line; orphans included."""
+    mark = f"{MARK}={data_dir}\0".encode()
+    found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                yield int(entry.name), (entry / "cmdline").read_bytes()
-
-
-def processes_of(data_dir: Path) -> list[int]:
-    """Processes whose command line names this data directory, and their children."""
-    own = {pid for pid, words in processes() if str(data_dir).encode() in words}
-    return sorted(own | {pid for pid, _ in processes() if _parent(pid) in own})
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+                if mark in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return {pid: words for pid, words in found.items() if words}  # one without words is dead and waits for its parent
 
 
 async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str, seconds_max: float = 30.0) -> None:
@@ -105,7 +96,7 @@ async def up(data_dir: Path, *flags: str) -> AsyncIterator[Up]:
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rkfleet.cli.main", "up", "--data-dir", str(data_dir), *ports, *flags,
-            stdout=asyncio.subprocess.PIPE, stderr=said,
+            stdout=asyncio.subprocess.PIPE, stderr=said, env={**os.environ, MARK: str(data_dir)},
         )  # fmt: skip
 
         def last_words() -> str:
@@ -128,7 +119,7 @@ async def up(data_dir: Path, *flags: str) -> AsyncIterator[Up]:
                 process.kill()
                 raise AssertionError(f"rkfleet up did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM: {last_words()}") from None
         assert process.returncode == 0, f"rkfleet up ended with {process.returncode}: {last_words()}"
-    await eventually(lambda: not processes_of(data_dir), f"no process of {data_dir} left", 5.0)
+    await eventually(lambda: not processes_of(data_dir), f"no process of {data_dir} is left", 5.0)
 
 
 async def chat(http: httpx2.AsyncClient, fleet: Up, content: str, *, max_tokens: int = 8, model: str = "smollm2") -> httpx2.Response:

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from controller.trust.pki import NOT_BEFORE, Pki, read_peer, read_request, serving_name
+from controller.trust.pki import NOT_BEFORE, Pki, read_peer, read_request
+from rkfleet.enrolment import serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 from tests.support.sessions import make_key
 

@@ -62,6 +62,8 @@ def test_a_stop_signal_cancels_the_work_and_waits_for_its_cleanup(number: signal
             os.kill(os.getpid(), number)
             await asyncio.Event().wait()
         finally:
+            os.kill(os.getpid(), number)  # asked once more, as a parent does after Ctrl-C
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), WAIT_SECONDS)
             closed.append(True)
 
     async def scenario() -> None:

@@ -1,0 +1,139 @@
+"""Chat through the whole fleet against llama.cpp's own listener: tokens per second and time to first token.
+
+`python -m bench.chat [--rounds N]`. Ours goes client, gateway, mutual TLS, agent, worker; the peer is client, llama.cpp. Same model file,
+same context, same threads (all cores but one), same client. Each round asks both sides the same new prompt, at temperature 0 so that both
+give the same answer, and every second round asks the peer first. Only one side works at a time.
+
+TTFT is compared as the median of the differences of the pairs, because what is added is a time and not a factor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import msgspec
+
+from bench._fleet import DEPLOYMENT, serving_fleet
+from bench.report import Goal, Result, finish, result
+from rkfleet.cli.chat import ask
+from rkfleet.clock import Clock, SystemClock
+from rkfleet.sample import ensure_sample
+
+ROUNDS: Final = 20
+WARM_UP_ROUNDS: Final = 2  # First requests find cold caches, connections that are not there yet, and code that was never run.
+CONTEXT_TOKENS: Final = 1024
+OUTPUT_TOKENS: Final = 64
+TOKENS_RATIO_MIN: Final = 0.95
+FIRST_TOKEN_ADDED_MS_MAX: Final = 5.0
+THINGS: Final = ("a river", "the moon", "bread", "a violin", "winter", "a bridge", "honey", "a lighthouse", "glass", "a compass")
+WAYS: Final = ("to a child", "in simple words", "as a story", "with an example", "step by step", "for a poster", "as a letter")
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """What one answer's client saw."""
+
+    first_token_seconds: float
+    tokens_per_second: float
+
+
+class Side:
+    """One way to the model."""
+
+    def __init__(self, http: httpx2.AsyncClient, url: str, clock: Clock) -> None:
+        self._http: Final = http
+        self._url: Final = url
+        self._clock: Final = clock
+        self.seen: Final[list[Speed]] = []
+
+    async def chat(self, prompt: str) -> None:
+        body = {
+            "model": DEPLOYMENT,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": OUTPUT_TOKENS,
+            "temperature": 0,
+        }
+        answer = await ask(self._http, self._url, body, self._clock)
+        if answer.time_to_first_token_seconds is None or answer.decode_tokens_per_second is None:
+            raise SystemExit(f"{self._url} answered {prompt!r} with {answer.output_tokens} tokens: too few to measure")
+        self.seen.append(Speed(answer.time_to_first_token_seconds, answer.decode_tokens_per_second))
+
+
+async def measure(directory: Path, clock: Clock, rounds: int) -> list[Result]:
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    model = await ensure_sample()
+    async with (
+        serving_fleet(directory, clock, contextTokens=CONTEXT_TOKENS, maxOutputTokens=OUTPUT_TOKENS) as fleet,
+        listener(model, threads) as peer_url,
+        httpx2.AsyncClient(timeout=120.0, trust_env=False) as http,
+    ):
+        ours, peer = Side(http, fleet.endpoints.gateway, clock), Side(http, peer_url, clock)
+        prompts = random.Random(rounds)
+        for number in range(WARM_UP_ROUNDS + rounds):
+            prompt = f"Explain {prompts.choice(THINGS)} {prompts.choice(WAYS)}, number {number}."
+            for side in (ours, peer) if number % 2 == 0 else (peer, ours):
+                await side.chat(prompt)
+        return compare(ours.seen[WARM_UP_ROUNDS:], peer.seen[WARM_UP_ROUNDS:])
+
+
+def compare(ours: Sequence[Speed], peer: Sequence[Speed]) -> list[Result]:
+    beside = "llama.cpp's own listener"
+    added_ms = [(our.first_token_seconds - their.first_token_seconds) * 1000 for our, their in zip(ours, peer, strict=True)]
+    return [
+        result(
+            "decode",
+            "tokens/s",
+            [one.tokens_per_second for one in ours],
+            peer=beside,
+            theirs=[one.tokens_per_second for one in peer],
+            goal=Goal("ratio", ">=", TOKENS_RATIO_MIN),
+        ),
+        result(
+            "ttft",
+            "ms",
+            [one.first_token_seconds * 1000 for one in ours],
+            peer=beside,
+            theirs=[one.first_token_seconds * 1000 for one in peer],
+        ),
+        result("ttft_added", "ms", [statistics.median(added_ms)], goal=Goal("value", "<=", FIRST_TOKEN_ADDED_MS_MAX)),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def listener(model: Path, threads: int) -> AsyncIterator[str]:
+    """Run llama.cpp's listener in a process of its own and yield its base URL."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench._listener", str(model), str(CONTEXT_TOKENS), str(threads),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.chat", description="Chat through the fleet against llama.cpp's own listener.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs that are measured, at least 10 (default %(default)s)")
+    options = parser.parse_args(arguments)
+    clock = SystemClock()
+    with tempfile.TemporaryDirectory(prefix="rkfleet-bench-") as directory:
+        results = asyncio.run(measure(Path(directory) / "fleet", clock, options.rounds))
+    return finish("chat", results, clock)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

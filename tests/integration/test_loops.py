@@ -1,0 +1,256 @@
+"""The real loops in the real manager over the real store, with a board that is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.machinery.events import EventRecorder
+from controller.machinery.manager import Manager
+from controller.planning.assignment import Offer
+from controller.reconcilers.act import Applier
+from controller.reconcilers.assignment import AssignmentMinter
+from controller.reconcilers.loops import Loops, add_loops
+from controller.store.base import decode_item
+from controller.store.sql.store import SqlStore
+from rkfleet import conditions
+from rkfleet.clock import SystemClock, format_time
+from rkfleet.errors import Unavailable
+from rkfleet.kinds import KINDS, Board, Event, Model, ModelDeployment, ModelRevision, Replica
+from rkfleet.kinds.base import Object
+from rkfleet.meta import Ref
+from tests.support.sim_board import SimBoard, model_spec
+
+SPEED = 20.0  # Fleet seconds in a second of the test.
+
+
+class FastClock:
+    """The machine's clock, running faster."""
+
+    def __init__(self) -> None:
+        self._real = SystemClock()
+        self._start = self._real.monotonic()
+
+    def monotonic(self) -> float:
+        return 1000.0 + (self._real.monotonic() - self._start) * SPEED
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.monotonic())
+
+    async def sleep(self, seconds: float) -> None:
+        await self._real.sleep(seconds / SPEED)
+
+
+class Bench:
+    """A controller without its network: store, manager, loops; and scripted boards in the place of the hub."""
+
+    def __init__(self, store: SqlStore, clock: FastClock) -> None:
+        self.store, self.clock = store, clock
+        self.ids = (f"uid-{number}" for number in itertools.count(1))
+        self.boards: dict[str, SimBoard] = {}
+        self.gone_digests: set[str] = set()
+        self.registry_is_up = True
+        self.recorder = EventRecorder(store, clock, self.new_id)
+        applier = Applier(store, clock, self.new_id, self.recorder)
+        self.minter = AssignmentMinter(store, applier)
+        self.manager = Manager(clock=clock, random=random.Random(1))
+        self.loops: Loops = add_loops(
+            self.manager, store, KINDS, clock=clock, random=random.Random(1), applier=applier, minter=self.minter,
+            sessions=self, offers=self, blobs=self,
+        )  # fmt: skip
+
+    def new_id(self) -> str:
+        return next(self.ids)
+
+    def presence(self, board: str) -> tuple[bool, float]:
+        found = self.boards.get(board)
+        return (found.connected, found.since) if found else (False, 0.0)
+
+    def offer(self, board: str, offer: Offer) -> None:
+        self.boards[board].take(offer)
+
+    async def missing_blobs(self, repository: str, digests: Any) -> frozenset[str]:
+        if not self.registry_is_up:
+            raise Unavailable("connection refused")
+        return frozenset(self.gone_digests) & frozenset(digests)
+
+    async def create(self, kind: type[Object], name: str, spec: dict[str, Any]) -> str:
+        namespace = "default" if kind.resource.namespaced else ""
+        metadata = {"name": name, "uid": self.new_id(), "creationTimestamp": format_time(self.clock.now())}
+        return (await self.store.create(Ref(kind.resource.name, namespace, name), {"metadata": metadata, "spec": spec})).uid
+
+    async def create_model(self, name: str, memory: str) -> None:
+        await self.create(Model, name, model_spec(memory))
+
+    async def join(self, name: str, memory: str = "2Gi") -> SimBoard:
+        board = self.boards[name] = SimBoard(name, await self.create(Board, name, {}), memory)
+        await self.connect(board)
+        return board
+
+    async def connect(self, board: SimBoard) -> None:
+        await board.open_session(self.store, self.clock.now(), self.clock.monotonic())
+        board.take(await self.minter.mint(board.name, board.number, board.sha256))
+        self.loops.wake_board(board.name)
+
+    def disconnect(self, board: SimBoard) -> None:
+        board.connected, board.since = False, self.clock.monotonic()
+        self.loops.wake_board(board.name)
+
+    async def run_boards(self) -> None:
+        while True:
+            for board in tuple(self.boards.values()):
+                board.work()
+                await board.report(self.store, self.clock.now())
+            await self.clock.sleep(0.2)
+
+    async def until(self, holds: Callable[[], Any], seconds: float = 20.0) -> None:
+        """Wait until a level is reached; looks at every change of the world's pace."""
+        async with asyncio.timeout(seconds):
+            while not await holds():
+                await self.clock.sleep(0.2)
+
+    async def deployment(self, name: str = "chat") -> ModelDeployment:
+        return decode_item(ModelDeployment, await self.store.get(Ref(ModelDeployment.resource.name, "default", name)))
+
+    async def all(self, kind: type[Any]) -> list[Any]:
+        return [decode_item(kind, item) for item in (await self.store.list(kind.resource.name)).items]
+
+    async def is_ready(self) -> bool:
+        found = await self.deployment()
+        seen = found.status.observed_generation == found.metadata.generation
+        return seen and conditions.is_true(found.status.conditions, conditions.READY)
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Bench]:
+    async with SqlStore.open(folder / "store.db", KINDS) as store, asyncio.timeout(60):
+        bench = Bench(store, FastClock())
+        async with asyncio.TaskGroup() as tasks:
+            mine = [tasks.create_task(work()) for work in (bench.manager.run, bench.recorder.run, bench.run_boards)]
+            yield bench
+            for task in mine:
+                task.cancel()
+
+
+CHAT = {"replicas": 2, "template": {"model": "small"}, "placement": {"boardLostSeconds": 80}}
+
+
+def test_a_deployment_is_placed_served_rolled_out_and_collected(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as bench:
+            await bench.create_model("small", "2Gi")
+            await bench.join("b0")
+            await bench.join("b1")
+            await bench.create(ModelDeployment, "chat", CHAT)
+            await bench.until(bench.is_ready)
+            first = {one.metadata.uid for one in await bench.all(Replica)}
+            assert {one.spec.board_name for one in await bench.all(Replica)} == {"b0", "b1"}
+
+            patch = {"spec": {"template": {"serving": {"contextTokens": 2048}}}}
+            ref = Ref(ModelDeployment.resource.name, "default", "chat")
+            await bench.store.patch(ref, patch, now=bench.clock.now())
+            await bench.until(bench.is_ready)
+            replicas = await bench.all(Replica)
+            assert not first & {one.metadata.uid for one in replicas}
+            assert {one.spec.board_name for one in replicas} == {"b0", "b1"}, "replaced in place"
+            assert {one.serving.context_tokens for board in bench.boards.values() for one in board.loaded.values()} == {2048}
+            assert [one.spec.revision for one in await bench.all(ModelRevision)] in ([1, 2], [2, 1])
+
+            await bench.store.delete(ref, now=bench.clock.now())
+
+            async def collected() -> bool:
+                return not await bench.all(Replica) and not await bench.all(ModelRevision)
+
+            await bench.until(collected)
+            reasons = {one.reason for one in await bench.all(Event)}
+            assert {"RevisionCreated", "ReplicaCreated", "ReplicaDraining", "Scheduled", "RolloutComplete", "SessionOpen"} <= reasons
+
+    asyncio.run(scenario())
+
+
+def test_replicas_of_a_lost_board_are_replaced_and_its_return_leaves_them_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as bench:
+            await bench.create_model("small", "2Gi")
+            boards = [await bench.join(f"b{number}") for number in range(3)]
+            await bench.create(ModelDeployment, "chat", CHAT)
+            await bench.until(bench.is_ready)
+            lost = next(board for board in boards if board.loaded)
+            bench.disconnect(lost)
+
+            async def unknown() -> bool:
+                there = [one for one in await bench.all(Replica) if one.spec.board_name == lost.name]
+                said = [conditions.find(one.status.conditions, conditions.READY) for one in there]
+                return bool(said) and all(one is not None and one.status == "Unknown" for one in said)
+
+            await bench.until(unknown)
+            await bench.until(bench.is_ready)
+            assert lost.name not in {one.spec.board_name for one in await bench.all(Replica)}
+            assert lost.loaded, "it goes on serving on its own network"
+            await bench.connect(lost)
+            assert lost.assignment.replicas == ()
+            await bench.until(lambda: _is(not lost.loaded))
+            assert "BoardLost" in {one.reason for one in await bench.all(Event)}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("registry_is_up", [True, False])
+def test_a_model_says_whether_its_files_are_in_the_registry(tmp_path: Path, registry_is_up: bool) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as bench:
+            bench.registry_is_up = registry_is_up
+            bench.gone_digests = {f"sha256:{'a' * 64}"}
+            await bench.create_model("small", "1Gi")
+
+            async def reason() -> str:
+                (model,) = await bench.all(Model)
+                found = conditions.find(model.status.conditions, conditions.READY)
+                return found.reason if found else ""
+
+            bad = conditions.ARTIFACT_MISSING if registry_is_up else conditions.REGISTRY_UNAVAILABLE
+            await bench.until(lambda: _equal(reason(), bad))
+            bench.gone_digests, bench.registry_is_up = set(), True
+            await bench.until(lambda: _equal(reason(), conditions.ARTIFACTS_PRESENT))
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_model_stays_while_replicas_run_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as bench:
+            await bench.create_model("small", "1Gi")
+            await bench.join("b0")
+            await bench.create(ModelDeployment, "chat", {**CHAT, "replicas": 1})
+            await bench.until(bench.is_ready)
+            await bench.until(lambda: _kept(bench))
+            await bench.store.delete(Ref(Model.resource.name, "default", "small"), now=bench.clock.now())
+            assert await bench.all(Model)
+            await bench.store.delete(Ref(ModelDeployment.resource.name, "default", "chat"), now=bench.clock.now())
+
+            async def gone() -> bool:
+                return not await bench.all(Model)
+
+            await bench.until(gone)
+
+    asyncio.run(scenario())
+
+
+async def _kept(bench: Bench) -> bool:
+    return all(one.metadata.finalizers for one in await bench.all(Model))
+
+
+async def _is(value: object) -> bool:
+    return bool(value)
+
+
+async def _equal(reading: Any, value: object) -> bool:
+    return bool(await reading == value)
