@@ -6,12 +6,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-KUBECONFIG_UP := .rkfleet/kubeconfig
 
-.PHONY: help setup demo up test scenario-update check fmt lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv with everything that is locked
 
@@ -73,12 +72,14 @@ docs: $(STAMP) ## Write the pages that follow from code
 docs-check: $(STAMP)
 	@$(BIN)/python docs/generate.py --check
 
-lock: $(STAMP) ## Lock the requirements (hashes, no index host)
+lock: ## Lock the requirements with uv (hashes, no index host); UPGRADE=--upgrade takes the newest of everything
+	@command -v uv > /dev/null || { echo "make lock needs uv on PATH"; exit 1; }
 	@for extra in dev all agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
+	  --no-header $(UPGRADE) --extra $$extra pyproject.toml -o requirements/$$extra.txt || exit 1; done
 
-bench: $(STAMP) ## Run every benchmark
-	@for script in bench/[a-z]*.py; do case $$script in bench/report.py) ;; *) $(BIN)/python -m bench.$$(basename $$script .py) || exit 1;; esac; done
+bench: $(STAMP) ## Run every benchmark; exits 1 if a goal is missed
+	@missed=0; for script in bench/[a-z]*.py; do \
+	  case $$script in bench/report.py) ;; *) $(BIN)/python -m bench.$$(basename $$script .py) || missed=1;; esac; done; exit $$missed
 
 bench-%: $(STAMP) ## Run one benchmark, for example bench-store
 	@$(BIN)/python -m bench.$*

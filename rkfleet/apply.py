@@ -1,4 +1,4 @@
-"""Declarative apply, as `kubectl apply` does it on the client: a three-way merge of what was applied last, what is wanted, and what is live.
+"""Declarative apply, as `kubectl apply` does it: a three-way merge of what was applied last, what is wanted, and what is live.
 
 Pure. The last applied manifest is kept in the annotation that kubectl uses, so that the two tools can be mixed.
 

@@ -11,6 +11,7 @@ need: the agent's is counted. `agent/app.py` serves it on both listeners.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -67,6 +68,9 @@ class Serving:
             await self._dispatch(scope, client, arrived_at)
         except FleetError as error:
             await client.fail(error)
+        except asyncio.CancelledError:  # only the listener's own end cancels this task
+            await client.fail(Unavailable("the agent of this board stops", code="agent_stopping"))
+            raise
         except Exception:  # noqa: BLE001 (the edge: a mistake of ours must still end in an answer)
             _log.exception("internal error", extra={"path": scope["path"]})
             await client.fail(Internal("internal error of the agent; its log has the cause", code="internal_error"))

@@ -38,6 +38,7 @@ class Connection:
         self._send: Final = send
         self.headers: Headers = []
         self.started = False
+        self._ended = False
 
     async def body(self) -> bytes:
         """Return the request's whole body.
@@ -66,6 +67,7 @@ class Connection:
         Raises:
             TimeoutError: The client took nothing for SEND_SECONDS_MAX.
         """
+        self._ended = last
         async with asyncio.timeout(SEND_SECONDS_MAX):
             await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
 
@@ -75,6 +77,8 @@ class Connection:
 
     async def fail(self, error: FleetError) -> None:
         """Send an error as the whole answer, or as the last event of a stream that has begun: never a silent end."""
+        if self._ended:
+            return
         if self.started:
             await self.send(openai.error_event(error), last=True)
             return

@@ -9,13 +9,14 @@ way to end one during prefill, since the library calls nothing back before the f
 
 from __future__ import annotations
 
+import http.client
 from pathlib import Path
 from typing import Any, Final
 
 import xllamacpp
 
 from agent.workers.pipe import Load
-from rkfleet.errors import FailedPrecondition
+from rkfleet.errors import FailedPrecondition, Internal
 
 __all__ = ["PREFILL_BATCH_TOKENS", "LlamaCpp", "load"]
 
@@ -30,20 +31,35 @@ SIMULATED_MAGIC: Final = b"RKFLEET-SIMULATED\n"
 
 LOG_WARNINGS: Final = 2  # llama.cpp's verbosity: 1 errors, 2 warnings. Above that it would log a line per request.
 
-# Connections that are served besides the running requests: one that is being closed while its successor arrives, one for a person.
+# Connections that are served besides the running requests: one that is being closed while its successor arrives, one for `probe`.
 SPARE_HTTP_THREADS: Final = 2
 
 
 class LlamaCpp:
     """A loaded model. The object must live as long as the listener should."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, api_key: str) -> None:
         self._server: Final = server
+        self._api_key: Final = api_key
         self.endpoint: Final[str] = server.listening_address
 
     def probe(self) -> None:
-        """Return once llama.cpp's inference loop has answered: metrics are a task in the queue that it works off between batches."""
-        self._server.handle_metrics()
+        """Return once llama.cpp's inference loop has answered.
+
+        The list of adapters is a task for that loop, worked off between two batches: it took 5 s while a batch did. Health, metrics and
+        slots are answered beside the loop (milliseconds in the same moment) and would beat for a dead one.
+
+        Raises:
+            Internal: The listener refused; this library is not the one that this backend was made for.
+        """
+        listener = http.client.HTTPConnection(self.endpoint.removeprefix("http://"))
+        try:
+            listener.request("GET", "/lora-adapters", headers={"Authorization": f"Bearer {self._api_key}"})
+            status = listener.getresponse().status
+        finally:
+            listener.close()
+        if status != 200:
+            raise Internal(f"llama.cpp answered {status} to the question that shows whether it lives")
 
 
 def load(load: Load) -> LlamaCpp:
@@ -57,7 +73,7 @@ def load(load: Load) -> LlamaCpp:
         server = xllamacpp.Server(_parameters(load))
     except RuntimeError as error:
         raise FailedPrecondition(f"llama.cpp did not load {load.model_path}") from error
-    return LlamaCpp(server)
+    return LlamaCpp(server, load.api_key)
 
 
 def _check_magic(path: Path) -> None:
@@ -96,7 +112,6 @@ def _parameters(load: Load) -> Any:
     parameters.cache_idle_slots = False
     parameters.n_ctx_checkpoints = 0
 
-    parameters.endpoint_metrics = True  # `probe` asks for them
     parameters.endpoint_slots = False
     parameters.ui = False
     parameters.verbosity = LOG_WARNINGS

@@ -228,8 +228,9 @@ def _waiting(view: View) -> str:
     if view.blocked_message:
         return view.blocked_message
     if _surge_impossible(view):
-        name = view.deployment.metadata.name
-        command = f'kubectl patch modeldeployment {name} --type merge -p \'{{"spec":{{"strategy":{{"maxUnavailable":1}}}}}}\''
+        meta = view.deployment.metadata
+        patch = '{"spec":{"strategy":{"maxUnavailable":1}}}'
+        command = f"kubectl patch modeldeployment {meta.name} -n {meta.namespace} --type merge -p '{patch}'"
         return explain(f"room for one more replica, because maxUnavailable is 0 and no board can hold a surge ({_unplaced(view)})", command)
     candidates = sorted((one for one in view.members if not one.available and not one.deleting), key=lambda one: _urgency(view, one))
     if candidates:
@@ -265,7 +266,7 @@ def _what(view: View, member: Member) -> str:
         found = conditions.find(replica.status.conditions, type)
         if found is not None and found.status != "True" and found.message:
             return f"replica {member.name} on {board}: {found.message}"
-    return explain(f"replica {member.name} on {board}", f"kubectl describe replica {member.name}")
+    return explain(f"replica {member.name} on {board}", f"kubectl describe replica {member.name} -n {replica.metadata.namespace}")
 
 
 def _message(view: View, member: Member, type: str) -> str:

@@ -65,7 +65,7 @@ def _leaves(actions: Sequence[Action]) -> bool:
 def _ready(model: Model, missing: Collection[str] | None, why_unknown: str) -> Condition:
     generation = model.metadata.generation
     if missing is None:
-        message = explain(f"The registry cannot be asked: {why_unknown}", "rkfleet get boards; curl -k https://REGISTRY/readyz")
+        message = explain(f"The registry cannot be asked: {why_unknown}", "curl -k https://REGISTRY/v2/ (401 says that it answers)")
         return condition(conditions.READY, "Unknown", conditions.REGISTRY_UNAVAILABLE, message, generation)
     names = [
         f"{one.path} of variant {variant.name} ({one.digest[:19]})"

@@ -263,6 +263,8 @@ class _Work:
                 self._remove(member, "its revision is no longer wanted")
             elif first is not None and first.uid != member.uid:
                 self._remove(member, "another replica takes the same place")
+            elif self._goal.max_unavailable == 0 and self._waits_for_predecessor(member):
+                self._remove(member, "nothing may be replaced in place (maxUnavailable is 0)")
         self._delete_excess(lambda member: member.activation == "Serving" and not member.placed and member.unschedulable)
         self._delete_excess(self._waits_for_predecessor)
 

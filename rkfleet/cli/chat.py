@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -145,6 +144,8 @@ def chat(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Talk to a model; the speed you saw goes to standard error."""
+    import asyncio
+
     asyncio.run(_talk(gateway.rstrip("/") or find_gateway(kubeconfig), model, prompt, key, max_tokens))
 
 

@@ -22,7 +22,7 @@ from rkfleet.errors import DeadlineExceeded
 
 __all__ = ["Child", "Children", "Program"]
 
-RESTART_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)  # Between starts of a program that keeps dying; the last value repeats.
+RESTART_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)  # Between starts of a program that keeps dying; the last repeats: people wait for it.
 STEADY_SECONDS: Final = 30.0  # A program that lived this long starts over at the first pause.
 STOP_SECONDS_MAX: Final = 10.0  # From SIGTERM to SIGKILL: longer than any clean stop needs, shorter than a person waits.
 READY_POLL_SECONDS: Final = 0.1
@@ -61,6 +61,10 @@ class Child:
         return self._data_dir / "log" / f"{self.program.name}.log"
 
     @property
+    def _pid_path(self) -> Path:
+        return self._data_dir / "run" / f"{self.program.name}.pid"
+
+    @property
     def exit_status(self) -> int | None:
         """Exit status of the last process, negative for a signal; None while it runs."""
         return self._process.returncode if self._process else None
@@ -94,13 +98,15 @@ class Child:
                 pass_fds=(self._lifeline,),
                 start_new_session=True,  # Ctrl-C reaches this process only; it stops the children in order
             )
-        pid_file = self._data_dir / "run" / f"{self.program.name}.pid"
-        pid_file.write_text(f"{self._process.pid}\n")
+        part = self._pid_path.with_suffix(".part")  # a reader never meets half a number
+        part.write_text(f"{self._process.pid}\n")
+        part.replace(self._pid_path)
         return self._process
 
     async def stop(self) -> None:
         """Ask the program to stop and wait; kill it after the limit."""
         self._stopping = True
+        self._pid_path.unlink(missing_ok=True)  # the number will be another process's one day
         process = self._process
         if process is None or process.returncode is not None:
             return

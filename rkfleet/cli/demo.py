@@ -7,30 +7,15 @@ status 1 and its name. `--break STEP` spoils a step, to show that its check can 
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import tempfile
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["Step", "demo"]
+from rkfleet.cli.step import Step
 
-
-class Step(StrEnum):
-    """The steps of the demo, in order."""
-
-    fetch = "fetch"
-    start = "start"
-    push = "push"
-    apply = "apply"
-    rollout = "rollout"
-    answer = "answer"
-    update = "update"
-    metrics = "metrics"
-    stop = "stop"
+__all__ = ["demo"]
 
 
 def demo(
@@ -43,6 +28,9 @@ def demo(
     ] = None,
 ) -> None:
     """Show the whole way on this machine with a real model on the CPU; exit 0 only if each step was verified."""
+    import asyncio
+    import tempfile
+
     from rkfleet.cli.demo_steps import Demo, StepFailed
 
     with tempfile.TemporaryDirectory(prefix="rkfleet-demo-") as scratch:

@@ -24,11 +24,11 @@ from rkfleet import conditions, manifest
 from rkfleet.cli import render
 from rkfleet.cli.apply import apply_documents
 from rkfleet.cli.chat import Answer, ask
-from rkfleet.cli.demo import Step
 from rkfleet.cli.fleet import HOST, FleetPlan, LocalFleet, local_fleet
 from rkfleet.cli.load import crowd
 from rkfleet.cli.rollout import follow_rollout
 from rkfleet.cli.samples import push_command, run_command
+from rkfleet.cli.step import Step
 from rkfleet.client import ApiClient
 from rkfleet.clock import SystemClock
 from rkfleet.errors import FleetError

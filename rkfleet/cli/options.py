@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -39,6 +38,8 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="Output format.")
 
 def with_client(kubeconfig: Path | None, work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Run `work` with a client of the chosen cluster and return what it returns."""
+    import asyncio
+
     from rkfleet.client import ApiClient, find_kubeconfig, load_cluster
     from rkfleet.clock import SystemClock
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rkfleet import conditions
 from rkfleet.cli.options import Kubeconfig, Namespace, with_client
 from rkfleet.errors import DeadlineExceeded, FailedPrecondition
 
@@ -55,6 +53,8 @@ async def follow_rollout(client: ApiClient, namespace: str, name: str, timeout_s
         FailedPrecondition: It is stuck (progress deadline exceeded).
         DeadlineExceeded: `timeout_seconds` passed.
     """
+    import asyncio
+
     import msgspec
 
     from rkfleet.kinds import ModelDeployment
@@ -84,6 +84,8 @@ def progress_sentence(deployment: ModelDeployment) -> tuple[str, bool]:
     Raises:
         FailedPrecondition: It is stuck.
     """
+    from rkfleet import conditions
+
     name, spec, status = deployment.metadata.name, deployment.spec, deployment.status
     if status.observed_generation < deployment.metadata.generation:
         return f"deployment {name!r}: waiting for the controller to see generation {deployment.metadata.generation}", False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +27,8 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
     samples: Annotated[bool, typer.Option("--samples", help="Push the sample models before it is ready.")] = False,
 ) -> None:
     """Start controller, registry, gateway and boards on this machine; Ctrl-C stops them."""
+    import asyncio
+
     from rkfleet.cli.fleet import FleetPlan
     from rkfleet.process import run_until_stopped
 
@@ -44,6 +45,8 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
 
 
 async def _run(plan: FleetPlan, samples: bool) -> None:
+    import asyncio
+
     from rkfleet.cli.fleet import local_fleet
     from rkfleet.cli.samples import push_samples
     from rkfleet.clock import SystemClock

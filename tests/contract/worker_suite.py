@@ -53,6 +53,14 @@ class Running:
             return [openai.decode_event(data) async for data in reply.events() if data != b"[DONE]"]
 
 
+async def first_content(events: AsyncIterator[bytes]) -> None:
+    """Read on until the first token."""
+    async for data in events:
+        if openai.decode_event(data).has_content:
+            return
+    pytest.fail("the answer ended without content")
+
+
 class WorkerSuite:
     """The contract. The test module has fixtures `backend` and `model`, the subclass says the runtime's name."""
 
@@ -129,18 +137,16 @@ class WorkerSuite:
         assert str(CONTEXT_TOKENS) in error.message
 
     def test_two_requests_are_answered_at_the_same_time(self, shared: tuple[Stage, Running]) -> None:
-        async def first_content(prompt: str, gate: asyncio.Barrier) -> None:
+        async def meet(prompt: str, gate: asyncio.Barrier) -> None:
             async with running.chat(prompt, max_tokens=64) as reply, contextlib.aclosing(reply.events()) as events:
-                async for data in events:
-                    if openai.decode_event(data).has_content:
-                        await gate.wait()  # passed only while the other one is being answered too
-                        return
+                await first_content(events)
+                await gate.wait()  # passed only while the other one is being answered too
 
         async def both() -> None:
             gate = asyncio.Barrier(2)
             async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-                tasks.create_task(first_content("Count to ten.", gate))
-                tasks.create_task(first_content("Name ten trees.", gate))
+                tasks.create_task(meet("Count to ten.", gate))
+                tasks.create_task(meet("Name ten trees.", gate))
 
         stage, running = shared
         stage.run(both())
@@ -169,6 +175,20 @@ class WorkerSuite:
                 return time.perf_counter() - left_at
 
         assert asyncio.run(leave_and_ask()) < CANCEL_SECONDS
+
+    def test_a_closed_connection_is_noticed_while_another_request_is_answered(self, shared: tuple[Stage, Running]) -> None:
+        async def leave_and_ask() -> float:
+            async with running.chat("Count to a thousand.", max_tokens=1000) as other, contextlib.aclosing(other.events()) as pieces:
+                await first_content(pieces)
+                async with running.chat(self.long_prompt(3)) as reply, contextlib.aclosing(reply.events()) as events:
+                    await anext(events)
+                left_at = time.perf_counter()
+                async with running.chat("Hi") as reply, contextlib.aclosing(reply.events()) as events:
+                    await anext(events)
+                return time.perf_counter() - left_at
+
+        stage, running = shared
+        assert stage.run(leave_and_ask()) < CANCEL_SECONDS
 
     # ---- ends
 

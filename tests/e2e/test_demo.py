@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rkfleet.cli.demo import Step
+from rkfleet.cli.step import Step
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
 

@@ -1,165 +1,179 @@
-"""Every program killed again and again, at seeded moments, while clients ask and an operator writes."""
+"""Every program killed again and again, at seeded moments, while clients ask, an operator writes and a person pushes models."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from rkfleet.errors import FleetError
-from rkfleet.kinds import ModelDeployment
-from rkfleet.meta import Ref
-from tests.support.up import CLOCK, Up, chat, eventually, processes, up
+from rkfleet.kinds import Model, ModelDeployment, Replica
+from tests.support.up import CLOCK, Up, chat, eventually, processes_of, up
+from tests.support.users import Asker, Operator, Pusher, deployment_ref
 
 SEED = int(os.environ.get("RKFLEET_SEED", "20261123"))
-VICTIMS = ("controller", "registry", "gateway", "agent-cpu-1", "worker")
-PAUSE_SECONDS_MAX = 0.7  # Between kills of one round, so that they fall into all phases of the others' recovery.
+KILLS = 10  # Of each program.
+KILLS_ALONE = 5  # Of these, so many of controller and registry before anything else is hurt.
+PAUSE_SECONDS_MAX = 1.0  # Life of a program until it is killed: from before its first line of code to serving.
+RETURN_SECONDS_MAX = 60.0  # A board asks for its session again after up to 30 s, and needs it to fetch what is spoiled.
 CONVERGE_SECONDS_MAX = 40.0
+AGENT = "agent-cpu-1"
+PROGRAMS = ("controller", "registry", "gateway", AGENT)
+REPLICAS = 2  # Both on the one board: twice the workers to kill in each life of its agent.
 MANIFEST = Path("manifests/deployments/smollm2.yaml")
-BY_DESIGN = {"controller", "registry"}  # Their death must not cost a client anything.
 
 
-class Operator:
-    """Writes deployments all the time and remembers which were acknowledged."""
+class Killer:
+    """Kills processes of a fleet at seeded moments, each only once, and counts those that were alive."""
 
-    def __init__(self, fleet: Up) -> None:
+    def __init__(self, fleet: Up, chance: random.Random) -> None:
+        self.kills = Counter[str]()
         self._fleet = fleet
-        self.acknowledged: set[str] = set()
+        self._chance = chance
+        self._met: set[int] = set()
 
-    async def run(self) -> None:
-        number = 0
-        async with self._fleet.client() as client:
-            while True:
-                number += 1
-                name = f"kept-{number}"
-                try:
-                    await client.create(_ref(name), _idle_deployment(name))
-                    self.acknowledged.add(name)
-                except FleetError:
-                    pass  # not acknowledged, so nothing is promised
-                await CLOCK.sleep(0.05)
+    async def kill(self, name: str) -> None:
+        """Wait for a process of this program that was not met yet, then for a moment, and kill it."""
+        found: list[int] = []
 
+        def there() -> bool:
+            pids = self._fleet.worker_pids() if name == "worker" else [self._fleet.pid(name)]
+            found[:] = [pid for pid in pids if pid not in self._met and Path(f"/proc/{pid}").exists()]
+            return bool(found)
 
-class Asker:
-    """Asks all the time; counts answers and failures."""
+        await eventually(there, f"{name} runs again", RETURN_SECONDS_MAX)
+        self._met.add(found[0])
+        await CLOCK.sleep(self._chance.uniform(0, PAUSE_SECONDS_MAX))
+        if Path(f"/proc/{found[0]}").exists():
+            self._fleet.kill(found[0])
+            self.kills[name] += 1
 
-    def __init__(self, fleet: Up) -> None:
-        self._fleet = fleet
-        self.answers = 0
-        self.failures: list[str] = []
+    async def kill_often(self, name: str, times: int) -> None:
+        """Kill a program whose life depends on no other one."""
+        for _ in range(times):
+            await self.kill(name)
 
-    async def run(self) -> None:
-        number = 0
-        async with httpx2.AsyncClient() as http:
-            while True:
-                number += 1
-                try:
-                    answer = await chat(http, self._fleet, f"{number}: say a word", max_tokens=4)
-                    if answer.status_code == 200:
-                        self.answers += 1
-                    else:
-                        self.failures.append(f"{answer.status_code} {answer.text[:200]}")
-                        await CLOCK.sleep(0.1)
-                except httpx2.HTTPError as error:
-                    self.failures.append(repr(error))
-                    await CLOCK.sleep(0.1)
+    async def kill_board(self, times: int) -> None:
+        """Kill workers and their agent: some agents after their workers, some in the middle of their start."""
+        while min(self.kills["worker"], self.kills[AGENT]) < times:
+            for _ in range(REPLICAS):
+                await self.kill("worker")
+            await self.kill(AGENT)
+            if self.kills[AGENT] < times:
+                if self.kills[AGENT] % 4 == 3:
+                    _spoil_the_cache(self._fleet, self._chance)
+                await self.kill(AGENT)
 
 
-def _ref(name: str) -> Ref:
-    return Ref(ModelDeployment.resource.name, "default", name)
+def _spoil_the_cache(fleet: Up, chance: random.Random) -> None:
+    """Flip one byte of each cached artifact, so that the next start must find it and fetch again, under the same kills."""
+    for file in _files(fleet, "agents/cpu-1/artifacts/sha256"):
+        with file.open("r+b") as opened:
+            opened.seek(chance.randrange(file.stat().st_size))
+            old = opened.read(1)
+            opened.seek(-1, os.SEEK_CUR)
+            opened.write(bytes([old[0] ^ 1]))
 
 
-def _idle_deployment(name: str) -> dict[str, object]:
-    spec = {"replicas": 0, "template": {"model": "smollm2-135m"}}
-    resource = ModelDeployment.resource
-    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name, "namespace": "default"}, "spec": spec}
+def _files(fleet: Up, folder: str) -> Iterator[Path]:
+    return (path for path in (fleet.data_dir / folder).rglob("*") if path.is_file())
 
 
-async def _serves(fleet: Up, http: httpx2.AsyncClient) -> bool:
-    try:
-        return (await chat(http, fleet, "are you there?", max_tokens=2)).status_code == 200
-    except httpx2.HTTPError:
-        return False
-
-
-async def _available(fleet: Up) -> bool:
+async def _all_is_well(fleet: Up, http: httpx2.AsyncClient) -> bool:
     try:
         async with fleet.client() as client:
-            obj = await client.get(_ref("smollm2"))
-    except FleetError:
+            status = (await client.get(deployment_ref("smollm2"))).get("status", {})
+        answer = await chat(http, fleet, "are you there?", max_tokens=2)
+    except (FleetError, httpx2.HTTPError):
         return False
-    status = obj.get("status", {})
     conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
-    return conditions.get("Available") == "True" and status.get("readyReplicas") == 1
+    return conditions.get("Available") == "True" and status.get("readyReplicas") == REPLICAS and answer.status_code == 200
 
 
-async def _kill(fleet: Up, victim: str) -> None:
-    if victim == "worker":
-        for pid in fleet.worker_pids():
-            fleet.kill(pid)
-        return
-    fleet.kill(fleet.pid(victim))
+async def _controller_and_registry_alone(killer: Killer, askers: list[Asker]) -> None:
+    """Kill only what no answer needs: not one request may fail for it."""
+    answered = [asker.answers for asker in askers]
+    async with asyncio.TaskGroup() as kills:
+        for name in ("controller", "registry"):
+            kills.create_task(killer.kill_often(name, KILLS_ALONE))
+    await eventually(lambda: all(asker.answers > before for asker, before in zip(askers, answered, strict=True)), "answers all the while")
+    assert [failure for asker in askers for failure in asker.failures] == []
 
 
-async def _round(fleet: Up, chance: random.Random, http: httpx2.AsyncClient) -> None:
-    for victim in chance.sample(VICTIMS, len(VICTIMS)):
-        await _kill(fleet, victim)
-        await CLOCK.sleep(chance.uniform(0, PAUSE_SECONDS_MAX))
-    await eventually(lambda: _available(fleet), "the deployment is Available again", CONVERGE_SECONDS_MAX)
-    await eventually(lambda: _serves(fleet, http), "the model answers again", CONVERGE_SECONDS_MAX)
-
-
-async def _controller_alone(fleet: Up, asker: Asker) -> None:
-    """Kill controller and registry only: not one request may fail for it."""
-    before, answered = len(asker.failures), asker.answers
-    for victim in sorted(BY_DESIGN):
-        await _kill(fleet, victim)
-    await eventually(lambda: asker.answers >= answered + 3, "answers while controller and registry are away")
-    assert asker.failures[before:] == []
-    await eventually(lambda: _available(fleet), "the deployment is Available again", CONVERGE_SECONDS_MAX)
+async def _everything(killer: Killer, times: int) -> None:
+    async with asyncio.TaskGroup() as kills:
+        for name in ("controller", "registry", "gateway"):
+            kills.create_task(killer.kill_often(name, times - killer.kills[name]))
+        kills.create_task(killer.kill_board(times))
 
 
 @pytest.mark.processes
 @pytest.mark.model
 @pytest.mark.timeout(300)
 def test_kills_lose_nothing_and_the_fleet_converges(tmp_path: Path, soak_factor: int) -> None:
-    """Acknowledged objects stay, what served goes on serving without a controller, no orphan, no partial file, convergence."""
+    """Acknowledged objects and models stay, what served goes on serving without a controller, no orphan, no partial file, convergence."""
     chance = random.Random(SEED)
     print(f"RKFLEET_SEED={SEED}")
-    rounds = 10 * soak_factor
 
     async def test() -> None:
         async with up(tmp_path / "fleet", "--samples", "--board-memory", "4Gi") as fleet:
-            fleet.run("apply", "-f", str(MANIFEST))
+            manifest = tmp_path / "smollm2.yaml"
+            manifest.write_text(MANIFEST.read_text().replace("replicas: 1", f"replicas: {REPLICAS}"))
+            fleet.run("apply", "-f", str(manifest))
             fleet.run("rollout", "status", "smollm2", "--timeout", "60")
-            operator, asker = Operator(fleet), Asker(fleet)
-            async with asyncio.TaskGroup() as tasks, httpx2.AsyncClient() as http:
-                loops = [tasks.create_task(operator.run()), tasks.create_task(asker.run())]
-                await _controller_alone(fleet, asker)
-                for _ in range(rounds):
-                    await _round(fleet, chance, http)
-                for loop in loops:
-                    loop.cancel()
-            await _check_world(fleet, operator)
-            assert asker.answers > rounds
+            killer, operator, pusher = Killer(fleet, chance), Operator(fleet), Pusher(fleet, tmp_path)
+            askers = [Asker(fleet, stream=False), Asker(fleet, stream=True)]
+            async with asyncio.TaskGroup() as tasks, httpx2.AsyncClient(trust_env=False) as http:
+                users = [tasks.create_task(user.run()) for user in (operator, pusher, *askers)]
+                await _controller_and_registry_alone(killer, askers)
+                await _everything(killer, KILLS * soak_factor)
+                for user in users:
+                    user.cancel()
+                await eventually(lambda: _all_is_well(fleet, http), "the fleet is as it was", CONVERGE_SECONDS_MAX)
+            print(
+                dict(killer.kills),
+                f"{sum(asker.answers for asker in askers)} answers, {sum(len(asker.failures) for asker in askers)} failures",
+            )
+            assert all(killer.kills[name] >= KILLS for name in (*PROGRAMS, "worker")), killer.kills
+            assert [silence for asker in askers for silence in asker.silent] == []
+            await _nothing_is_lost(fleet, operator, pusher)
+            await _nothing_is_left_over(fleet)
 
     asyncio.run(test())
 
 
-async def _check_world(fleet: Up, operator: Operator) -> None:
+async def _nothing_is_lost(fleet: Up, operator: Operator, pusher: Pusher) -> None:
     async with fleet.client() as client:
-        listing = await client.list(ModelDeployment.resource.name, "default")
-    lost = operator.acknowledged - {obj["metadata"]["name"] for obj in listing.items}
-    assert lost == set(), f"{len(lost)} of {len(operator.acknowledged)} acknowledged objects are lost"
-    assert operator.acknowledged
-    assert len(fleet.worker_pids()) == 1, "exactly one worker runs"
-    orphans = [
-        pid for pid, words in processes() if b"agent.workers.child" in words and Path(f"/proc/{pid}/stat").read_text().split()[3] == "1"
-    ]
-    assert orphans == []
-    partial = [path for path in fleet.data_dir.rglob("*") if path.suffix in {".part", ".partial"} and path.is_file()]
+        assert operator.labels
+        assert operator.deleted
+        assert pusher.models
+        deployments = await client.list(ModelDeployment.resource.name, "default")
+        assert operator.broken_promises(deployments.items) == []
+        missing: list[str] = []
+
+        async def models_are_ready() -> bool:
+            missing[:] = pusher.broken_promises((await client.list(Model.resource.name, "default")).items)
+            return not missing
+
+        await eventually(models_are_ready, f"acknowledged models are Ready: {missing}")
+        replicas = (await client.list(Replica.resource.name, "default")).items
+        assert len(replicas) == REPLICAS
+
+
+async def _nothing_is_left_over(fleet: Up) -> None:
+    found: list[str] = []
+
+    def nothing_else_runs() -> bool:
+        found[:] = processes_of(fleet.data_dir).values()
+        return len(found) == 1 + len(PROGRAMS) + REPLICAS and len(fleet.worker_pids()) == REPLICAS
+
+    await eventually(nothing_else_runs, f"only up, its programs and one worker per replica run, not {found}", 5.0)
+    partial = [path for path in fleet.data_dir.rglob("*") if path.suffix in {".part", ".partial", ".chunks"}]
     assert partial == []
+    assert list(_files(fleet, "agents/cpu-1/partial")) == []

@@ -20,15 +20,21 @@ PROGRESS = chunk(prompt_progress={"total": 10, "cache": 0, "processed": 0, "time
 
 @contextlib.asynccontextmanager
 async def relayed() -> AsyncIterator[tuple[ScriptedWorker, openai.AsyncOpenAI]]:
-    routes = Routes()
-    async with (
-        asyncio.timeout(20),
-        ScriptedWorker().run() as worker,
-        serve_asgi(Serving(routes, Metrics("agent"), SystemClock()), "127.0.0.1", 0) as listener,
-        openai.AsyncOpenAI(base_url=f"{listener.url}/v1", api_key="any", max_retries=0) as client,
-    ):
-        routes.replace((Route(uid="u", namespace="default", name="m-0", served_model_name="m", endpoint=worker.endpoint, api_key="k"),))
+    async with asyncio.timeout(20), ScriptedWorker().run() as worker, serving(worker) as url, asking_at(url) as client:
         yield worker, client
+
+
+@contextlib.asynccontextmanager
+async def serving(worker: ScriptedWorker) -> AsyncIterator[str]:
+    routes = Routes()
+    routes.replace((Route(uid="u", namespace="default", name="m-0", served_model_name="m", endpoint=worker.endpoint, api_key="k"),))
+    app = Serving(routes, Metrics("agent"), SystemClock())
+    async with serve_asgi(app, "127.0.0.1", 0, shutdown_seconds=0.1) as listener:
+        yield listener.url
+
+
+def asking_at(url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
 
 
 def test_the_first_token_is_out_before_the_second_exists() -> None:
@@ -114,3 +120,34 @@ def test_a_worker_that_is_gone_before_it_answers_is_503() -> None:
     error = asyncio.run(scenario())
     assert (error.status_code, error.code) == (503, "worker_exited")
     assert "retry-after" in error.response.headers
+
+
+def test_an_agent_that_stops_says_so_in_its_open_streams() -> None:
+    async def scenario() -> openai.APIError:
+        async with asyncio.timeout(20), ScriptedWorker().run() as worker, contextlib.AsyncExitStack() as clients:
+            async with serving(worker) as url:
+                client = await clients.enter_async_context(asking_at(url))
+                asking = asyncio.ensure_future(client.chat.completions.create(**ASK, stream=True))
+                await worker.say(chunk("one"))
+                stream = await asking
+                await anext(stream)
+            with pytest.raises(openai.APIError) as caught:
+                await anext(stream)
+            return caught.value
+
+    assert asyncio.run(scenario()).code == "agent_stopping"
+
+
+def test_an_agent_that_stops_refuses_what_has_no_token_yet() -> None:
+    async def scenario() -> openai.APIStatusError:
+        async with asyncio.timeout(20), ScriptedWorker().run() as worker, contextlib.AsyncExitStack() as clients:
+            async with serving(worker) as url:
+                client = await clients.enter_async_context(asking_at(url))
+                asking = asyncio.ensure_future(client.chat.completions.create(**ASK))
+                await worker.say(PROGRESS)
+            with pytest.raises(openai.APIStatusError) as caught:
+                await asking
+            return caught.value
+
+    error = asyncio.run(scenario())
+    assert (error.status_code, error.code) == (503, "agent_stopping")

@@ -90,12 +90,15 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str, sec
 
 
 @contextlib.asynccontextmanager
-async def up(data_dir: Path, *flags: str) -> AsyncIterator[Up]:
-    """Run `rkfleet up` with any free ports for as long as the block runs; it must stop with status 0 and leave no process."""
+async def up(data_dir: Path, *flags: str, before: tuple[str, ...] = ()) -> AsyncIterator[Up]:
+    """Run `rkfleet up` with any free ports for as long as the block runs; it must stop with status 0 and leave no process.
+
+    `before` is the command line of a program that ends in becoming another one, for example `unshare`.
+    """
     ports = [word for name in ("api", "grpc", "registry", "gateway") for word in (f"--{name}-port", "0")]
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rkfleet.cli.main", "up", "--data-dir", str(data_dir), *ports, *flags,
+            *before, sys.executable, "-m", "rkfleet.cli.main", "up", "--data-dir", str(data_dir), *ports, *flags,
             stdout=asyncio.subprocess.PIPE, stderr=said, env={**os.environ, MARK: str(data_dir)},
         )  # fmt: skip
 

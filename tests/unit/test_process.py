@@ -27,9 +27,15 @@ def test_a_data_directory_has_one_owner_and_names_it(tmp_path: Path) -> None:
 
 def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     """A worker that outlives its agent for a moment does not keep the next agent out."""
+    program = "import sys; print('up', flush=True); sys.stdin.read()"
     with process.lock_data_dir(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False)
-    with process.lock_data_dir(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        with process.lock_data_dir(tmp_path):
+            pass
+    finally:
         child.communicate(timeout=WAIT_SECONDS)
 
 

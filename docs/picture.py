@@ -1,0 +1,36 @@
+"""Draws `docs/images/demo.svg` from `docs/images/demo.txt`, the transcript of a real run with its colours.
+
+To renew the transcript: `script -qc "stty cols 140; .venv/bin/rkfleet demo" demo.txt`, and the `kubectl get` of its second part in a fleet
+of `make up`; take off what `script` adds, then run `.venv/bin/python docs/picture.py`. Long lines are cut, as the ellipses show. The same
+transcript gives the same picture. Fonts are those of the reader's machine: the picture loads nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.terminal_theme import DIMMED_MONOKAI
+from rich.text import Text
+
+IMAGES: Final = Path(__file__).parent / "images"
+COLUMNS: Final = 140
+FONT_FACES: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def draw(transcript: str) -> str:
+    """Return the transcript as SVG; lines that begin with `$` are what a person typed."""
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="truecolor", legacy_windows=False)
+        for line in transcript.splitlines():
+            text = Text(line, style="bold") if line.startswith("$ ") else Text.from_ansi(line)
+            text.truncate(COLUMNS, overflow="ellipsis")
+            console.print(text, no_wrap=True, overflow="ellipsis", highlight=False)
+    drawn = console.export_svg(title="rkfleet: from one manifest to tokens", theme=DIMMED_MONOKAI, unique_id="rkfleet")
+    return FONT_FACES.sub("", drawn).replace("Fira Code", "ui-monospace")
+
+
+if __name__ == "__main__":
+    (IMAGES / "demo.svg").write_text(draw((IMAGES / "demo.txt").read_text()))
