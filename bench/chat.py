@@ -85,18 +85,17 @@ async def measure(directory: Path, clock: Clock, rounds: int) -> list[Result]:
     ):
         sides = Side(pooled, fleet.endpoints.gateway, clock), Side(unpooled, peer_url, clock)
         chance = random.Random(rounds)
-        await pairs(sides, WARM_UP_ROUNDS, OUTPUT_TOKENS, chance)
-        long_answers = await pairs(sides, rounds, OUTPUT_TOKENS, chance)
-        short_answers = await pairs(sides, FIRST_TOKEN_ROUNDS, SHORT_OUTPUT_TOKENS, chance)
-        return compare(long_answers, short_answers)
+        long_prompts = [f"{chance.randrange(10_000)}: explain {chance.choice(THINGS)} {chance.choice(WAYS)}." for _ in range(rounds)]
+        short_prompts = [f"{chance.randrange(10_000)}?" for _ in range(FIRST_TOKEN_ROUNDS)]
+        await pairs(sides, long_prompts[:WARM_UP_ROUNDS], SHORT_OUTPUT_TOKENS)
+        return compare(await pairs(sides, long_prompts, OUTPUT_TOKENS), await pairs(sides, short_prompts, SHORT_OUTPUT_TOKENS))
 
 
-async def pairs(sides: tuple[Side, Side], rounds: int, output_tokens: int, chance: random.Random) -> list[tuple[Speed, Speed]]:
-    """Ask both sides the same, `rounds` times, each first in every second round; return what was seen, ours first."""
+async def pairs(sides: tuple[Side, Side], prompts: Sequence[str], output_tokens: int) -> list[tuple[Speed, Speed]]:
+    """Ask both sides each prompt, each side first in every second round; return what was seen, ours first."""
     seen: list[tuple[Speed, Speed]] = []
     ours, peer = sides
-    for number in range(rounds):
-        prompt = f"Explain {chance.choice(THINGS)} {chance.choice(WAYS)}, {chance.randrange(10_000)}."
+    for number, prompt in enumerate(prompts):
         if number % 2 == 0:
             our = await ours.chat(prompt, output_tokens)
             their = await peer.chat(prompt, output_tokens)

@@ -1,4 +1,4 @@
-"""What `rkfleet --help` costs: CPU seconds, beside importing the two libraries that it is made of, in the same run.
+"""What `rkfleet --help` costs: CPU seconds, beside importing the two libraries of the command line, in the same run.
 
 In: nothing. Out: the report of `bench/report.py`. Run by `make bench-cli`. CPU and not wall time, because a command line shares its
 machine with what it starts; user and system time of the child, as the kernel counts them at its end.

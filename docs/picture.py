@@ -1,8 +1,8 @@
 """Draws `docs/images/demo.svg` from `docs/images/demo.txt`, the transcript of a real run with its colours.
 
 To renew the transcript: `script -qc "stty cols 140; .venv/bin/rkfleet demo" demo.txt`, and the `kubectl get` of its second part in a fleet
-of `make up`; take off what `script` adds, then run `.venv/bin/python docs/picture.py`. Long lines are cut, as the ellipses show. The same
-transcript gives the same picture. Fonts are those of the reader's machine: the picture loads nothing.
+of `make up`; take off what `script` adds, then run `.venv/bin/python docs/picture.py`. The same transcript gives the same picture in every
+terminal. Fonts are those of the reader's machine: the picture loads nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from rich.text import Text
 
 IMAGES: Final = Path(__file__).parent / "images"
 COLUMNS: Final = 140
+LINES: Final = 50  # Without it rich would ask the terminal for both.
 FONT_FACES: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def draw(transcript: str) -> str:
     """Return the transcript as SVG; lines that begin with `$` are what a person typed."""
     with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="truecolor", legacy_windows=False)
+        console = Console(
+            record=True, width=COLUMNS, height=LINES, file=nowhere, force_terminal=True, color_system="truecolor", no_color=False
+        )
         for line in transcript.splitlines():
             text = Text(line, style="bold") if line.startswith("$ ") else Text.from_ansi(line)
-            text.truncate(COLUMNS, overflow="ellipsis")
-            console.print(text, no_wrap=True, overflow="ellipsis", highlight=False)
+            console.print(text, highlight=False)
     drawn = console.export_svg(title="rkfleet: from one manifest to tokens", theme=DIMMED_MONOKAI, unique_id="rkfleet")
     return FONT_FACES.sub("", drawn).replace("Fira Code", "ui-monospace")
 

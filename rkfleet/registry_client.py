@@ -48,6 +48,7 @@ STALL_SECONDS_MAX: Final = (
     60.0  # A registry that restarts is back in seconds; a disk somebody must clear is reported instead of waited for.
 )
 RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0)  # Between tries while nothing moves; the last value repeats.
+TELL_SECONDS: Final = 1.0  # A person should know why nothing moves; shorter stops are over before they could read it.
 _CHALLENGE_PART: Final = re.compile(r'(\w+)="([^"]*)"')
 _UPLOADED: Final = re.compile(r"(?:bytes=)?0-(\d+)")
 
@@ -87,13 +88,18 @@ class RegistryClient:
         *,
         chunk_bytes: int = CHUNK_BYTES,
         stall_seconds_max: float = STALL_SECONDS_MAX,
+        waits: Callable[[str], None] = lambda _why: None,
     ) -> None:
-        """Take the registry's base URL, how to verify it, and where tokens come from; the limits are for slow links and tests."""
+        """Take the registry's base URL, how to verify it, and where tokens come from; the limits are for slow links and tests.
+
+        `waits` is told why a push stands still, each reason once.
+        """
         self.url: Final = url.rstrip("/")
         self._tokens: Final = tokens
         self._clock: Final = clock
         self._chunk_bytes: Final = chunk_bytes
         self._stall_seconds_max: Final = stall_seconds_max
+        self._waits: Final = waits
         self._held: Final[dict[str, str]] = {}  # Token by repository.
         self._http: Final = httpx2.AsyncClient(
             verify=tls, timeout=httpx2.Timeout(SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX), trust_env=False
@@ -133,7 +139,7 @@ class RegistryClient:
             Unavailable: Nothing moved for `stall_seconds_max`; the message carries the reason, such as a full disk.
         """
         size = len(source) if isinstance(source, bytes) else (await in_thread(source.stat)).st_size
-        patience = _Patience(self._clock, self._stall_seconds_max)
+        patience = _Patience(self._clock, self._stall_seconds_max, self._waits)
         location, offset, uncertain, sent = "", 0, False, False
         while True:
             try:
@@ -166,7 +172,7 @@ class RegistryClient:
         """Store a manifest under a tag or its digest."""
         url = f"{self.url}/v2/{repository}/manifests/{reference}"
         headers = {"Content-Type": media_type}
-        patience = _Patience(self._clock, self._stall_seconds_max)
+        patience = _Patience(self._clock, self._stall_seconds_max, self._waits)
         while True:
             try:
                 _check(await self._request("PUT", repository, url, body, headers), f"manifest {reference} of {repository}")
@@ -253,9 +259,11 @@ class _Chunk:
 class _Patience:
     """How long to go on while nothing moves."""
 
-    def __init__(self, clock: Clock, seconds_max: float) -> None:
+    def __init__(self, clock: Clock, seconds_max: float, tell: Callable[[str], None]) -> None:
         self._clock: Final = clock
         self._seconds_max: Final = seconds_max
+        self._tell: Final = tell
+        self._told = ""
         self.moved()
 
     def moved(self) -> None:
@@ -269,8 +277,12 @@ class _Patience:
         Raises:
             Unavailable: Nothing moved for too long.
         """
-        if self._clock.monotonic() - self._since > self._seconds_max:
+        stalled = self._clock.monotonic() - self._since
+        if stalled > self._seconds_max:
             raise Unavailable(f"{what} for {self._seconds_max:.0f} s: {error.message}") from error
+        if stalled >= TELL_SECONDS and error.message != self._told:
+            self._told = error.message
+            self._tell(f"{what}, trying again: {error.message}")
         await self._clock.sleep(RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)])
         self._failures += 1
 

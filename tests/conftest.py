@@ -13,3 +13,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def soak_factor(request: pytest.FixtureRequest) -> int:
     """How many times longer than usual a campaign runs."""
     return int(request.config.getoption("--soak"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the time limits off long campaigns."""
+    if config.getoption("--soak") > 1:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)

@@ -121,10 +121,10 @@ class Cache:
         with file:
             while await in_thread(_hash_span, file, hasher, buffer):
                 pass
-        found = f"sha256:{hasher.hexdigest()}"
+            found = f"sha256:{hasher.hexdigest()}"
+            if found != digest and await in_thread(_remove_opened, path, file):
+                self._corrupt.inc()
         if found != digest:
-            await in_thread(path.unlink, missing_ok=True)
-            self._corrupt.inc()
             raise DigestMismatch(f"artifact {digest} has digest {found} on disk; it was removed and will be fetched again")
         await in_thread(os.utime, path)  # the moment of its last use, for eviction
         return path
@@ -202,6 +202,17 @@ class Cache:
         for name in names:
             if not ((self._partial / name).exists() and (self._partial / f"{name}{RECORD_SUFFIX}").exists()):
                 self._remove_partial(name)
+
+
+def _remove_opened(path: Path, file: FileIO) -> bool:
+    """Remove the file at `path` if it is the opened one; return whether it was. Another verification or a new fetch may be faster."""
+    try:
+        if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            path.unlink()
+            return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def _hash_span(file: FileIO, hasher: hashlib._Hash, buffer: memoryview) -> bool:

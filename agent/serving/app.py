@@ -20,7 +20,7 @@ import msgspec
 from agent.serving import openai
 from agent.serving.connection import Connection, Message, Receive, Send
 from agent.serving.measure import Measurements
-from agent.serving.proxy import Proxy, refuse_unless_ready
+from agent.serving.proxy import Proxy
 from agent.serving.queue import Queue
 from agent.serving.routes import Route, Routes
 from rkfleet.clock import Clock
@@ -125,7 +125,6 @@ class Serving:
             (b"x-rkfleet-replica", f"{route.namespace}/{route.name}".encode()),
             (b"x-rkfleet-variant", route.variant.encode()),
         ]
-        refuse_unless_ready(route)
         await client.while_connected(self._proxy.answer(request, route, arrived_at, client))
 
     def _choose(self, model: str, replica: Route | None) -> Route:

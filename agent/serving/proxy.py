@@ -21,7 +21,7 @@ from agent.serving.queue import Queue
 from agent.serving.routes import Route, Routes
 from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
 
-__all__ = ["Proxy", "refuse_unless_ready"]
+__all__ = ["Proxy"]
 
 LOADING_RETRY_SECONDS: Final = 2
 DRAINING_RETRY_SECONDS: Final = 1
@@ -48,6 +48,7 @@ class Proxy:
         journey = self._measurements.begin(route, arrived_at)
         outcome: Outcome = "cancelled"
         try:
+            _refuse_unless_ready(route)
             async with self._queue.place(
                 route.uid,
                 max_concurrent=route.max_concurrent,
@@ -74,7 +75,7 @@ class Proxy:
         """
         now = self._routes.find(route.namespace, route.name)
         if now is None or now.uid != route.uid or not now.endpoint:
-            raise loading(now or route)
+            raise _loading(now or route)
         return now
 
     async def _forward(self, request: openai.Request, route: Route, journey: Journey, client: Connection) -> Outcome:
@@ -149,13 +150,13 @@ def _outcome(error: FleetError) -> Outcome:
             return "invalid"
         case ResourceExhausted():
             return "rejected"
-        case Unavailable(details={"code": "model_loading"}):
+        case Unavailable(details={"code": "model_loading" | "replica_draining"}):
             return "rejected"
         case _:
             return "failed"
 
 
-def refuse_unless_ready(route: Route) -> None:
+def _refuse_unless_ready(route: Route) -> None:
     """Let a new request pass to a route that takes new requests.
 
     Raises:
@@ -168,10 +169,10 @@ def refuse_unless_ready(route: Route) -> None:
             code="replica_draining",
         )
     if not route.endpoint:
-        raise loading(route)
+        raise _loading(route)
 
 
-def loading(route: Route) -> Unavailable:
+def _loading(route: Route) -> Unavailable:
     """Return the error of a replica that has no worker now."""
     why = route.waiting_reason or "its model is being loaded"
     return Unavailable(

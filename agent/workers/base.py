@@ -130,6 +130,12 @@ class Backend(Protocol):
 
     Every implementation passes `tests/contract/worker_suite.py`: the listener demands its key, closing a connection ends the request
     within a second also in prefill, a worker ends with the agent, and an exit has a reason.
+
+    The listener answers POST /v1/chat/completions and /v1/completions with a stream of OpenAI's chunks. Where the request asks for it
+    (`return_progress`), chunks with `prompt_progress: {"total": <prompt tokens>}` come before the first token: one when the request gets
+    its place and one after each step of prefill. The last chunk has `usage`. A prompt that does not fit is 400 with the error type
+    `exceed_context_size_error` and `n_prompt_tokens`.
+    Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
     """
 
     @property

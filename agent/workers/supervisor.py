@@ -38,7 +38,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         hang_seconds: A loaded worker whose runtime has not answered for so long is killed. It answers between two batches of prefill;
             the slowest batch (an 8B model on four cores) takes ten seconds.
         stop_seconds: A worker that was asked to end and has not by then is killed.
-        backoff_seconds: Pause after the first exit; doubles with each further one.
+        backoff_seconds: Pause after the first exit; doubles with each further one. A kill from outside says nothing about the next start
+            and begins anew.
         backoff_seconds_max: Longest pause: a minute, so that a repaired board is back within a minute.
         stable_seconds: A worker that was ready for so long starts again at the first pause.
     """
@@ -158,7 +159,7 @@ class Supervisor:
             if exit.reason is None:
                 continue
             stable = slot.ready_at is not None and self._clock.monotonic() - slot.ready_at >= self._limits.stable_seconds
-            failures = 1 if stable else failures + 1
+            failures = 1 if stable or exit.reason == "Killed" else failures + 1
             self._note_exit(slot, spec, exit.reason, exit.message)
             pause = backoff_seconds(failures, self._limits, self._random.random())
             await self._back_off(slot, spec, pause)

@@ -96,7 +96,7 @@ def check_board(load: BoardLoad, need: Need) -> Fit | Misfit:
     """Return the preferred variant that fits the board now, or why none does."""
     if (misfit := _check_board_itself(load.board, need.placement)) is not None:
         return misfit
-    deepest = Misfit(depth=0, group="have no variant that the deployment allows")
+    deepest = Misfit(depth=0, group="no variant of the Model is allowed")
     for preference, variant in enumerate(need.variants):
         found = _check_variant(load, need, variant, preference)
         if isinstance(found, Fit):
@@ -145,21 +145,21 @@ def _check_board_itself(board: Board, placement: Placement) -> Misfit | None:
 
 def _objections(board: Board, placement: Placement) -> Iterator[str]:
     if not matches(placement.board_selector, board.metadata.labels):
-        yield f"do not match spec.placement.boardSelector ({format_selector(placement.board_selector)})"
+        yield f"not chosen by spec.placement.boardSelector ({format_selector(placement.board_selector)})"
     if board.metadata.deletion_timestamp:
-        yield "are being deleted"
+        yield "being deleted"
     if board.spec.unschedulable:
-        yield "are cordoned (spec.unschedulable)"
+        yield "cordoned (spec.unschedulable)"
     for taint in board.spec.taints:
         if not tolerates(placement.tolerations, taint):
             value = f"={taint.value}" if taint.value else ""
-            yield f"have the taint {taint.key}{value}:{taint.effect}, which is not tolerated"
+            yield f"taint {taint.key}{value}:{taint.effect} is not tolerated"
     ready = conditions.find(board.status.conditions, conditions.READY)
     if ready is None or ready.status != "True":
-        yield f"have no session ({ready.reason if ready else conditions.NEVER_CONNECTED})"
+        yield f"no session ({ready.reason if ready else conditions.NEVER_CONNECTED})"
     for type in (conditions.MEMORY_PRESSURE, conditions.DISK_PRESSURE):
         if conditions.is_true(board.status.conditions, type):
-            yield f"are under {type}"
+            yield f"under {type}"
 
 
 # ---- Rules about a variant on the board ------------------------------------------------------------------------------------------
@@ -168,24 +168,24 @@ def _objections(board: Board, placement: Placement) -> Iterator[str]:
 def _check_variant(load: BoardLoad, need: Need, variant: Variant, preference: int) -> Fit | Misfit:
     status, requires = load.board.status, variant.requires
     if variant.soc not in ("any", status.soc):
-        return Misfit(depth=2, group=f"have a chip that no allowed variant is for ({status.soc or 'unknown'})")
+        return Misfit(depth=2, group=f"no allowed variant is for the chip {status.soc or 'unknown'}")
     runtimes = [one for one in status.runtimes if one.name == variant.runtime]
     if not runtimes:
-        return Misfit(depth=3, group=f"have no runtime {variant.runtime}, which variant {variant.name} needs")
+        return Misfit(depth=3, group=f"no runtime {variant.runtime}, which variant {variant.name} needs")
     if not any(meets(one.version, requires.runtime_version) for one in runtimes):
         have = ", ".join(one.version or "unknown" for one in runtimes)
-        group = f"have a {variant.runtime} outside {requires.runtime_version}, which variant {variant.name} needs"
+        group = f"{variant.runtime} is outside the {requires.runtime_version} of variant {variant.name}"
         return Misfit(depth=4, group=group, detail=f"has {have}")
     driver = status.versions.npu_driver.version
     if not meets(driver, requires.driver_version):
-        group = f"have an NPU driver outside {requires.driver_version}, which variant {variant.name} needs"
+        group = f"NPU driver is outside the {requires.driver_version} of variant {variant.name}"
         return Misfit(depth=5, group=group, detail=f"has {driver or 'none'}")
     if requires.npu_cores > status.capacity.npu_cores:
-        group = f"have fewer NPU cores than the {requires.npu_cores} of variant {variant.name}"
+        group = f"fewer NPU cores than the {requires.npu_cores} of variant {variant.name}"
         return Misfit(depth=6, group=group, detail=f"has {status.capacity.npu_cores}")
     if need.context_tokens > variant.context_tokens:
         limit = f"serving.contextTokens {need.context_tokens} is above the {variant.context_tokens} of variant {variant.name}"
-        return Misfit(depth=7, group=f"could only run a smaller context: {limit}")
+        return Misfit(depth=7, group=limit)
     return _check_room(load, need, variant, preference)
 
 
@@ -199,12 +199,12 @@ def _check_room(load: BoardLoad, need: Need, variant: Variant, preference: int) 
     files = {digest: size for one in (*load.reservations.values(), reservation) for digest, size in one.digests.items()}
     needed = sum(files.values())
     if load.storage_bytes and needed > load.storage_bytes:
-        group = f"have too little storage for the {format_bytes(sum(reservation.digests.values()))} of variant {variant.name}"
+        group = f"too little storage for the {format_bytes(sum(reservation.digests.values()))} of variant {variant.name}"
         return Misfit(depth=8, group=group, detail=f"has {format_bytes(load.storage_bytes)}, {format_bytes(needed)} would be used")
     memory = load.memory_bytes
     with_it = reserved_bytes({**load.reservations, "": reservation})
     if with_it > memory:
-        group = f"have less memory free than the {variant.requires.memory} of variant {variant.name}"
+        group = f"less memory free than the {variant.requires.memory} of variant {variant.name}"
         free = max(memory - reserved_bytes(load.reservations), 0)
         return Misfit(depth=9, group=group, detail=f"has {format_bytes(free)} of {format_bytes(memory)}")
     return Fit(variant=variant, preference=preference, free_bytes=memory - with_it, reservation=reservation)

@@ -31,6 +31,7 @@ LOST_SECONDS: Final = 60.0  # A board that reboots is back within this, and so i
 SILENT_SECONDS: Final = 15.0
 SITE_LOST_SHARE_MAX: Final = 0.55
 SITE_LOST_BOARDS_MIN: Final = 3
+STOP_RETRY_SECONDS: Final = 5.0  # That enough boards are back is an event of other boards, which wakes other deployments.
 
 _OF_THE_AGENT: Final = (conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.DRAINED, conditions.READY)
 
@@ -153,6 +154,8 @@ def view_boards(
     held = {name for name in expired if site_of.get(name, "") in stopped}
     watched = set(named) & set(away)
     deadlines = [limit - away[name].seconds for name in watched for limit in (limits[name], LOST_SECONDS) if limit > away[name].seconds]
+    if held & watched:
+        deadlines.append(STOP_RETRY_SECONDS)
     sites = sorted({site_of.get(name, "") for name in held & set(named)})
     return BoardsView(
         absent=frozenset(away) | frozenset(missing),

@@ -49,7 +49,8 @@ def plan_placement(fleet: Fleet) -> Plan:
     loads = board_loads(fleet)
     candidates: dict[tuple[str, ...], _Candidates] = {}
     actions: list[Action] = []
-    waiting, bindings = "", 0
+    unplaced: list[tuple[Replica, _Candidates]] = []
+    bindings = 0
     waiters = sorted((one for one in fleet.replicas if not one.spec.board_name and not one.metadata.deletion_timestamp), key=_order)
     for replica in waiters:
         need = _need(replica, fleet)
@@ -60,11 +61,9 @@ def plan_placement(fleet: Fleet) -> Plan:
         same = (need.deployment, replica.spec.revision_name)
         if same not in candidates:
             candidates[same] = _Candidates(need, loads)
-        found = _in_place(replica, need, loads) or candidates[same].best() or candidates[same]
-        if isinstance(found, _Candidates):
-            said = _unscheduled(replica, found.misfits())
-            waiting = waiting or said.message
-            actions.extend(_write(replica, said))
+        found = _in_place(replica, need, loads) or candidates[same].best()
+        if found is None:
+            unplaced.append((replica, candidates[same]))
             continue
         name, fit = found
         bindings += 1
@@ -72,6 +71,11 @@ def plan_placement(fleet: Fleet) -> Plan:
         for others in candidates.values():
             others.renew(name)
         actions.extend(_bind(replica, name, fit.variant.name))
+    # Said last, about what is left after all bindings.
+    explained = [(replica, _unscheduled(replica, excluded.misfits())) for replica, excluded in unplaced]
+    for replica, said in explained:
+        actions.extend(_write(replica, said))
+    waiting = explained[0][1].message if explained else ""
     for replica in fleet.replicas:
         if replica.spec.board_name:
             actions.extend(_write(replica, _scheduled(replica.spec.board_name, replica.spec.variant_name), event=False))
@@ -221,7 +225,8 @@ def _unscheduled(replica: Replica, misfits: Mapping[str, Misfit]) -> Condition:
     for name in sorted(misfits):
         one = misfits[name]
         groups.setdefault(one.group, []).append(f"{name} ({one.detail})" if one.detail else name)
-    reasons = "; ".join(f"{len(names)} {group}: {', '.join(names)}" for group, names in sorted(groups.items()))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in ordered)
     if len(reasons) > MESSAGE_LENGTH_MAX:
         reasons = f"{reasons[:MESSAGE_LENGTH_MAX].rpartition(', ')[0]} and others"
     why = f"No board of {len(misfits)} can take the replica: {reasons}"

@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from controller.planning.actions import Value
 from rkfleet.kinds.replica import Activation
 
@@ -158,7 +160,12 @@ class _Work:
     def __init__(self, goal: Goal, members: Sequence[Member]) -> None:
         self._goal: Final = goal
         self._slots: Final = {member.slot for member in members}  # Also of those deleted now: a name is not reused in one breath.
+        self._next_slot = 0  # Every lower one is taken.
         self._members = {member.uid: member for member in members if not member.deleting}
+        self._successors: Final[dict[str, Member]] = {}  # The first one staged for each place, by the uid that it replaces.
+        for member in self._members.values():
+            if member.activation == "Staged":
+                self._successors.setdefault(member.replaces, member)
         self._delete: Final[list[tuple[str, str]]] = []
         self._activate: Final[list[str]] = []
         self._drain: Final[list[tuple[str, str]]] = []
@@ -202,16 +209,14 @@ class _Work:
     def _updated(self) -> list[Member]:
         return self._where(lambda member: member.revision == self._goal.revision and member.activation != "Draining")
 
-    def _successor_of(self, member: Member) -> Member | None:
-        return next(iter(self._where(lambda other: other.replaces == member.uid and other.activation == "Staged")), None)
-
-    def _available_without(self, member: Member) -> int:
-        return sum(other.available for other in self._serving() if other.uid != member.uid)
+    def _available(self) -> int:
+        return sum(member.available for member in self._serving())
 
     # What is done.
 
     def _remove(self, member: Member, why: str) -> None:
         del self._members[member.uid]
+        self._forget_successor(member)
         if self._create.pop(member.uid, None) is None:
             self._delete.append((member.uid, why))
         if member.uid in self._activate:
@@ -226,14 +231,18 @@ class _Work:
         self._replace(member, "Draining")
 
     def _replace(self, member: Member, activation: Activation) -> None:
-        fields = {name: getattr(member, name) for name in Member.__struct_fields__}
-        self._members[member.uid] = Member(**{**fields, "activation": activation})
+        self._forget_successor(member)
+        self._members[member.uid] = msgspec.structs.replace(member, activation=activation)
+
+    def _forget_successor(self, member: Member) -> None:
+        if self._successors.get(member.replaces) is member:
+            del self._successors[member.replaces]
 
     # The steps, in order.
 
     def step(self) -> bool:
         """Go through all steps once; return whether something was moved, because one step may open the way for an earlier one."""
-        before = self.moves()
+        before = self.moves().count
         self.delete_finished()
         self.delete_useless_successors()
         self.scale_down()
@@ -244,7 +253,7 @@ class _Work:
             self.drain_exchanged_by_surge()
             self.drain_exchanged_in_place()
             self.stage_successors()
-        return self.moves() != before
+        return self.moves().count != before
 
     def delete_finished(self) -> None:
         """Delete what is replaced because its board is lost, and what has drained or cannot be waited for."""
@@ -258,10 +267,9 @@ class _Work:
         """Delete staged bytes that nobody will use: of another revision, a second one for one place, or more than are wanted."""
         staged = self._where(lambda member: member.activation == "Staged")
         for member in staged:
-            first = self._successor_of(self._members[member.replaces]) if member.replaces in self._members else member
             if member.revision != self._goal.revision:
                 self._remove(member, "its revision is no longer wanted")
-            elif first is not None and first.uid != member.uid:
+            elif member.replaces in self._members and self._successors.get(member.replaces) is not member:
                 self._remove(member, "another replica takes the same place")
             elif self._goal.max_unavailable == 0 and self._waits_for_predecessor(member):
                 self._remove(member, "nothing may be replaced in place (maxUnavailable is 0)")
@@ -279,8 +287,16 @@ class _Work:
         if self._goal.rolling:
             for member in [one for one in self._old() if not one.placed]:
                 self._remove(member, "its revision is no longer wanted")
-        while self._running() > self._goal.replicas + (self._goal.max_surge if self._old() else 0):
-            self._retire(min(self._serving() + self._takeovers(), key=self._worth), "fewer replicas are wanted")
+        old = len(self._old())
+        excess = self._running() - self._goal.replicas
+        for member in sorted(self._serving() + self._takeovers(), key=self._worth):
+            if excess <= (self._goal.max_surge if old else 0):
+                return
+            old -= member.activation == "Serving" and member.revision != self._goal.revision
+            excess -= 1
+            self._retire(member, "fewer replicas are wanted")
+            if successor := self._successors.get(member.uid):
+                self._remove(successor, "its place is no longer wanted")
 
     def _worth(self, member: Member) -> tuple[bool, bool, int, bool, int]:
         """Order of sacrifice; the unsettled are worth more than the unready because clients may be using them."""
@@ -289,66 +305,74 @@ class _Work:
 
     def drain_exchanged_by_surge(self) -> None:
         """Drain old replicas for which one more than the wanted number is available."""
+        available, excess = self._available(), self._running() - self._goal.replicas
         for member in sorted(self._old(), key=self._exchange_order):
-            if self._running() <= self._goal.replicas:
+            if excess <= 0:
                 return
-            if member.broken or self._available_without(member) >= self._goal.replicas:
+            if member.broken or available - member.available >= self._goal.replicas:
+                available -= member.available
+                excess -= member.uid not in self._successors  # With a successor, that runs in its place.
                 self._retire(member, "a replica of the new revision serves in its place")
 
     def drain_exchanged_in_place(self) -> None:
         """Drain old replicas whose successor has its bytes, as far as enough others are available."""
+        available = self._available()
         for member in sorted(self._old(), key=self._exchange_order):
-            successor = self._successor_of(member)
+            successor = self._successors.get(member.uid)
             if successor is None or not successor.staged or successor.absent or member.absent:
                 continue
-            if member.broken or self._available_without(member) >= self._goal.minimum:
+            if member.broken or available - member.available >= self._goal.minimum:
+                available -= member.available
                 self._retire(member, f"{successor.name} takes its place")
 
     def _exchange_order(self, member: Member) -> tuple[bool, bool, int]:
-        return (member.ready, self._successor_of(member) is not None, member.slot)
+        return (member.ready, member.uid in self._successors, member.slot)
 
     def activate_successors(self) -> None:
         """Let successors serve whose predecessor is gone, as far as the number that may serve allows."""
+        room = self._goal.replicas + self._goal.max_surge - len(self._serving())
         for member in self._takeovers():
-            room = self._goal.replicas + self._goal.max_surge - len(self._serving())
             if member.replaces not in self._members and room > 0:
+                room -= 1
                 self._activate.append(member.uid)
                 self._replace(member, "Serving")
 
     def create_missing(self) -> None:
         """Create what is missing, and the surge of a rollout while what drains leaves room for it."""
-        while self._running() < self._goal.replicas or self._may_surge():
-            self._add(Creation(slot=self._free_slot()))
-
-    def _may_surge(self) -> bool:
-        if not (self._goal.rolling and self._old()) or len(self._updated()) >= self._goal.replicas:
-            return False
-        return self._running() + len(self._draining()) < self._goal.replicas + self._goal.max_surge
+        goal = self._goal
+        running, updated, draining = self._running(), len(self._updated()), len(self._draining())
+        surge = goal.max_surge - draining if goal.rolling and self._old() else 0
+        while running < goal.replicas or (updated < goal.replicas and running < goal.replicas + surge):
+            self._add("Serving")
+            running += 1
+            updated += 1
 
     def stage_successors(self) -> None:
         """Have the next successors fetch their bytes in the place of old replicas."""
-        if self._goal.max_unavailable == 0:
-            return
+        in_flight = len(self._where(lambda member: member.activation == "Staged"))
+        usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated())
+        most = self._goal.max_unavailable + STAGED_AHEAD if self._goal.max_unavailable else 0
         for member in sorted(self._old(), key=lambda one: (one.ready, one.slot)):
-            in_flight = len(self._takeovers()) + len(self._where(self._waits_for_predecessor))
-            usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated())
-            if in_flight >= self._goal.max_unavailable + STAGED_AHEAD or usable >= self._goal.replicas:
+            if in_flight >= most or usable >= self._goal.replicas:
                 return
-            if member.placed and not member.absent and self._successor_of(member) is None:
-                self._add(Creation(slot=self._free_slot(), activation="Staged", replaces=member.uid))
+            if member.placed and not member.absent and member.uid not in self._successors:
+                self._add("Staged", replaces=member.uid)
+                in_flight += 1
+                usable += 1
 
-    def _free_slot(self) -> int:
-        return next(slot for slot in range(len(self._slots) + 1) if slot not in self._slots)
-
-    def _add(self, creation: Creation) -> None:
-        uid = f"slot {creation.slot}"
-        self._slots.add(creation.slot)
-        self._create[uid] = creation
+    def _add(self, activation: Activation, replaces: str = "") -> None:
+        while self._next_slot in self._slots:
+            self._next_slot += 1
+        slot, uid = self._next_slot, f"slot {self._next_slot}"
+        self._slots.add(slot)
+        self._create[uid] = Creation(slot=slot, activation=activation, replaces=replaces)
         self._members[uid] = Member(
             uid=uid,
-            name=f"{self._goal.revision}-{creation.slot}",
-            slot=creation.slot,
+            name=f"{self._goal.revision}-{slot}",
+            slot=slot,
             revision=self._goal.revision,
-            activation=creation.activation,
-            replaces=creation.replaces,
+            activation=activation,
+            replaces=replaces,
         )
+        if activation == "Staged":
+            self._successors.setdefault(replaces, self._members[uid])

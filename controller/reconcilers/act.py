@@ -76,7 +76,7 @@ class Applier:
         """Carry out the actions.
 
         Raises:
-            Conflict: An object is not as the planner saw it; what was planned before it is done, the rest is not.
+            Conflict: An object is not as the planner saw it, or gone; what was planned before it is done, the rest is not.
             FleetError: The store could not write.
         """
         for _, run in itertools.groupby(actions, key=type):
@@ -110,13 +110,13 @@ class Applier:
 
     async def _together(self, actions: Sequence[Action]) -> None:
         if len(actions) == 1:
-            await self._one(actions[0])
+            await self._attempt(actions[0])
             return
         failures: list[FleetError] = []
 
         async def attempt(action: Action) -> None:
             try:
-                await self._one(action)
+                await self._attempt(action)
             except FleetError as error:
                 failures.append(error)
 
@@ -125,6 +125,12 @@ class Applier:
                 tasks.create_task(attempt(action))
         if failures:
             raise failures[0]
+
+    async def _attempt(self, action: Action) -> None:
+        try:
+            await self._one(action)
+        except NotFound as error:  # Deleted since the plan was made, which is not what the planner saw either.
+            raise Conflict(error.message) from error
 
     async def _one(self, action: Action) -> None:
         now = self._clock.now()

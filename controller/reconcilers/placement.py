@@ -6,6 +6,7 @@ all of them from one view is what keeps memory from being given away twice. Deci
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from controller.planning.actions import Bind
@@ -19,6 +20,9 @@ from rkfleet.meta import Ref
 __all__ = ["KEY", "PlacementReconciler"]
 
 KEY: Final = Ref(Replica.resource.name, "", "")
+# Planning for more takes longer than the 20 ms for which nothing may hold the event loop; a plan is a pure function over frozen values, so
+# a thread can make it. For fewer the way to the thread would cost more than the plan.
+INLINE_OBJECTS_MAX: Final = 500
 
 
 class PlacementReconciler:
@@ -41,7 +45,8 @@ class PlacementReconciler:
             revisions=by_name(self._views.revisions.snapshot()),
             models=by_name(self._views.models.snapshot()),
         )
-        plan = plan_placement(fleet)
+        big = len(fleet.boards) + len(fleet.replicas) > INLINE_OBJECTS_MAX
+        plan = await asyncio.to_thread(plan_placement, fleet) if big else plan_placement(fleet)
         chosen = {action.board for action in plan.actions if isinstance(action, Bind)}
         if chosen:
             await self._check_current(fleet, chosen)

@@ -105,6 +105,9 @@ class Demo:
         self._step = step
         self._say(sentence)
 
+    def _say_progress(self, sentence: str) -> None:
+        self._say(sentence.partition(" Try: ")[0])  # Nobody is to type a command while the demo runs.
+
     def _say(self, sentence: str) -> None:
         seconds = f"{self._clock.monotonic() - self._started:5.1f}s"
         if sys.stdout.isatty():
@@ -160,7 +163,7 @@ class Demo:
             limit = SPOILED_ROLLOUT_SECONDS_MAX
             await client.patch(self._deployment, {"spec": {"placement": {"boardSelector": {"matchLabels": {"no-such-label": "x"}}}}})
             await client.patch(self._deployment, {"spec": {"template": {"metadata": {"annotations": {"spoiled": "x"}}}}})
-        await follow_rollout(client, NAMESPACE, DEPLOYMENT, limit, self._say)
+        await follow_rollout(client, NAMESPACE, DEPLOYMENT, limit, self._say_progress)
         await self._wait_condition(client, self._deployment, conditions.AVAILABLE)
         await self._show_replicas(client)
 
@@ -187,7 +190,7 @@ class Demo:
             await client.patch(self._deployment, {"spec": {"template": {"serving": {"contextTokens": SECOND_CONTEXT_TOKENS}}}})
             if self._spoil is Step.update:
                 os.kill(_pid(self._data_dir, "gateway"), signal.SIGKILL)
-            await follow_rollout(client, NAMESPACE, DEPLOYMENT, ROLLOUT_SECONDS_MAX, self._say)
+            await follow_rollout(client, NAMESPACE, DEPLOYMENT, ROLLOUT_SECONDS_MAX, self._say_progress)
             fewest = seen.in_flight
         self._answers += seen.answers
         await self._wait_gone(client, old)

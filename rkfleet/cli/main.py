@@ -22,7 +22,8 @@ app = typer.Typer(
     help="Run language models on fleets of Rockchip boards (RK3588, RK3576), the way Kubernetes runs containers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # Panels around help would cost more CPU than all the rest of --help (bench/cli.py); tables are rich's.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 app.command()(up.up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def push_model(
             license=license,
         )
         with _progress() as step:
-            return await push(order, api, SystemClock(), step)
+            return await push(order, api, SystemClock(), step, lambda why: print(why, file=sys.stderr, flush=True))
 
     print(f"model.rkfleet.dev/{name} {with_client(kubeconfig, work)}")
 

@@ -44,8 +44,10 @@ class Ports:
         return port
 
     def save(self) -> None:
-        """Write the choices down."""
-        self._path.write_bytes(msgspec.json.format(msgspec.json.encode(self._kept)) + b"\n")
+        """Write the choices down; a kill leaves the old ones or the new ones."""
+        part = self._path.with_suffix(".part")
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(self._kept)) + b"\n")
+        part.replace(self._path)
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -68,8 +68,8 @@ class ApiTokens:
         return str(answer["token"])
 
 
-async def push(order: Order, api: ApiClient, clock: Clock, step: Step) -> Outcome:
-    """Push files and write the Model.
+async def push(order: Order, api: ApiClient, clock: Clock, step: Step, waits: Callable[[str], None] = lambda _why: None) -> Outcome:
+    """Push files and write the Model; `waits` is told why nothing moves.
 
     Raises:
         Invalid: A file or a fact cannot be used.
@@ -86,7 +86,7 @@ async def push(order: Order, api: ApiClient, clock: Clock, step: Step) -> Outcom
         for words, file, package in zip(order.variants, files, packages, strict=True)
     ]
     merge_variants(order.name, _variants(stored), pushed)  # refuses before a byte is sent
-    async with RegistryClient(info["registryUrl"], api.cluster.ssl_context(), ApiTokens(api), clock) as registry:
+    async with RegistryClient(info["registryUrl"], api.cluster.ssl_context(), ApiTokens(api), clock, waits=waits) as registry:
         for path, words, file, package in zip(order.files, order.variants, files, packages, strict=True):
             repository = repository_name(order.namespace, order.name)
             await registry.push_blob(repository, file.digest, path, partial(_sending, step, file))

@@ -95,5 +95,7 @@ def progress_sentence(deployment: ModelDeployment) -> tuple[str, bool]:
     counts = f"{status.updated_replicas} of {spec.replicas} updated, {status.available_replicas} available"
     if progressing is not None and progressing.reason == conditions.ROLLOUT_COMPLETE:
         return f"deployment {name!r} is rolled out: {counts}, revision {status.update_revision}", True
-    why = f"; {progressing.message}" if progressing is not None and progressing.message else ""
+    message = progressing.message if progressing is not None else ""
+    _, waits, what = message.partition("; waits for ")  # What stands before it are the counts again.
+    why = f"{waits}{what}" if waits else f"; {message}" if message else ""
     return f"deployment {name!r}: {counts}{why}", False

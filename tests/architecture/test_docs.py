@@ -102,3 +102,16 @@ def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
         if "__pycache__" not in path.parts:
             text = path.read_text(errors="replace")
             assert not [word for word in words if word in text], path
+
+
+def test_pages_say_what_is_and_leave_praise_to_others() -> None:
+    """A word like these tells a reader nothing that a figure or a command would not tell better."""
+    praise = re.compile(r"\b(easy|easily|simply|robust|powerful|seamless|effortless)\b", re.IGNORECASE)
+    assert [f"{page.relative_to(ROOT)}: {found.group()}" for page in PAGES if (found := praise.search(page.read_text()))] == []
+
+
+def test_the_picture_is_small_and_loads_nothing() -> None:
+    """It is shown from wherever somebody reads the README."""
+    picture = ROOT / "docs/images/demo.svg"
+    assert picture.stat().st_size < 200_000
+    assert not re.search(r"url\(['\"]?http|<image|<script|@import", picture.read_text())

@@ -12,6 +12,7 @@ from rkfleet.cli.step import Step
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
 
+QUICK = {Step.fetch, Step.start, Step.push}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -30,7 +31,7 @@ def test_the_demo_verifies_every_step() -> None:
     assert "none failed" in done.stdout
 
 
-@pytest.mark.parametrize("step", [Step.start, Step.push, Step.apply, Step.answer])
+@pytest.mark.parametrize("step", sorted(QUICK))
 def test_a_spoiled_step_fails_the_demo_by_its_name(step: Step) -> None:
     """The quick ones of the steps; `make soak-spoiled` does all."""
     done = _demo("--break", step)
@@ -39,7 +40,7 @@ def test_a_spoiled_step_fails_the_demo_by_its_name(step: Step) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("step", [step for step in Step if step not in {Step.start, Step.push, Step.apply, Step.answer}])
+@pytest.mark.parametrize("step", [step for step in Step if step not in QUICK])
 def test_a_spoiled_step_fails_the_demo_by_its_name_in_a_soak(step: Step) -> None:
     """The rest of the steps, which take longer to fail."""
     done = _demo("--break", step)

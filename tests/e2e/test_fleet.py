@@ -7,20 +7,31 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from rkfleet import metric_names
 from rkfleet.kinds import KINDS
+from rkfleet.sample import SMOLLM2
 from tests.support.up import Up, chat, eventually, up
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = "manifests/deployments/smollm2.yaml"
+AGENT = "agent-cpu-1"
+# These have labels and count what goes wrong, so that a fleet without accidents has no sample of them.
+OF_ACCIDENTS = (
+    metric_names.WORKER_EXITS, metric_names.GATEWAY_RETRIES, metric_names.GATEWAY_BROKEN_STREAMS, metric_names.CACHE_RELISTS,
+    metric_names.SESSION_ENDS,
+)  # fmt: skip
 
 
 def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,17 +44,23 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
             await _openai_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
             await asyncio.to_thread(_the_quickstart_is_true, fleet, tmp_path)
+            await _metrics_equal_what_was_sent(fleet)
             name = await asyncio.to_thread(_replica_name, fleet)
-        async with up(tmp_path / ".rkfleet") as fleet:
+        await _it_serves_without_a_controller(fleet)
+        async with up(tmp_path / ".rkfleet", ends_with=-signal.SIGKILL) as fleet:
             assert await asyncio.to_thread(_replica_name, fleet) == name, "a second start comes back to where it was"
-            async with httpx2.AsyncClient() as http:
+            async with httpx2.AsyncClient(trust_env=False) as http:
                 await eventually(lambda: _answers(http, fleet), "the model answers after a restart")
+            fleet.process.kill()  # every child ends when it does, see `up`
 
     asyncio.run(story())
 
 
 async def _answers(http: httpx2.AsyncClient, fleet: Up) -> bool:
-    return (await chat(http, fleet, "hello")).status_code == 200
+    try:
+        return (await chat(http, fleet, "hello")).status_code == 200
+    except httpx2.ConnectError:
+        return False
 
 
 def _replica_name(fleet: Up) -> str:
@@ -55,22 +72,29 @@ def _replica_name(fleet: Up) -> str:
 def _commands_work(fleet: Up) -> None:
     assert fleet.run("apply", "-f", MANIFEST).stdout == "modeldeployments/smollm2 created\n"
     assert "is rolled out" in fleet.run("rollout", "status", "smollm2", "--timeout", "60").stdout
-    assert fleet.run("apply", "-f", MANIFEST).stdout == "modeldeployments/smollm2 unchanged\n"
-    assert "cpu-1" in fleet.run("board", "list").stdout
-    assert "smollm2-135m" in fleet.run("model", "list").stdout
-    for kind in KINDS:
-        assert fleet.run("get", kind.resource.plural).returncode == 0
-    described = fleet.run("describe", "modeldeployment", "smollm2").stdout
-    assert "Conditions:" in described
-    assert "Events:" in described
     spoken = fleet.run("chat", "smollm2", "Say hello.", "--max-tokens", "8")
     assert spoken.stdout.strip()
     assert "tokens/s" in spoken.stderr
-    assert fleet.run("join-token", "create").stdout.startswith("rkfleet agent run --controller https://")
-    assert fleet.run("kubeconfig").stdout == fleet.kubeconfig.read_text()
-    assert fleet.run("get", "model", "nope", check=False).returncode == 3
-    assert fleet.run("get", "nonsense", check=False).returncode == 3
-    assert fleet.run("delete", "modeldeployment", "nope", check=False).returncode == 3
+    kinds = [("get", kind.resource.plural) for kind in KINDS]
+    absent = [("get", "model", "nope"), ("get", "nonsense"), ("delete", "modeldeployment", "nope")]
+    others = [
+        ("apply", "-f", MANIFEST), ("board", "list"), ("model", "list"), ("describe", "modeldeployment", "smollm2"),
+        ("join-token", "create"), ("kubeconfig",),
+    ]  # fmt: skip
+    commands = [*kinds, *absent, *others]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ended = pool.map(lambda words: fleet.run(*words, check=False), commands)
+        done = dict(zip(commands, ended, strict=True))
+    assert [done[words].returncode for words in kinds] == [0] * len(kinds)
+    assert [done[words].returncode for words in absent] == [3] * len(absent)
+    applied, boards, models, described, token, kubeconfig = (done[words].stdout for words in others)
+    assert applied == "modeldeployments/smollm2 unchanged\n"
+    assert "cpu-1" in boards
+    assert "smollm2-135m" in models
+    assert "Conditions:" in described
+    assert "Events:" in described
+    assert token.startswith("rkfleet agent run --controller https://")
+    assert kubeconfig == fleet.kubeconfig.read_text()
 
 
 async def _openai_clients_work(fleet: Up) -> None:
@@ -129,3 +153,70 @@ def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
     done = subprocess.run(["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert '"smollm2"' in done.stdout
+
+
+async def _metrics_equal_what_was_sent(fleet: Up) -> None:
+    """Every documented metric has a sample, and what is counted is what this test sends."""
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        before = {program: await _samples(http, url) for program, url in fleet.endpoints.metrics.items()}
+        answers = [(await chat(http, fleet, f"{number}: name a colour", max_tokens=6)).json()["usage"] for number in range(4)]
+        assert (await chat(http, fleet, "hello", model="nope")).status_code == 404
+        after = {program: await _samples(http, url) for program, url in fleet.endpoints.metrics.items()}
+    for entry in metric_names.ALL:
+        for program in after if entry.program == "every" else (AGENT if entry.program == "agent" else entry.program,):
+            wanted = f"{entry.name}_count" if entry.type == "histogram" else entry.name
+            assert entry in OF_ACCIDENTS or any(name == wanted for name, _ in after[program]), f"{program} has no sample of {wanted}"
+
+    def more(program: str, name: str, **labels: str) -> float:
+        return sum(
+            value - before[program].get((found, about), 0.0)
+            for (found, about), value in after[program].items()
+            if found == name and labels.items() <= dict(about).items()
+        )
+
+    assert more("gateway", "rkfleet_gateway_requests_total", code="200", model_name="smollm2") == len(answers)
+    assert more("gateway", "rkfleet_gateway_requests_total", code="404", model_name="") == 1
+    assert more("gateway", "rkfleet_gateway_request_duration_seconds_count", model_name="smollm2") == len(answers)
+    assert more(AGENT, "rkfleet_requests_total") == len(answers)
+    assert more(AGENT, "rkfleet_prompt_tokens_total") == sum(usage["prompt_tokens"] for usage in answers)
+    assert more(AGENT, "rkfleet_generation_tokens_total") == sum(usage["completion_tokens"] for usage in answers)
+    gaps = sum(usage["completion_tokens"] - 1 for usage in answers)
+    assert 0 < more(AGENT, "rkfleet_inter_token_latency_seconds_count") <= gaps  # a token may end without a whole character
+    for once in ("time_to_first_token", "time_per_output_token", "e2e_request_latency"):
+        assert more(AGENT, f"rkfleet_{once}_seconds_count") == len(answers), once
+    for once in ("queue", "prefill", "decode"):
+        assert more(AGENT, f"rkfleet_request_{once}_time_seconds_count") == len(answers), once
+    assert after["gateway"]["rkfleet_gateway_ready_replicas", (("model_name", "smollm2"),)] == 1
+    assert after[AGENT]["rkfleet_artifact_fetched_bytes_total", ()] == SMOLLM2.size_bytes
+    assert after["registry"]["rkfleet_registry_blob_sent_bytes_total", ()] >= SMOLLM2.size_bytes
+    assert after["controller"]["rkfleet_sessions", ()] == 1
+
+
+async def _samples(http: httpx2.AsyncClient, url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families((await http.get(url)).text)
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
+
+
+async def _it_serves_without_a_controller(fleet: Up) -> None:
+    """Board and gateway start from what they have on disk: ledger, cache and routing table. There is nothing else."""
+    ports = json.loads((fleet.data_dir / "ports.json").read_bytes())
+    agent = ("--name", "cpu-1", "--serving-port", str(ports["agent-cpu-1"]), "--memory", "4Gi")
+    programs = {
+        "agent": (fleet.data_dir / "agents/cpu-1", "agent-cpu-1", *agent),
+        "gateway": (fleet.data_dir / "gateway", "gateway", "--port", str(ports["gateway"])),
+    }
+    running = []
+    for program, (data_dir, name, *flags) in programs.items():
+        words = ("--data-dir", str(data_dir), "--controller", fleet.endpoints.api, "--ops-port", str(ports[f"{name}-ops"]), *flags)
+        log = (fleet.data_dir / "log" / f"{name}.alone").open("wb")
+        with log:
+            running.append(await asyncio.create_subprocess_exec(*fleet.command(program, "run", *words), stdout=log, stderr=log))
+    try:
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            await eventually(lambda: _answers(http, fleet), "a board and a gateway that start without a controller answer")
+            local = await http.get(f"{fleet.endpoints.boards['cpu-1']}/v1/models")
+            assert [model["id"] for model in local.json()["data"]] == ["smollm2"]
+    finally:
+        for process in running:
+            process.terminate()
+        assert [await process.wait() for process in running] == [0, 0]

@@ -20,7 +20,7 @@ from tests.support.users import Asker, Operator, Pusher, deployment_ref
 SEED = int(os.environ.get("RKFLEET_SEED", "20261123"))
 KILLS = 10  # Of each program.
 KILLS_ALONE = 5  # Of these, so many of controller and registry before anything else is hurt.
-PAUSE_SECONDS_MAX = 1.0  # Life of a program until it is killed: from before its first line of code to serving.
+PAUSE_SECONDS_MAX = 0.7  # Life of a program until it is killed: from before its first line of code to serving.
 RETURN_SECONDS_MAX = 60.0  # A board asks for its session again after up to 30 s, and needs it to fetch what is spoiled.
 CONVERGE_SECONDS_MAX = 40.0
 AGENT = "agent-cpu-1"

@@ -99,6 +99,25 @@ def test_a_full_disk_answers_503_with_the_reason_and_recovers_by_itself(world: R
     asyncio.run(body())
 
 
+def test_a_push_that_stands_still_says_why_and_goes_on_by_itself(world: RegistryWorld, tmp_path: Path) -> None:
+    file, digest = make_file(tmp_path, 4 * CHUNK)
+    world.disk.room = 2 * CHUNK + 5
+    said: list[str] = []
+
+    def make_room(why: str) -> None:
+        said.append(why)
+        world.disk.room = None
+
+    async def body() -> None:
+        async with world.registry(), world.client(chunk_bytes=CHUNK, waits=make_room) as client:
+            assert await client.push_blob(REPOSITORY, digest, file)
+
+    asyncio.run(body())
+    assert len(said) == 1
+    assert said[0].startswith(f"push of {digest} stays at {2 * CHUNK + 5} of {4 * CHUNK} bytes, trying again: ")
+    assert "the registry's disk is full" in said[0]
+
+
 def test_the_reserve_is_kept_free_and_the_answer_says_when_to_come_back(world: RegistryWorld) -> None:
     world.reserve_bytes, world.disk.free = 1000, 1500
 

@@ -200,11 +200,13 @@ def test_an_unknown_model_is_404(stage: Stage, board: Board) -> None:
 def test_what_another_replica_may_answer_is_503_with_a_code(
     stage: Stage, board: Board, change: dict[str, object], path: str, code: str
 ) -> None:
+    rejected = board.sample(names.REQUESTS, outcome="rejected")
     board.change_route(**change)
     with pytest.raises(openai.InternalServerError) as caught:
         stage.run(board.client(path).chat.completions.create(**ASK))
     assert (caught.value.status_code, caught.value.code) == (503, code)
     assert int(caught.value.response.headers["retry-after"]) >= 1
+    assert board.sample(names.REQUESTS, outcome="rejected") == rejected + (code != "replica_not_here")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ WEIGHTS: list[tuple[int, st.SearchStrategy[tuple[Any, ...]]]] = [
     (2, st.tuples(st.just("run"), st.integers(0, 1), st.sampled_from(Leader.LOOPS))),
     (2, st.tuples(st.just("see"), st.integers(0, 1), st.sampled_from(CACHED), st.integers(1, 8))),
     (2, st.tuples(st.just("die"), st.integers(0, 1), st.sampled_from(["deployment", "placement"]), st.integers(0, 4))),
+    (3, st.tuples(st.just("twice"), st.sampled_from(["deployment", "placement", "health", "assignment"]))),
     (2, st.tuples(st.just("work"), boards)),
     (1, st.tuples(st.just("crash"), boards)),
     (2, st.tuples(st.just("disconnect"), boards)),
@@ -80,6 +81,13 @@ async def take(fleet: Fleet, leaders: list[Leader], step: tuple[Any, ...]) -> No
                 await leaders[0].run_all()
                 await fleet.work()
                 fleet.clock.advance(1.0)
+        case ("twice", loop):
+            leaders[0].see_all()
+            await leaders[0].run(loop)
+            leaders[0].see_all()
+            before = fleet.store.writes
+            await leaders[0].run(loop)
+            assert fleet.store.writes == before, f"one pass of the {loop} loop is enough until something happens elsewhere"
         case ("work", number):
             await fleet.work(fleet.boards[f"b{number}"])
         case ("crash", number):
@@ -101,8 +109,7 @@ async def take(fleet: Fleet, leaders: list[Leader], step: tuple[Any, ...]) -> No
         case ("pause", paused):
             await fleet.edit("chat", {"paused": paused})
         case ("cordon", number, unschedulable):
-            ref = Ref(CACHED[0], "", f"b{number}")  # type: ignore[arg-type]
-            await fleet.store.patch(ref, {"spec": {"unschedulable": unschedulable}}, now=fleet.clock.now())
+            await fleet.cordon(f"b{number}", unschedulable)
         case ("remake", name):
             await fleet.store.delete(Ref(ModelDeployment.resource.name, "default", name), now=fleet.clock.now())
             await make_deployment(fleet, name)

@@ -65,7 +65,7 @@ def applied(goal: Goal, members: tuple[Member, ...], moves: Moves) -> tuple[Memb
     return tuple(after)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(worlds())
 def test_one_plan_is_enough_until_something_is_seen(world: tuple[Goal, tuple[Member, ...]]) -> None:
     goal, members = world
@@ -73,7 +73,7 @@ def test_one_plan_is_enough_until_something_is_seen(world: tuple[Goal, tuple[Mem
     assert plan_rollout(goal, after).count == 0
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(worlds(), st.randoms())
 def test_the_order_in_which_replicas_are_listed_does_not_matter(world: tuple[Goal, tuple[Member, ...]], random) -> None:  # type: ignore[no-untyped-def]
     goal, members = world

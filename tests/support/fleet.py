@@ -239,6 +239,9 @@ class Fleet:
             board.work()
             await board.report(self.store, self.clock.now())
 
+    async def cordon(self, board: str, unschedulable: bool = True) -> None:
+        await self.store.patch(Ref(Board.resource.name, "", board), {"spec": {"unschedulable": unschedulable}}, now=self.clock.now())
+
     async def edit(self, deployment: str, spec: Json) -> None:
         ref = Ref(ModelDeployment.resource.name, "default", deployment)
         if ref in self.store.items:

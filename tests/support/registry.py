@@ -87,7 +87,7 @@ class RegistryWorld:
         async with serve_registry(config, self.clock, self.disk) as running:
             yield running
 
-    def client(self, **limits: float) -> RegistryClient:
+    def client(self, **limits: object) -> RegistryClient:
         """A client whose tokens are signed here, for tests that are not about the token service."""
         return RegistryClient(self.url, self.tls, SignedHere(self.signer), self.clock, **limits)  # type: ignore[arg-type]
 

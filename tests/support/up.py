@@ -90,10 +90,10 @@ async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str, sec
 
 
 @contextlib.asynccontextmanager
-async def up(data_dir: Path, *flags: str, before: tuple[str, ...] = ()) -> AsyncIterator[Up]:
+async def up(data_dir: Path, *flags: str, before: tuple[str, ...] = (), ends_with: int = 0) -> AsyncIterator[Up]:
     """Run `rkfleet up` with any free ports for as long as the block runs; it must stop with status 0 and leave no process.
 
-    `before` is the command line of a program that ends in becoming another one, for example `unshare`.
+    A test that kills it says so by `ends_with`. `before` is the command line of a program that becomes another one, such as `unshare`.
     """
     ports = [word for name in ("api", "grpc", "registry", "gateway") for word in (f"--{name}-port", "0")]
     with tempfile.TemporaryFile() as said:
@@ -121,7 +121,7 @@ async def up(data_dir: Path, *flags: str, before: tuple[str, ...] = ()) -> Async
             except TimeoutError:
                 process.kill()
                 raise AssertionError(f"rkfleet up did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM: {last_words()}") from None
-        assert process.returncode == 0, f"rkfleet up ended with {process.returncode}: {last_words()}"
+        assert process.returncode == ends_with, f"rkfleet up ended with {process.returncode}: {last_words()}"
     await eventually(lambda: not processes_of(data_dir), f"no process of {data_dir} is left", 5.0)
 
 

@@ -44,6 +44,20 @@ def test_one_flipped_byte_is_found_before_load_and_the_file_is_thrown_away(tmp_p
         asyncio.run(cache.verify(blob.digest))
 
 
+def test_two_verifications_of_one_spoiled_file_find_one_spoiled_file(tmp_path: Path) -> None:
+    """Two replicas of a board share it. The slower one must not throw away what has been fetched meanwhile."""
+    cache, metrics = make_cache(tmp_path)
+    blob = put(cache, 1 << 20)
+    with cache.path(blob.digest).open("r+b") as file:
+        file.write(bytes([blob.body[0] ^ 1]))
+
+    async def both() -> list[Path | BaseException]:
+        return await asyncio.gather(cache.verify(blob.digest), cache.verify(blob.digest), return_exceptions=True)
+
+    assert [type(result) for result in asyncio.run(both())] == [DigestMismatch, DigestMismatch]
+    assert metrics.text().count(f"{ARTIFACT_CORRUPT.name} 1.0".encode()) == 1
+
+
 def test_room_is_made_by_the_unreferenced_file_that_was_used_longest_ago(tmp_path: Path) -> None:
     cache, metrics = make_cache(tmp_path, limit=1000)
     needed, older, newer = put(cache, 300, 1), put(cache, 300, 2), put(cache, 300, 3)

@@ -179,6 +179,19 @@ def test_the_pause_grows_with_each_exit_and_starts_over_once_the_worker_was_stab
     asyncio.run(scenario())
 
 
+def test_kills_from_outside_do_not_lengthen_the_pause() -> None:
+    async def scenario() -> None:
+        async with scene() as s:
+            s.supervisor.ensure(spec())
+            for number in range(1, 6):
+                (await s.starts(number)).exit("Killed", "")
+                state = await s.phase("BackOff")
+                assert state.not_before - s.clock.monotonic() <= LIMITS.backoff_seconds
+                s.clock.advance(LIMITS.backoff_seconds)
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_does_not_load_in_time_is_killed() -> None:
     async def scenario() -> None:
         async with scene() as s:

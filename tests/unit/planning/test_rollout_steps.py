@@ -57,7 +57,11 @@ def test_scaling_down_does_not_wait_for_a_lost_board() -> None:
 
 
 def test_a_draining_replica_goes_when_it_is_drained_or_its_board_is_lost() -> None:
-    draining = [waiting(1, activation="Draining"), waiting(2, activation="Draining", drained=True), waiting(3, activation="Draining", lost=True)]
+    draining = [
+        waiting(1, activation="Draining"),
+        waiting(2, activation="Draining", drained=True),
+        waiting(3, activation="Draining", lost=True),
+    ]
     assert uids(plan_rollout(goal(1), [member(0), *draining]).delete) == ["u2", "u3"]
 
 

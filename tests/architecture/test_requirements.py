@@ -1,0 +1,62 @@
+"""What is declared is what is imported, and what is locked is what is declared."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = {"rkfleet": ("agent",), "agent": ("agent", "cpu"), "gateway": ("gateway",), "controller": ("controller",)}
+"""Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
+
+
+def test_locked_requirements_have_every_dependency_with_hashes() -> None:
+    """If this fails: `make lock`. A name that pyproject.toml asks for and a lock lacks would be fetched unchecked."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        "agent": [*project["dependencies"], *extras["agent"]],
+        "all": [*project["dependencies"], *(each for name in extras if name not in {"all", "dev"} for each in extras[name])],
+    }
+    wanted["dev"] = [*wanted["all"], *extras["dev"]]
+    for lock, requirements in wanted.items():
+        lines = (ROOT / f"requirements/{lock}.txt").read_text().splitlines()
+        locked = {line.partition("==")[0].partition("[")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
+        names = {distribution_name(requirement) for requirement in requirements} - {"rkfleet"}
+        assert sorted(names - locked) == [], lock
+        assert all("--hash=sha256:" in after for line, after in itertools.pairwise(lines) if line.endswith("\\") and "==" in line)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_its_installation_has(package: str) -> None:
+    """A board has the base, `agent` and `cpu`; an import of anything else would fail there and nowhere here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *(one for extra in ALLOWED[package] for one in project["optional-dependencies"][extra])]
+    installed = {distribution_name(requirement) for requirement in declared}
+    distributions = packages_distributions()
+    for file in (ROOT / package).rglob("*.py"):
+        foreign = imported(ast.parse(file.read_text())) - sys.stdlib_module_names - set(ALLOWED)
+        missing = {name for name in foreign if not {distribution_name(one) for one in distributions.get(name, ())} & installed}
+        assert missing == set(), file.relative_to(ROOT)
+
+
+def distribution_name(requirement: str) -> str:
+    return re.split(r"[\[<>=!~ ]", requirement)[0].lower().replace("_", "-")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return the top-level names of all imports, those inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names

@@ -1,0 +1,193 @@
+"""Where replicas go, and what is said of those that go nowhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.planning.actions import Bind, Record, WriteStatus
+from controller.planning.feasibility import Reservation, reserved_bytes, tolerates
+from controller.planning.placement import BINDINGS_MAX, Fleet, plan_placement
+from rkfleet import conditions
+from rkfleet.kinds import Board, Model, ModelDeployment, Replica
+from rkfleet.kinds.board import Taint, Toleration
+from tests.support import planned
+from tests.support.planned import board, said, variant
+
+
+def fleet(
+    boards: list[Board], replicas: list[Replica], *, models: tuple[Model, ...] = (), owner: ModelDeployment | None = None,
+    **template: object,
+) -> Fleet:  # fmt: skip
+    owner = owner or planned.deployment()
+    revision = planned.revision("chat-1", owner, **template)
+    return Fleet(
+        boards=tuple(boards),
+        replicas=tuple(replicas),
+        deployments={("default", "chat"): owner},
+        revisions={("default", "chat-1"): revision},
+        models={("default", one.metadata.name): one for one in models or (planned.model(),)},
+    )
+
+
+def waiter(slot: int = 0, **more: object) -> Replica:
+    return planned.replica(f"chat-1-{slot}", planned.deployment(), "chat-1", slot=slot, **more)  # type: ignore[arg-type]
+
+
+def placed(board: str, slot: int = 9, **more: object) -> Replica:
+    return planned.replica(f"chat-1-{slot}", planned.deployment(), "chat-1", slot=slot, board=board, **more)  # type: ignore[arg-type]
+
+
+def bindings(world: Fleet) -> dict[str, tuple[str, str]]:
+    return {action.ref.name: (action.board, action.variant) for action in plan_placement(world).actions if isinstance(action, Bind)}
+
+
+def why_not(world: Fleet) -> str:
+    plan = plan_placement(world)
+    assert not any(isinstance(action, Bind) for action in plan.actions)
+    (written,) = [action for action in plan.actions if isinstance(action, WriteStatus)]
+    (condition,) = written.conditions
+    assert (condition.type, condition.status) == (conditions.SCHEDULED, "False")
+    return condition.message
+
+
+def test_replicas_of_one_deployment_are_spread_over_boards() -> None:
+    found = bindings(fleet([board("a"), board("b"), board("c")], [waiter(0), waiter(1), waiter(2)]))
+    assert sorted(name for name, _ in found.values()) == ["a", "b", "c"]
+
+
+def test_the_least_loaded_board_is_taken() -> None:
+    other = planned.replica("other-1-0", planned.deployment("other"), "chat-1", board="a")
+    assert bindings(fleet([board("a"), board("b")], [other, waiter()]))["chat-1-0"] == ("b", "q4")
+
+
+def test_the_preferred_variant_is_worth_more_than_an_empty_board() -> None:
+    model = planned.model("qwen", variant("npu", soc="rk3588", runtime="rkllm"), variant("cpu"))
+    npu = board("npu", soc="rk3588", runtimes=[{"name": "rkllm", "version": "1.1.4"}, {"name": "llamacpp", "version": "1.2"}])
+    world = fleet([board("cpu", memory="16Gi"), npu], [waiter()], models=(model,))
+    assert bindings(world) == {"chat-1-0": ("npu", "npu")}
+    assert bindings(fleet([board("cpu"), npu], [waiter()], models=(model,), variants=["cpu"])) == {"chat-1-0": ("cpu", "cpu")}
+
+
+def test_one_plan_never_gives_memory_away_twice() -> None:
+    found = plan_placement(fleet([board("a", memory="2Gi")], [waiter(0), waiter(1), waiter(2)]))
+    assert [action.ref.name for action in found.actions if isinstance(action, Bind)] == ["chat-1-0", "chat-1-1"]
+
+
+def test_a_worker_that_still_runs_holds_its_memory_though_its_replica_is_gone() -> None:
+    busy = board("a", memory="1Gi", running=[{"replica": "default/gone", "uid": "uid-gone", "memory": "600Mi"}])
+    assert "a (has 424Mi of 1Gi)" in why_not(fleet([busy], [waiter()]))
+
+
+def test_a_successor_shares_the_memory_of_the_one_it_replaces_and_takes_its_board() -> None:
+    old = placed("b", memory="2Gi")
+    boards = [board("a", memory="2Gi"), board("b", memory="1Gi")]
+    successor = waiter(0, activation="Staged", replaces=old.metadata.uid)
+    assert bindings(fleet(boards, [old, successor])) == {"chat-1-0": ("b", "q4")}
+
+
+def test_a_successor_goes_elsewhere_when_its_board_is_cordoned() -> None:
+    old = placed("b")
+    boards = [board("a"), board("b", spec={"unschedulable": True})]
+    assert bindings(fleet(boards, [old, waiter(0, replaces=old.metadata.uid)])) == {"chat-1-0": ("a", "q4")}
+
+
+def test_what_a_lagging_cache_does_not_know_fills_its_board() -> None:
+    unknown = placed("a", variant="never-heard-of")
+    assert bindings(fleet([board("a")], [unknown, waiter()])) == {}
+    assert bindings(fleet([board("a")], [placed("a"), waiter()])) == {"chat-1-0": ("a", "q4")}
+
+
+def test_an_unplaceable_replica_names_every_excluded_board_once_grouped_by_reason() -> None:
+    model = planned.model("qwen", variant("q4", memory="3Gi", runtimeVersion=">=1.1,<1.4"))
+    boards = [
+        board("cordoned", spec={"unschedulable": True}), board("tainted", spec={"taints": [{"key": "maintenance"}]}),
+        board("away", ready=False),
+        board("small-1", memory="2Gi"), board("small-2", memory="1Gi"), board("bare", runtimes=[]),
+        board("old", runtimes=[{"name": "llamacpp", "version": "1.0.9"}]),
+    ]  # fmt: skip
+    message = why_not(fleet(boards, [waiter()], models=(model,)))
+    assert message == (
+        "No board of 7 can take the replica:"
+        " less memory free than the 3Gi of variant q4: small-1 (has 2Gi of 2Gi), small-2 (has 1Gi of 1Gi);"
+        " cordoned (spec.unschedulable): cordoned;"
+        " llamacpp is outside the >=1.1,<1.4 of variant q4: old (has 1.0.9);"
+        " no runtime llamacpp, which variant q4 needs: bare;"
+        " no session (BoardLost): away;"
+        " taint maintenance:NoSchedule is not tolerated: tainted."
+        " Try: kubectl get boards -o wide; kubectl describe modeldeployment chat -n default"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "have", "reason"),
+    [
+        (variant("q4", soc="rk3588"), {}, "no allowed variant is for the chip cpu: a"),
+        (variant("q4", driverVersion=">=0.9.7"), {"versions": {"npuDriver": {"version": "0.9.2"}}},
+         "NPU driver is outside the >=0.9.7 of variant q4: a (has 0.9.2)"),
+        (variant("q4", npuCores=3), {"capacity": {"npuCores": 2}}, "fewer NPU cores than the 3 of variant q4: a (has 2)"),
+        (variant("q4", contextTokens=512), {}, "serving.contextTokens 1024 is above the 512 of variant q4"),
+        (variant("q4"), {"allocatable": {"memory": "4Gi", "storage": "999"}}, "too little storage"),
+        (variant("q4"), {"conditions": [said("Ready"), said("DiskPressure")]}, "under DiskPressure: a"),
+        (variant("q4"), {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "being deleted: a"),
+    ],
+)  # fmt: skip
+def test_a_board_is_excluded_with_value_and_limit(asked: planned.Json, have: planned.Json, reason: str) -> None:
+    assert reason in why_not(fleet([board("a", **have)], [waiter()], models=(planned.model("qwen", asked),)))
+
+
+def test_a_board_outside_of_the_selector_is_excluded() -> None:
+    owner = planned.deployment(placement={"boardSelector": {"matchLabels": {"site": "lab"}}})
+    world = fleet([board("a", labels={"site": "attic"}), board("b", labels={"site": "lab"})], [waiter()], owner=owner)
+    assert bindings(world) == {"chat-1-0": ("b", "q4")}
+    assert "not chosen by spec.placement.boardSelector (site=lab): a" in why_not(fleet([board("a")], [waiter()], owner=owner))
+
+
+def test_a_message_about_thousands_of_boards_stays_within_a_condition() -> None:
+    message = why_not(fleet([board(f"board-{number:04}", ready=False) for number in range(3000)], [waiter()]))
+    assert len(message) < 32768
+    assert "and others" in message
+
+
+def test_without_boards_the_message_says_how_to_join_one() -> None:
+    assert why_not(fleet([], [waiter()])) == "The fleet has no board. Try: rkfleet join-token create"
+
+
+def test_nothing_is_written_twice() -> None:
+    world = fleet([], [waiter()])
+    (status, event) = plan_placement(world).actions
+    assert isinstance(status, WriteStatus)
+    assert isinstance(event, Record)
+    told = [said("Scheduled", "False", status.conditions[0].reason, status.conditions[0].message)]
+    assert plan_placement(fleet([], [waiter(conditions=told)])).actions == ()
+
+
+def test_a_binding_without_its_condition_is_completed() -> None:
+    (action,) = plan_placement(fleet([board("a")], [placed("a", conditions=[])])).actions
+    assert isinstance(action, WriteStatus)
+    assert action.conditions[0].reason == conditions.PLACED
+
+
+def test_one_plan_binds_a_bounded_number_and_asks_to_go_on() -> None:
+    plan = plan_placement(fleet([board("a", memory="200Gi")], [waiter(slot) for slot in range(BINDINGS_MAX + 1)]))
+    assert sum(isinstance(action, Bind) for action in plan.actions) == BINDINGS_MAX
+    assert plan.again_after_seconds == 0.0
+
+
+def test_a_chain_of_successors_holds_the_largest_of_its_needs() -> None:
+    chain = {
+        "a": Reservation(memory_bytes=5), "b": Reservation(memory_bytes=7, replaces="a"), "c": Reservation(memory_bytes=6, replaces="b"),
+        "x": Reservation(memory_bytes=1, replaces="not here"),
+    }  # fmt: skip
+    assert reserved_bytes(chain) == 8
+
+
+@pytest.mark.parametrize(
+    ("toleration", "holds"),
+    [
+        ({"operator": "Exists"}, True), ({"key": "m", "value": "v"}, True), ({"key": "m", "operator": "Exists"}, True),
+        ({"key": "m", "value": "w"}, False), ({"key": "n", "operator": "Exists"}, False), ({}, False),
+        ({"key": "m", "value": "v", "effect": "NoSchedule"}, True),
+    ],
+)  # fmt: skip
+def test_a_taint_is_tolerated_as_in_kubernetes(toleration: planned.Json, holds: bool) -> None:
+    assert tolerates([Toleration(**toleration)], Taint(key="m", value="v")) == holds
