@@ -38,6 +38,8 @@ __all__ = ["Loop", "Traffic"]
 LOOK_SECONDS: Final = 5.0
 # While bytes arrive or requests finish, nobody wakes the loop for each; this is how late it may be.
 BUSY_LOOK_SECONDS: Final = 0.25
+# Wake-ups that come closer than this share a pass: whatever keeps waking the loop, it leaves the core to the runtime.
+PASS_SECONDS_MIN: Final = 0.02
 LEDGER_REASON: Final = "LedgerUnreadable"
 
 _log = logging.getLogger(__name__)
@@ -113,7 +115,9 @@ class Loop:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
-                await self._wait(self._look(tasks))
+                pause = self._look(tasks)
+                await self._clock.sleep(PASS_SECONDS_MIN)
+                await self._wait(pause)
 
     def _look(self, tasks: asyncio.TaskGroup) -> float:
         """Make one pass and return after how many seconds the next is due at the latest."""

@@ -178,7 +178,7 @@ async def run(config: Config, identity: Identity) -> None:
         client = await stack.enter_async_context(ApiClient(cluster, clock, user_agent="rkfleet-gateway"))
         endpoints = Endpoints(client, identity.fleet_id, Snapshot(config.data_dir / "routing.json"), clock, metrics)
         proxy = Proxy(board_context(identity.cert_file, identity.key_file, identity.ca_file), clock, metrics)
-        stack.push_async_callback(proxy.aclose)
+        stack.callback(proxy.close)
         app = GatewayApp(endpoints, proxy, config.api_keys, clock, metrics)
         await stack.enter_async_context(serve_asgi(ops_app(endpoints.not_ready, metrics.text), config.ops_host, config.ops_port))
         await stack.enter_async_context(serve_asgi(app, config.host, config.port, tls=tls))

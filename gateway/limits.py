@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BODY_BYTES_MAX", "CONNECT_SECONDS_MAX", "FIRST_BYTE_SECONDS_MAX", "OPEN_REQUESTS_MAX", "RETRY_AFTER_SECONDS", "TRIES_MAX"]
+__all__ = [
+    "BODY_BYTES_MAX", "CONNECT_SECONDS_MAX", "FIRST_BYTE_SECONDS_MAX", "IDLE_CONNECTIONS_MAX", "IDLE_SECONDS_MAX", "OPEN_REQUESTS_MAX",
+    "RETRY_AFTER_SECONDS", "TRIES_MAX",
+]  # fmt: skip
 
 TRIES_MAX: Final = 3
 """Replicas asked for one request before the first body byte: one and at most two others (contract)."""
@@ -20,6 +23,12 @@ CONNECT_SECONDS_MAX: Final = 2.0
 
 FIRST_BYTE_SECONDS_MAX: Final = 900.0
 """Waiting for an answer's next byte. Prefill of 8k tokens takes an RK3588 four minutes; the board's own deadline is the real one."""
+
+IDLE_SECONDS_MAX: Final = 60.0
+"""Connections to boards that were not used for so long are not used again; boards close theirs after 75 s."""
+
+IDLE_CONNECTIONS_MAX: Final = 32
+"""Connections kept for one board: more than a board answers at once, and about 50 kB each."""
 
 RETRY_AFTER_SECONDS: Final = 2
 """What clients are told when no replica is ready: a worker loads in seconds."""

@@ -14,13 +14,14 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any, Final
 
-import httpx2
 import msgspec
 
 from gateway import limits
+from gateway.boards import Boards
 from gateway.routing import Served, Target, choose
 from rkfleet import metric_names as names
 from rkfleet.clock import Clock
+from rkfleet.http1 import ConnectionLost
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send
 
@@ -29,8 +30,8 @@ __all__ = ["Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
 _log = logging.getLogger(__name__)
 
 _PASSED_UP: Final = frozenset({b"accept", b"content-type", b"x-request-id", b"traceparent", b"user-agent"})
-_PASSED_DOWN: Final = frozenset({"content-type", "retry-after", "x-request-id", "cache-control"})
-_STREAM: Final = "text/event-stream"
+_PASSED_DOWN: Final = frozenset({b"content-type", b"retry-after", b"x-request-id", b"cache-control"})
+_STREAM: Final = b"text/event-stream"
 _TRY_ANOTHER: Final = frozenset({429, 502, 503})  # Full, or not serving any more: another replica may.
 
 
@@ -69,13 +70,11 @@ class Proxy:
         self._metrics: Final = metrics
         self._outstanding: Final[dict[str, int]] = {}
         self._turn = 0
-        timeout = httpx2.Timeout(limits.FIRST_BYTE_SECONDS_MAX, connect=limits.CONNECT_SECONDS_MAX)
-        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=limits.OPEN_REQUESTS_MAX, keepalive_expiry=60.0)
-        self._http: Final = httpx2.AsyncClient(verify=tls, timeout=timeout, limits=pool, trust_env=False)
+        self._boards: Final = Boards(tls, clock)
 
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._http.aclose()
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._boards.close()
 
     async def forward(self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, send: Send) -> int:
         """Answer one request; return the HTTP status that the client got.
@@ -91,7 +90,7 @@ class Proxy:
             try:
                 async for chunk in reply.rest:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except httpx2.HTTPError as error:
+            except ConnectionLost as error:
                 tail = self._broken(served, reply, error)
             await send({"type": "http.response.body", "body": tail})
             return reply.status
@@ -112,8 +111,8 @@ class Proxy:
             tried.add(target.uid)
             try:
                 reply = await self._ask_one(target, path, headers, body, stack)
-            except httpx2.HTTPError as error:
-                _log.info("replica did not answer", extra={"replica": target.replica, "board": target.board, "cause": repr(error)})
+            except ConnectionLost as error:
+                _log.info("replica did not answer", extra={"replica": target.replica, "board": target.board, "cause": error.message})
                 continue
             if reply.status not in _TRY_ANOTHER:
                 return reply
@@ -131,23 +130,19 @@ class Proxy:
         self, target: Target, path: str, headers: list[tuple[bytes, bytes]], body: bytes, stack: contextlib.AsyncExitStack
     ) -> Reply:
         stack.enter_context(self._counted(target))
-        request = self._http.build_request(
-            "POST", f"{target.url}{path}", content=body, headers=[(name, value) for name, value in headers if name in _PASSED_UP],
-            extensions={"sni_hostname": target.server_name},
-        )  # fmt: skip
-        answer = await self._http.send(request, stream=True)
-        stack.push_async_callback(answer.aclose)
-        rest = answer.aiter_raw()
+        passed_up = [(name, value) for name, value in headers if name in _PASSED_UP]
+        answer = await stack.enter_async_context(self._boards.post(f"{target.url}{path}", target.server_name, passed_up, body))
+        rest = await stack.enter_async_context(contextlib.aclosing(answer.pieces()))
         first = await anext(rest, b"")
-        if not answer.headers.get("content-type", "").startswith(_STREAM):  # one JSON value: whole or not at all
+        if not answer.headers.get(b"content-type", b"").startswith(_STREAM):  # one JSON value: whole or not at all
             first = b"".join([first, *[chunk async for chunk in rest]])
-        passed = [(name.encode(), value.encode()) for name, value in answer.headers.items() if name in _PASSED_DOWN]
+        passed = [(name, value) for name, value in answer.headers.items() if name in _PASSED_DOWN]
         passed += [
             (b"x-rkfleet-board", target.board.encode()),
             (b"x-rkfleet-replica", target.replica.encode()),
             (b"x-rkfleet-variant", target.variant.encode()),
         ]
-        return Reply(target, answer.status_code, passed, first, rest)
+        return Reply(target, answer.status, passed, first, rest)
 
     @contextlib.contextmanager
     def _counted(self, target: Target) -> Iterator[None]:
@@ -161,10 +156,10 @@ class Proxy:
             else:
                 del self._outstanding[target.uid]
 
-    def _broken(self, served: Served, reply: Reply, error: httpx2.HTTPError) -> bytes:
+    def _broken(self, served: Served, reply: Reply, error: ConnectionLost) -> bytes:
         """Return how a stream ends whose board went away: with an error event, never by silence."""
         self._metrics.counter(names.GATEWAY_BROKEN_STREAMS, model_name=served.name).inc()
-        _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": repr(error)})
+        _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": error.message})
         message = (
             f"the connection to replica {reply.target.replica} on board {reply.target.board} broke after the answer had begun; ask again"
         )

@@ -62,8 +62,7 @@ class Cache:
         self._corrupt: Final = metrics.counter(ARTIFACT_CORRUPT)
         self._evicted: Final = metrics.counter(ARTIFACT_EVICTED_BYTES)
         self._references: Mapping[str, int] = {}
-        for directory in (self._whole, self._partial):
-            directory.mkdir(parents=True, exist_ok=True)
+        self._ensure_directories()
         self._sweep()
 
     def path(self, digest: str) -> Path:
@@ -152,6 +151,7 @@ class Cache:
         self._remove_partial(check_digest(digest))
 
     def _make_room(self, count: int, digest: str) -> None:
+        self._ensure_directories()
         short = self._shortage(count)
         if short <= 0:
             return
@@ -189,12 +189,19 @@ class Cache:
     def _files(self) -> list[tuple[Path, int, float]]:
         """Return (path, size in bytes, time of last use) of whole and partial files; a fetch may move one while this looks."""
         found = []
-        for path in (*self._partial.iterdir(), *self._whole.iterdir()):
-            if path.suffix != RECORD_SUFFIX:
-                with contextlib.suppress(FileNotFoundError):
-                    about = path.stat()
-                    found.append((path, about.st_size, about.st_mtime))
+        for directory in (self._partial, self._whole):
+            with contextlib.suppress(FileNotFoundError):  # the directory was removed under us: nothing is in it
+                for path in directory.iterdir():
+                    if path.suffix != RECORD_SUFFIX:
+                        with contextlib.suppress(FileNotFoundError):
+                            about = path.stat()
+                            found.append((path, about.st_size, about.st_mtime))
         return found
+
+    def _ensure_directories(self) -> None:
+        """Make the directories, also again when somebody removed them to free space: what was in them is fetched again."""
+        for directory in (self._whole, self._partial):
+            directory.mkdir(parents=True, exist_ok=True)
 
     def _sweep(self) -> None:
         """Remove what a kill between two steps left: a record without its file, a file without its record."""

@@ -1,37 +1,35 @@
-"""A client for the HTTP listeners of workers: one request per connection, closed to cancel.
+"""Asking a worker's HTTP listener: one request per connection, closed to cancel.
 
 In: an endpoint on loopback, its bearer token, a path and a JSON body. Out: status, and the body whole or as server-sent events. Called by
-`agent/serving/proxy.py`. It is its own client, because closing the connection is the one way to end a request in the runtime, so
-nothing may pool it, and because the agent's memory is counted: this costs nothing beside what asyncio already holds.
-
-It speaks as much HTTP/1.1 as workers' listeners use: Content-Length and chunked bodies. Source: RFC 9112.
+`agent/serving/proxy.py`. Connections are not kept, because closing one is the only way to end a request in the runtime, and because
+llama.cpp's listener drops idle ones after a few seconds without a word.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
 from rkfleet.errors import Unavailable
+from rkfleet.http1 import Connection, ConnectionLost, Head
 
 __all__ = ["Reply", "ask"]
 
 CONNECT_SECONDS_MAX: Final = 2.0  # Loopback answers in microseconds; longer means that the listener's backlog is full or it is gone.
-HEAD_BYTES_MAX: Final = 64 << 10
+SILENCE_SECONDS_MAX: Final = 900.0  # The supervisor ends a hung worker, and with it the connection, long before.
 BODY_BYTES_MAX: Final = 1 << 20  # Of a body that is read whole: an error.
 EVENT_BYTES_MAX: Final = 4 << 20  # One event: a token, with log probabilities some kilobytes.
+RETRY_SECONDS: Final = 2  # A worker that ended is loaded again in about that time.
 
 
 class Reply:
     """An answer whose head has arrived."""
 
-    def __init__(self, reader: asyncio.StreamReader, status: int, headers: dict[bytes, bytes]) -> None:
-        self.status: Final = status
-        self._reader: Final = reader
-        self._headers: Final = headers
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection: Final = connection
+        self.status: Final = head.status
 
     async def body(self) -> bytes:
         """Return the whole body.
@@ -65,12 +63,10 @@ class Reply:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         try:
-            if b"chunked" in self._headers.get(b"transfer-encoding", b""):
-                while size := int(await self._reader.readuntil(b"\r\n"), 16):
-                    yield (await self._reader.readexactly(size + 2))[:-2]
-            else:
-                yield await self._reader.readexactly(int(self._headers.get(b"content-length", b"0")))
-        except (OSError, EOFError, asyncio.LimitOverrunError, ValueError) as error:
+            async with contextlib.aclosing(self._connection.pieces(seconds_max=SILENCE_SECONDS_MAX)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except ConnectionLost as error:
             raise _gone() from error
 
 
@@ -82,31 +78,21 @@ async def ask(endpoint: str, api_key: str, path: str, body: bytes) -> AsyncItera
         Unavailable: Nothing listens there or the worker ended before it answered; nothing has reached the client then.
     """
     address = urlsplit(endpoint)
+    assert address.hostname is not None
+    assert address.port is not None
+    headers = ((b"Authorization", b"Bearer " + api_key.encode()), (b"Content-Type", b"application/json"), (b"Connection", b"close"))
     try:
-        async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=HEAD_BYTES_MAX)
-    except (OSError, TimeoutError) as error:
+        connection = await Connection.open(address.hostname, address.port, seconds_max=CONNECT_SECONDS_MAX)
+    except ConnectionLost as error:
         raise _gone() from error
     try:
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {api_key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
         try:
-            writer.write(head.encode() + body)
-            await writer.drain()
-            reply = _reply(reader, await reader.readuntil(b"\r\n\r\n"))
-        except (OSError, EOFError, asyncio.LimitOverrunError, ValueError) as error:
+            head = await connection.ask("POST", path, headers, body, seconds_max=SILENCE_SECONDS_MAX)
+        except ConnectionLost as error:
             raise _gone() from error
-        yield reply
+        yield Reply(connection, head)
     finally:
-        writer.transport.abort()
-
-
-def _reply(reader: asyncio.StreamReader, head: bytes) -> Reply:
-    first, *lines = head.rstrip().split(b"\r\n")
-    pairs = (line.partition(b":") for line in lines)
-    return Reply(reader, int(first.split(b" ")[1]), {name.strip().lower(): value.strip().lower() for name, _, value in pairs})
+        connection.close()
 
 
 def _data(event: bytes) -> bytes:
@@ -115,4 +101,6 @@ def _data(event: bytes) -> bytes:
 
 
 def _gone() -> Unavailable:
-    return Unavailable("the worker ended while it had the request; it is started again", retry_after_seconds=2, code="worker_exited")
+    return Unavailable(
+        "the worker ended while it had the request; it is started again", retry_after_seconds=RETRY_SECONDS, code="worker_exited"
+    )

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from controller.planning import deployment_status, rollout
+from controller.planning import deployment_status, events, rollout
 from controller.planning.actions import (
     Action,
     Activate,
@@ -24,7 +24,6 @@ from controller.planning.actions import (
     CreateRevision,
     Delete,
     Plan,
-    Record,
     RenumberRevision,
     Value,
     WriteStatus,
@@ -122,7 +121,7 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     said = deployment_status.plan_status(view)
     steps = (*target.actions, *_steps(observed, goal, moves))
     written = _write_status(deployment, said)
-    told = deployment_status.events(deployment, said) if written else ()
+    told = deployment_status.plan_events(deployment, said) if written else ()
     actions = (*steps, *_prune(observed, said.status), *written, *told)
     return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, now, rolling=said.rolling))
 
@@ -173,7 +172,7 @@ def _target(observed: Observed) -> _Target:
         meta = found.metadata
         renumber = (
             RenumberRevision(ref=found.ref, uid=meta.uid, resource_version=meta.resource_version, number=newest.spec.revision + 1),
-            *_say(deployment, "RolledBack", f"goes back to revision {meta.name}"),
+            events.record(deployment, events.ROLLED_BACK, f"goes back to revision {meta.name}"),
         )
     return _Target(name=found.metadata.name, collision_count=deployment.status.collision_count, actions=renumber)
 
@@ -192,7 +191,9 @@ def _new_revision(observed: Observed, model: Model, newest: ModelRevision | None
             deployment_name=deployment.metadata.name,
         ),
     )
-    return _Target(name=name, collision_count=count, actions=(create, *_say(deployment, "RevisionCreated", f"made revision {name}")))
+    return _Target(
+        name=name, collision_count=count, actions=(create, events.record(deployment, events.REVISION_CREATED, f"made revision {name}"))
+    )
 
 
 def _paused_message(deployment: ModelDeployment) -> str:
@@ -268,17 +269,19 @@ def _steps(observed: Observed, goal: rollout.Goal, moves: rollout.Moves) -> Iter
     for uid, why in moves.delete:
         meta = replicas[uid].metadata
         yield Delete(ref=replicas[uid].ref, uid=uid, resource_version=meta.resource_version)
-        yield from _say(deployment, "ReplicaDeleted", f"deleted replica {meta.name}: {why}", warning="lost" in why)
+        yield events.record(deployment, events.REPLICA_DELETED, f"deleted replica {meta.name}: {why}", warning="lost" in why)
     for uid in moves.activate:
         yield _activate(replicas[uid], "Serving")
-        yield from _say(deployment, "ReplicaActivated", f"replica {replicas[uid].metadata.name} serves in the place of its predecessor")
+        yield events.record(
+            deployment, events.REPLICA_ACTIVATED, f"replica {replicas[uid].metadata.name} serves in the place of its predecessor"
+        )
     for uid, why in moves.drain:
         yield _activate(replicas[uid], "Draining")
-        yield from _say(deployment, "ReplicaDraining", f"replica {replicas[uid].metadata.name} drains: {why}")
+        yield events.record(deployment, events.REPLICA_DRAINING, f"replica {replicas[uid].metadata.name} drains: {why}")
     for creation in moves.create:
         create = _create(deployment, goal.revision, creation)
         yield create
-        yield from _say(deployment, "ReplicaCreated", f"created replica {create.ref.name} ({creation.activation})")
+        yield events.record(deployment, events.REPLICA_CREATED, f"created replica {create.ref.name} ({creation.activation})")
 
 
 def _activate(replica: Replica, activation: Activation) -> Activate:
@@ -312,10 +315,6 @@ def _owner(deployment: ModelDeployment) -> OwnerReference:
         controller=True,
         block_owner_deletion=True,
     )
-
-
-def _say(deployment: ModelDeployment, reason: str, message: str, *, warning: bool = False) -> Iterator[Record]:
-    yield deployment_status.event(deployment, reason, message, warning=warning)
 
 
 def _prune(observed: Observed, status: ModelDeploymentStatus) -> Iterator[Action]:

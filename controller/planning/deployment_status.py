@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from controller.planning import events
 from controller.planning.actions import Record, Value
 from controller.planning.rollout import Goal, Member
 from rkfleet import conditions
@@ -22,7 +23,7 @@ from rkfleet.kinds.deployment import ModelDeployment, ModelDeploymentStatus
 from rkfleet.kinds.replica import Replica
 from rkfleet.meta import LABEL_DEPLOYMENT
 
-__all__ = ["Said", "View", "event", "events", "plan_status", "unchanged"]
+__all__ = ["Said", "View", "plan_events", "plan_status", "unchanged"]
 
 
 class View(Value, frozen=True, kw_only=True):
@@ -117,31 +118,17 @@ def _key(one: Condition) -> tuple[str, str, str, str, int]:
 # ---- Events --------------------------------------------------------------------------------------------------------------------
 
 
-def event(deployment: ModelDeployment, reason: str, message: str, *, warning: bool = False) -> Record:
-    """Return something that happened to the deployment."""
-    resource = deployment.resource
-    return Record(
-        ref=deployment.ref,
-        uid=deployment.metadata.uid,
-        kind=resource.kind,
-        api_version=resource.api_version,
-        type="Warning" if warning else "Normal",
-        reason=reason,
-        message=message,
-    )
-
-
-def events(deployment: ModelDeployment, said: Said) -> Iterator[Record]:
+def plan_events(deployment: ModelDeployment, said: Said) -> Iterator[Record]:
     """Yield what a new status is worth telling: a finished rollout, and conditions that turned bad."""
     before = deployment.status
     if said.status.current_revision and said.status.current_revision != before.current_revision:
         count = said.status.replicas
-        yield event(deployment, conditions.ROLLOUT_COMPLETE, f"all {count} replicas run revision {said.status.current_revision}")
+        yield events.record(deployment, conditions.ROLLOUT_COMPLETE, f"all {count} replicas run revision {said.status.current_revision}")
     for one in said.conditions:
         was = conditions.find(before.conditions, one.type)
         bad = one.status == "False" and one.reason in _TOLD
         if bad and (was is None or was.reason != one.reason):
-            yield event(deployment, one.reason, one.message, warning=True)
+            yield events.record(deployment, one.reason, one.message, warning=True)
 
 
 _TOLD = frozenset(

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from controller.planning.actions import Action, Plan, Record, Value, WriteStatus
+from controller.planning import events
+from controller.planning.actions import Action, Plan, Value, WriteStatus
 from controller.planning.deployment import BoardsView
 from rkfleet import conditions
 from rkfleet.conditions import Condition, condition, explain
@@ -70,7 +71,7 @@ def plan_health(board: Board, presence: Presence, replicas: Iterable[Replica]) -
             )
         )
         if before is None or before.reason != ready.reason:
-            actions.append(_event(board, ready))
+            actions.append(events.record(board, ready.reason, ready.message, warning=ready.status == "False"))
     if not presence.connected and presence.seconds >= SILENT_SECONDS:
         for replica in replicas:
             actions.extend(_silence(replica, ready))
@@ -83,7 +84,7 @@ def _ready(board: Board, presence: Presence) -> Condition:
     if presence.connected:
         return condition(conditions.READY, "True", conditions.SESSION_OPEN, f"Board {name} is in session.", generation)
     if not presence.seen and board.status.session.number == 0:
-        message = explain(f"Board {name} has enrolled and never opened a session", "systemctl status rkfleet-agent (on the board)")
+        message = explain(f"Board {name} has enrolled and never opened a session", _start(name))
         return condition(conditions.READY, "Unknown", conditions.NEVER_CONNECTED, message, generation)
     if presence.seconds < LOST_SECONDS:
         message = f"Board {name} has no session and is expected back within {LOST_SECONDS:.0f} s."
@@ -94,13 +95,20 @@ def _ready(board: Board, presence: Presence) -> Condition:
     return condition(conditions.READY, "False", conditions.BOARD_LOST, message, generation)
 
 
+def _start(board: str) -> str:
+    return f"rkfleet agent run --name {board} ... (on the board, with the arguments that it joined with)"
+
+
 def _silence(replica: Replica, board: Condition) -> Iterable[Action]:
     """Say Unknown for everything that only the board could know."""
     said = []
     for type in _OF_THE_AGENT:
         found = conditions.find(replica.status.conditions, type)
         if found is not None or type == conditions.READY:
-            message = explain(f"Nothing is known, because board {replica.spec.board_name} has no session", _look(replica))
+            message = explain(
+                f"Nothing is known, because board {replica.spec.board_name} has no session",
+                f"kubectl describe board {replica.spec.board_name}",
+            )
             said.append(condition(type, "Unknown", board.reason, message, found.observed_generation if found else 0))
     if all(_same(conditions.find(replica.status.conditions, one.type), one) for one in said):
         return
@@ -109,26 +117,10 @@ def _silence(replica: Replica, board: Condition) -> Iterable[Action]:
     yield WriteStatus(ref=replica.ref, uid=replica.metadata.uid, owner="health", conditions=tuple(said), when=version)
 
 
-def _look(replica: Replica) -> str:
-    return f"kubectl describe board {replica.spec.board_name}"
-
-
 def _same(before: Condition | None, after: Condition) -> bool:
     if before is None:
         return False
     return (before.status, before.reason, before.message) == (after.status, after.reason, after.message)
-
-
-def _event(board: Board, ready: Condition) -> Record:
-    return Record(
-        ref=board.ref,
-        uid=board.metadata.uid,
-        kind=Board.resource.kind,
-        api_version=Board.resource.api_version,
-        type="Warning" if ready.status == "False" else "Normal",
-        reason=ready.reason,
-        message=ready.message,
-    )
 
 
 # ---- For the deployment loop ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from controller.planning import scoring
-from controller.planning.actions import Action, Bind, Plan, Record, Value, WriteStatus
+from controller.planning import events, scoring
+from controller.planning.actions import Action, Bind, Plan, Value, WriteStatus
 from controller.planning.feasibility import BoardLoad, Fit, Misfit, Need, Reservation, check_board
 from rkfleet import conditions
 from rkfleet.conditions import Condition, condition, explain
@@ -241,12 +241,4 @@ def _write(replica: Replica, said: Condition, *, event: bool = True) -> Iterator
     meta, good = replica.metadata, said.status == "True"
     yield WriteStatus(ref=replica.ref, uid=meta.uid, owner="placement", conditions=(said,))
     if event and (before is None or before.status != said.status):
-        yield Record(
-            ref=replica.ref,
-            uid=meta.uid,
-            kind=Replica.resource.kind,
-            api_version=Replica.resource.api_version,
-            type="Normal" if good else "Warning",
-            reason="Scheduled" if good else "FailedScheduling",
-            message=said.message,
-        )
+        yield events.record(replica, events.SCHEDULED if good else events.FAILED_SCHEDULING, said.message, warning=not good)

@@ -149,9 +149,11 @@ def _share(value: int | str, replicas: int, *, up: bool) -> int:
 def plan_rollout(goal: Goal, members: Sequence[Member]) -> Moves:
     """Return the moves that are allowed now; none when the members are as wanted or something must happen elsewhere first."""
     work = _Work(goal, sorted(members, key=lambda member: (member.slot, member.name)))
-    while work.step():
-        pass
-    return work.moves()
+    # Each turn but the last moves something, and what has moved moves once more at most.
+    for _ in range(2 * (len(members) + goal.replicas + goal.max_surge) + 2):
+        if not work.step():
+            return work.moves()
+    raise AssertionError(f"no end of moves for {goal} and {members}")
 
 
 class _Work:
@@ -292,6 +294,8 @@ class _Work:
         for member in sorted(self._serving() + self._takeovers(), key=self._worth):
             if excess <= (self._goal.max_surge if old else 0):
                 return
+            if member.uid not in self._members:
+                continue  # It went with the one that it was to replace.
             old -= member.activation == "Serving" and member.revision != self._goal.revision
             excess -= 1
             self._retire(member, "fewer replicas are wanted")

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from controller.planning import events
 from controller.planning.actions import Record, WriteStatus
 from controller.planning.assignment import Offer, next_number, plan_assignment
 from controller.reconcilers.act import Applier
@@ -29,7 +30,6 @@ __all__ = ["AssignmentMinter", "AssignmentReconciler"]
 T = TypeVar("T", bound=Object)
 
 MINT_ATTEMPTS: Final = 10  # Others write to the Board at most a few times a second; ten lost races in a row are a mistake.
-REWOUND: Final = "AssignmentRewound"
 
 
 class AssignmentMinter:
@@ -124,13 +124,5 @@ def _writes(board: Item, number: int, sha256: str, held_number: int) -> Iterable
     )
     before = stored.get("number", 0)
     if held_number > before:
-        yield Record(
-            ref=board.ref,
-            uid=board.uid,
-            kind=Board.resource.kind,
-            api_version=Board.resource.api_version,
-            type="Warning",
-            reason=REWOUND,
-            message=f"the board holds assignment {held_number} and the store knew of {before} (an older copy was restored?):"
-            f" {number} was minted",
-        )
+        told = f"the board holds assignment {held_number} and the store knew of {before} (an older copy was restored?): {number} was minted"
+        yield events.record(decode_item(Board, board), events.ASSIGNMENT_REWOUND, told, warning=True)

@@ -6,6 +6,7 @@ deployments that claim the same model name. Decisions are `planning/deployment.p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -20,7 +21,9 @@ from rkfleet.errors import NotFound
 from rkfleet.kinds import Board, ModelDeployment, ModelRevision, Replica
 from rkfleet.meta import LABEL_DEPLOYMENT, LabelSelector, Ref
 
-__all__ = ["DeploymentReconciler"]
+__all__ = ["DeploymentReconciler", "claimants"]
+
+_log: Final = logging.getLogger(__name__)
 
 
 class DeploymentReconciler:
@@ -53,6 +56,8 @@ class DeploymentReconciler:
         if plan.structural:
             await self._check_current(observed)
         await self._applier.apply(plan.actions)
+        if plan.waiting:
+            _log.debug("%s waits for %s", key, plan.waiting)
         return plan.again_after_seconds
 
     def forget(self, uid: str) -> None:

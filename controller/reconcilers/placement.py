@@ -7,6 +7,7 @@ all of them from one view is what keeps memory from being given away twice. Deci
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from controller.planning.actions import Bind
@@ -23,6 +24,8 @@ KEY: Final = Ref(Replica.resource.name, "", "")
 # Planning for more takes longer than the 20 ms for which nothing may hold the event loop; a plan is a pure function over frozen values, so
 # a thread can make it. For fewer the way to the thread would cost more than the plan.
 INLINE_OBJECTS_MAX: Final = 500
+
+_log: Final = logging.getLogger(__name__)
 
 
 class PlacementReconciler:
@@ -51,6 +54,8 @@ class PlacementReconciler:
         if chosen:
             await self._check_current(fleet, chosen)
         await self._applier.apply(plan.actions)
+        if plan.waiting:
+            _log.debug("%s waits for %s", key, plan.waiting)
         return plan.again_after_seconds
 
     async def _check_current(self, fleet: Fleet, chosen: set[str]) -> None:

@@ -33,13 +33,18 @@ def push_command(sample: Sample, file: Path, kubeconfig: Path) -> list[str]:
 
 
 async def run_command(command: list[str]) -> str:
-    """Run a command to its end and return what it printed.
+    """Run a command to its end and return what it printed; when the caller is cancelled, the command is killed.
 
     Raises:
         FailedPrecondition: It ended with another status than 0.
     """
     child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-    printed, complained = await child.communicate()
+    try:
+        printed, complained = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
     if child.returncode:
         last = (complained or printed).decode(errors="replace").strip().rpartition("\n")[2]
         raise FailedPrecondition(f"`{' '.join(command[2:5])} …` ended with status {child.returncode}: {last}")

@@ -50,7 +50,7 @@ async def gateway(fleet: TestFleet, *targets: Target | None, keys: tuple[bytes, 
         try:
             yield listener.url, metrics
         finally:
-            await proxy.aclose()
+            proxy.close()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -250,5 +250,27 @@ def test_keys_are_asked_for_where_they_are_set(fleet: TestFleet) -> None:
             assert (await http.get(f"{url}/v1/models")).status_code == 401
             answer = await http.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
             assert [model["id"] for model in json.loads(answer.content)["data"]] == ["m"]
+
+    run(test)
+
+
+def test_connections_to_a_board_are_kept_and_a_closed_one_is_replaced(fleet: TestFleet) -> None:
+    """One handshake serves many requests; a board that closed an idle connection, or was started again, costs no request."""
+
+    async def test() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            first = await stack.enter_async_context(contextlib.AsyncExitStack())
+            board = await first.enter_async_context(scripted_board(fleet, "b1", answers_hello))
+            url, _ = await stack.enter_async_context(gateway(fleet, board.target))
+            http = await stack.enter_async_context(httpx2.AsyncClient())
+            for _ in range(3):
+                assert (await http.post(f"{url}/v1/chat/completions", json=ASK)).status_code == 200
+            assert board.asked == 3
+            assert len(board.callers) == 1
+            await first.aclose()
+            port = int(board.target.url.rpartition(":")[2])
+            again = await stack.enter_async_context(scripted_board(fleet, "b1", answers_hello, port=port))
+            assert (await http.post(f"{url}/v1/chat/completions", json=ASK)).status_code == 200
+            assert again.asked == 1
 
     run(test)

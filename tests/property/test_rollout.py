@@ -80,3 +80,14 @@ def test_the_order_in_which_replicas_are_listed_does_not_matter(world: tuple[Goa
     shuffled = list(members)
     random.shuffle(shuffled)
     assert plan_rollout(goal, tuple(shuffled)) == plan_rollout(goal, members)
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds())
+def test_no_plan_leaves_fewer_available_than_must_be_or_lets_more_serve_than_may(world: tuple[Goal, tuple[Member, ...]]) -> None:
+    goal, members = world
+    before = [one for one in members if one.activation == "Serving" and not one.gone and not one.deleting]
+    after = [one for one in plan_rollout(goal, members).after if one.activation == "Serving"]
+    available = sum(one.available for one in before)
+    assert sum(one.available for one in after) >= min(available, goal.minimum)
+    assert len(after) <= max(len(before), goal.replicas + goal.max_surge)

@@ -174,3 +174,17 @@ def test_a_lost_board_that_comes_back_is_used_again() -> None:
         assert sorted(one.spec.board_name for one in fleet.store.all(Replica)) == ["b0", "b1"]
 
     run(scenario)
+
+
+def test_a_store_that_was_restored_mints_above_what_a_board_holds() -> None:
+    async def scenario() -> None:
+        fleet, leader, _ = await make(1)
+        board = fleet.boards["b0"]
+        fleet.disconnect(board)
+        board.number, board.sha256 = 41, "of a later time"
+        await fleet.connect(board, leader)
+        (stored,) = fleet.store.all(Board)
+        assert (board.number, stored.status.assignment.number) == (42, 42)
+        assert ("AssignmentRewound", True) in [(reason, "42 was minted" in message) for reason, message in fleet.events]
+
+    run(scenario)

@@ -60,6 +60,7 @@ class ScriptedBoard:
     def __init__(self, name: str, script: Script) -> None:
         self.name = name
         self.asked = 0
+        self.callers: set[object] = set()
         self.bodies: list[bytes] = []
         self.left = asyncio.Event()
         self.release = asyncio.Event()
@@ -68,6 +69,7 @@ class ScriptedBoard:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         self.asked += 1
+        self.callers.add(tuple(scope["client"]))
         body = b""
         while True:
             message = await receive()
@@ -79,10 +81,12 @@ class ScriptedBoard:
 
 
 @contextlib.asynccontextmanager
-async def scripted_board(fleet: TestFleet, name: str, script: Script, *, certificate_of: str = "") -> AsyncIterator[ScriptedBoard]:
+async def scripted_board(
+    fleet: TestFleet, name: str, script: Script, *, certificate_of: str = "", port: int = 0
+) -> AsyncIterator[ScriptedBoard]:
     """Serve a board; `certificate_of` gives it the certificate of another."""
     board = ScriptedBoard(name, script)
-    async with serve_asgi(board, "127.0.0.1", 0, tls=fleet.board_tls(certificate_of or name), shutdown_seconds=0.2) as listener:
+    async with serve_asgi(board, "127.0.0.1", port, tls=fleet.board_tls(certificate_of or name), shutdown_seconds=0.2) as listener:
         board.target = Target(f"uid-{name}", f"default/{name}-0", name, "any-q4", listener.url, serving_name(name, fleet.pki.fleet_id))
         yield board
 

@@ -78,14 +78,15 @@ def processes_of(data_dir: Path) -> dict[int, str]:
     return {pid: words for pid, words in found.items() if words}  # one without words is dead and waits for its parent
 
 
-async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str, seconds_max: float = 30.0) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool] | bool], what: str | Callable[[], str], seconds_max: float = 30.0) -> None:
     """Wait until `holds` is true; fail with `what` after the limit."""
     deadline = CLOCK.monotonic() + seconds_max
     while True:
         answer = holds()
         if answer if isinstance(answer, bool) else await answer:
             return
-        assert CLOCK.monotonic() < deadline, f"not within {seconds_max:.0f} s: {what}"
+        if CLOCK.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds_max:.0f} s: {what if isinstance(what, str) else what()}")
         await CLOCK.sleep(POLL_SECONDS)
 
 
@@ -122,7 +123,7 @@ async def up(data_dir: Path, *flags: str, before: tuple[str, ...] = (), ends_wit
                 process.kill()
                 raise AssertionError(f"rkfleet up did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM: {last_words()}") from None
         assert process.returncode == ends_with, f"rkfleet up ended with {process.returncode}: {last_words()}"
-    await eventually(lambda: not processes_of(data_dir), f"no process of {data_dir} is left", 5.0)
+    await eventually(lambda: not processes_of(data_dir), lambda: f"no process is left, not {processes_of(data_dir)}", 5.0)
 
 
 async def chat(http: httpx2.AsyncClient, fleet: Up, content: str, *, max_tokens: int = 8, model: str = "smollm2") -> httpx2.Response:

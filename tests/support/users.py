@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import httpx2
 
 from rkfleet.cli.push import Order, push
 from rkfleet.cli.variants import parse_variant
+from rkfleet.client import ApiClient
 from rkfleet.errors import FleetError
 from rkfleet.kinds import Model, ModelDeployment
 from rkfleet.meta import Ref
@@ -29,34 +31,34 @@ def deployment_ref(name: str) -> Ref:
 class Operator:
     """Creates deployments all the time, changes and deletes some, and remembers what was acknowledged.
 
-    A write whose answer did not come is not promised, but it may have happened: such an object is in doubt and not looked at again.
+    While a write has no answer nothing is promised about its object: it may have happened or not.
     """
 
     def __init__(self, fleet: Up) -> None:
         self._fleet = fleet
         self.labels: dict[str, str] = {}  # by the name of each deployment that must be there
         self.deleted: set[str] = set()
-        self._in_doubt: set[str] = set()
 
     async def run(self) -> None:
         async with self._fleet.client() as client:
             for number in itertools.count(1):
-                name = f"kept-{number}"
-                ref = deployment_ref(name)
-                try:
-                    await client.create(ref, _idle_deployment(name))
-                    self.labels[name] = ""
-                    if number % 3 == 0:
-                        await client.patch(ref, {"metadata": {"labels": {"changed": str(number)}}})
-                        self.labels[name] = str(number)
-                    if number % 4 == 0:
-                        await client.delete(ref)
-                        del self.labels[name]
-                        self.deleted.add(name)
-                except FleetError:
-                    self.labels.pop(name, None)
-                    self._in_doubt.add(name)
+                with contextlib.suppress(FleetError):
+                    await self._write(client, number)
                 await CLOCK.sleep(WRITE_PAUSE_SECONDS)
+
+    async def _write(self, client: ApiClient, number: int) -> None:
+        name = f"kept-{number}"
+        ref = deployment_ref(name)
+        await client.create(ref, _idle_deployment(name))
+        self.labels[name] = ""
+        if number % 3 == 0:
+            del self.labels[name]
+            await client.patch(ref, {"metadata": {"labels": {"changed": str(number)}}})
+            self.labels[name] = str(number)
+        if number % 4 == 0:
+            del self.labels[name]
+            await client.delete(ref)
+            self.deleted.add(name)
 
     def broken_promises(self, objects: tuple[dict[str, Any], ...]) -> list[str]:
         """What was acknowledged and is not so in this listing of all deployments."""

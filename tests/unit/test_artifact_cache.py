@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,17 @@ def test_a_start_removes_what_a_kill_between_two_steps_left(tmp_path: Path) -> N
     make_cache(tmp_path)
     left = {path.name for path in (tmp_path / "partial").iterdir()}
     assert left == {cache.partial_path(both).name, cache.record_path(both).name}
+
+
+def test_directories_that_somebody_removed_are_made_again(tmp_path: Path) -> None:
+    """A person who frees space with `rm -rf` costs the bytes, not the agent."""
+    cache, _ = make_cache(tmp_path)
+    lost = put(cache, 10)
+    shutil.rmtree(tmp_path / "artifacts")
+    shutil.rmtree(tmp_path / "partial")
+    assert cache.used_bytes() == 0
+    assert not cache.holds(lost.digest, 10)
+    asyncio.run(cache.make_room(10, lost.digest))
+    cache.partial_path(lost.digest).write_bytes(lost.body)
+    cache.adopt(lost.digest)
+    assert cache.holds(lost.digest, 10)
