@@ -20,7 +20,7 @@ from gateway import limits
 from gateway.config import Config
 from gateway.endpoints import Endpoints
 from gateway.proxy import Failure, Proxy, failure_body, until_disconnect
-from gateway.routing import Served, Table
+from gateway.routing import Served, Table, Target
 from gateway.snapshot import Snapshot
 from rkfleet import metric_names as names
 from rkfleet.client import ApiClient, Cluster
@@ -126,7 +126,11 @@ class GatewayApp:
         return served
 
     async def _forward(self, served: Served, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> int:
-        work = asyncio.create_task(self._proxy.forward(served, scope["path"], list(scope["headers"]), body, send))
+        def ready() -> tuple[Target, ...]:
+            return self._endpoints.table.models.get(served.name, served).targets
+
+        answering = self._proxy.forward(served, scope["path"], list(scope["headers"]), body, send, ready=ready)
+        work = asyncio.create_task(answering)
         stayed = await until_disconnect(work, receive)
         return work.result() if stayed else 499  # nginx's number for a client that left
 

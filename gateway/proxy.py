@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -76,14 +76,31 @@ class Proxy:
         """Close every connection that is not in use."""
         self._boards.close()
 
-    async def forward(self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, send: Send) -> int:
+    async def forward(
+        self,
+        served: Served,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        send: Send,
+        *,
+        ready: Callable[[], Sequence[Target]],
+    ) -> int:
         """Answer one request; return the HTTP status that the client got.
+
+        Args:
+            served: The model that is asked for.
+            path: As the client sent it.
+            headers: As the client sent them; few are passed on.
+            body: As the client sent it.
+            send: Where the answer goes.
+            ready: Says who may be asked now; asked again before each try, because an answer may take longer than a restart.
 
         Raises:
             Failure: No replica could answer; nothing was sent to the client.
         """
         async with contextlib.AsyncExitStack() as stack:
-            reply = await self._ask(served, path, headers, body, stack)
+            reply = await self._ask(served.name, path, headers, body, stack, ready=ready)
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": reply.first, "more_body": True})
             tail = b""
@@ -96,18 +113,25 @@ class Proxy:
             return reply.status
 
     async def _ask(
-        self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, stack: contextlib.AsyncExitStack
+        self,
+        model: str,
+        path: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        stack: contextlib.AsyncExitStack,
+        *,
+        ready: Callable[[], Sequence[Target]],
     ) -> Reply:
         """Return the first reply that is worth passing on."""
         tried: set[str] = set()
         refused: Reply | None = None
         while len(tried) < limits.TRIES_MAX:
             self._turn += 1
-            target = choose(served.targets, self._outstanding, frozenset(tried), self._turn)
+            target = choose(ready(), self._outstanding, frozenset(tried), self._turn)
             if target is None:
                 break
             if tried:
-                self._metrics.counter(names.GATEWAY_RETRIES, model_name=served.name).inc()
+                self._metrics.counter(names.GATEWAY_RETRIES, model_name=model).inc()
             tried.add(target.uid)
             try:
                 reply = await self._ask_one(target, path, headers, body, stack)
@@ -121,7 +145,7 @@ class Proxy:
             return refused
         raise Failure(
             503, "no_replica_answered",
-            f"none of the {len(tried)} replicas of model {served.name!r} that were asked answered. "
+            f"none of the {len(tried)} replicas of model {model!r} that were asked answered. "
             f"Try: kubectl get replicas -A, rkfleet board list",
             type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS,
         )  # fmt: skip

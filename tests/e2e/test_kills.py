@@ -20,6 +20,7 @@ from tests.support.users import Asker, Operator, Pusher, deployment_ref
 SEED = int(os.environ.get("RKFLEET_SEED", "20261123"))
 KILLS = 10  # Of each program.
 KILLS_ALONE = 5  # Of these, so many of controller and registry before anything else is hurt.
+WORKERS_ALONE = 3  # Of these, so many workers while another one serves.
 PAUSE_SECONDS_MAX = 0.7  # Life of a program until it is killed: from before its first line of code to serving.
 RETURN_SECONDS_MAX = 60.0  # A board asks for its session again after up to 30 s, and needs it to fetch what is spoiled.
 CONVERGE_SECONDS_MAX = 40.0
@@ -33,7 +34,7 @@ MANIFEST = Path("manifests/deployments/smollm2.yaml")
 class Killer:
     """Kills processes of a fleet at seeded moments, each only once, and counts those that were alive."""
 
-    def __init__(self, fleet: Up, seed: int) -> None:
+    def __init__(self, fleet: Up, seed: str) -> None:
         self.kills = Counter[str]()
         self._fleet = fleet
         self._chances = {name: random.Random(f"{seed} {name}") for name in (*PROGRAMS, "worker")}  # how fast others are changes nothing
@@ -99,19 +100,58 @@ async def _all_is_well(fleet: Up, http: httpx2.AsyncClient) -> bool:
 
 async def _controller_and_registry_alone(killer: Killer, askers: list[Asker]) -> None:
     """Kill only what no answer needs: not one request may fail for it."""
-    answered = [asker.answers for asker in askers]
+    before = [(asker.answers, len(asker.failures)) for asker in askers]
     async with asyncio.TaskGroup() as kills:
         for name in ("controller", "registry"):
             kills.create_task(killer.kill_often(name, KILLS_ALONE))
-    await eventually(lambda: all(asker.answers > before for asker, before in zip(askers, answered, strict=True)), "answers all the while")
-    assert [failure for asker in askers for failure in asker.failures] == []
+    await eventually(
+        lambda: all(asker.answers > answers for asker, (answers, _) in zip(askers, before, strict=True)), "answers all the while"
+    )
+    assert [asker.failures[failures:] for asker, (_, failures) in zip(askers, before, strict=True)] == [[]] * len(askers)
 
 
-async def _everything(killer: Killer, times: int) -> None:
+async def _one_worker_of_two(fleet: Up, killer: Killer, whole: Asker) -> None:
+    """While one replica dies and comes back the other one answers: whoever waits for a whole answer gets it."""
+    failures = len(whole.failures)
+    for _ in range(WORKERS_ALONE):
+        restarts = sum(await _restarts(fleet))
+        await killer.kill("worker")
+
+        async def is_back(restarts: int = restarts) -> bool:
+            ready = await _restarts(fleet)
+            return len(ready) == REPLICAS and sum(ready) == restarts + 1
+
+        await eventually(is_back, "both replicas are Ready, one after a restart of its worker")
+    assert whole.failures[failures:] == []
+
+
+async def _restarts(fleet: Up) -> list[int]:
+    """How often the worker of each Ready replica was started again."""
+    async with fleet.client() as client:
+        statuses = [obj["status"] for obj in (await client.list(Replica.resource.name, "default")).items]
+    return [
+        status.get("restarts", 0)
+        for status in statuses
+        if any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
+    ]
+
+
+async def _everything(killer: Killer) -> None:
     async with asyncio.TaskGroup() as kills:
         for name in ("controller", "registry", "gateway"):
-            kills.create_task(killer.kill_often(name, times - killer.kills[name]))
-        kills.create_task(killer.kill_board(times))
+            kills.create_task(killer.kill_often(name, KILLS - killer.kills[name]))
+        kills.create_task(killer.kill_board(KILLS))
+
+
+async def _round(fleet: Up, killer: Killer, askers: list[Asker]) -> None:
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        await _controller_and_registry_alone(killer, askers)
+        await eventually(lambda: _all_is_well(fleet, http), "the controller is back", CONVERGE_SECONDS_MAX)
+        await _one_worker_of_two(fleet, killer, askers[0])
+        await _everything(killer)
+        await eventually(lambda: _all_is_well(fleet, http), "the fleet is as it was", CONVERGE_SECONDS_MAX)
+    print(dict(killer.kills), [(asker.answers, len(asker.failures)) for asker in askers])
+    assert all(killer.kills[name] >= KILLS for name in (*PROGRAMS, "worker")), killer.kills
 
 
 @pytest.mark.processes
@@ -127,20 +167,14 @@ def test_kills_lose_nothing_and_the_fleet_converges(tmp_path: Path, soak_factor:
             manifest.write_text(MANIFEST.read_text().replace("replicas: 1", f"replicas: {REPLICAS}"))
             fleet.run("apply", "-f", str(manifest))
             fleet.run("rollout", "status", "smollm2", "--timeout", "60")
-            killer, operator, pusher = Killer(fleet, SEED), Operator(fleet), Pusher(fleet, tmp_path)
+            operator, pusher = Operator(fleet), Pusher(fleet, tmp_path)
             askers = [Asker(fleet, stream=False), Asker(fleet, stream=True)]
-            async with asyncio.TaskGroup() as tasks, httpx2.AsyncClient(trust_env=False) as http:
+            async with asyncio.TaskGroup() as tasks:
                 users = [tasks.create_task(user.run()) for user in (operator, pusher, *askers)]
-                await _controller_and_registry_alone(killer, askers)
-                await _everything(killer, KILLS * soak_factor)
+                for number in range(soak_factor):
+                    await _round(fleet, Killer(fleet, f"{SEED} {number}"), askers)
                 for user in users:
                     user.cancel()
-                await eventually(lambda: _all_is_well(fleet, http), "the fleet is as it was", CONVERGE_SECONDS_MAX)
-            print(
-                dict(killer.kills),
-                f"{sum(asker.answers for asker in askers)} answers, {sum(len(asker.failures) for asker in askers)} failures",
-            )
-            assert all(killer.kills[name] >= KILLS for name in (*PROGRAMS, "worker")), killer.kills
             assert [silence for asker in askers for silence in asker.silent] == []
             await _nothing_is_lost(fleet, operator, pusher)
             await _nothing_is_left_over(fleet)

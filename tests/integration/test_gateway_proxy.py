@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 20.0
 
 
 class FixedEndpoints:
-    """A routing table that does not change."""
+    """A routing table that only a test changes."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -39,13 +39,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> TestFleet:
     return TestFleet(tmp_path_factory.mktemp("fleet"))
 
 
+def table_of(*targets: Target | None) -> Table:
+    return Table({"m": Served("m", "default/m", 0, tuple(target for target in targets if target), "no replica is ready")})
+
+
 @contextlib.asynccontextmanager
-async def gateway(fleet: TestFleet, *targets: Target | None, keys: tuple[bytes, ...] = ()) -> AsyncIterator[tuple[str, Metrics]]:
+async def gateway(
+    fleet: TestFleet, *targets: Target | None, keys: tuple[bytes, ...] = (), endpoints: FixedEndpoints | None = None
+) -> AsyncIterator[tuple[str, Metrics]]:
     metrics = Metrics("gateway")
     clock = SystemClock()
-    served = Served("m", "default/m", 0, tuple(target for target in targets if target), "no replica is ready")
     proxy = Proxy(board_context(fleet.gateway_cert, fleet.gateway_key, fleet.ca), clock, metrics)
-    app = GatewayApp(FixedEndpoints(Table({"m": served})), proxy, keys, clock, metrics)
+    app = GatewayApp(endpoints or FixedEndpoints(table_of(*targets)), proxy, keys, clock, metrics)
     async with serve_asgi(app, "127.0.0.1", 0, shutdown_seconds=0.2) as listener:
         try:
             yield listener.url, metrics
@@ -118,6 +123,32 @@ def test_another_replica_is_asked_when_one_is_full_draining_or_gone(fleet: TestF
                 assert answer.headers["x-rkfleet-board"] == "b2"
             assert good.asked == 6
             assert metrics.counter(names.GATEWAY_RETRIES, model_name="m")._value.get() > 0
+
+    run(test)
+
+
+def test_the_replica_that_is_asked_instead_may_have_become_ready_while_the_first_one_had_the_request(fleet: TestFleet) -> None:
+    """A rollout or a restart is faster than a long answer: what counts is who is ready now, not who was when the request came."""
+
+    async def dies_at_last(board: ScriptedBoard, send: Send, receive: Receive) -> None:
+        await board.release.wait()
+        await is_draining(board, send, receive)
+
+    async def test() -> None:
+        async with (
+            scripted_board(fleet, "b1", dies_at_last) as old,
+            scripted_board(fleet, "b2", answers_hello) as new,
+            httpx2.AsyncClient() as http,
+        ):
+            endpoints = FixedEndpoints(table_of(old.target))
+            async with gateway(fleet, endpoints=endpoints) as (url, _):
+                asking = asyncio.create_task(http.post(f"{url}/v1/chat/completions", json=ASK))
+                while not old.asked:
+                    await SystemClock().sleep(0.01)
+                endpoints.table = table_of(old.target, new.target)
+                old.release.set()
+                answer = await asking
+                assert (answer.status_code, answer.headers["x-rkfleet-board"]) == (200, "b2")
 
     run(test)
 

@@ -14,7 +14,7 @@ import pytest
 
 from rkfleet import metric_names as names
 from rkfleet.sample import ensure_sample
-from tests.support.serving import BoardServing, Stage, on_stage, spec_of, until
+from tests.support.serving import BoardServing, Stage, on_stage, spec_of, undisturbed, until
 
 pytestmark = pytest.mark.model
 
@@ -235,7 +235,7 @@ def test_a_request_that_cannot_be_answered_is_400_and_says_why(stage: Stage, boa
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_during_prefill_frees_the_worker_within_a_second(stage: Stage, board: Board, stream: bool) -> None:
-    async def leave_and_ask() -> tuple[float, float]:
+    async def leave_and_ask() -> float:
         client = board.client()
         cancelled = board.sample(names.REQUESTS, outcome="cancelled")
         prompts = board.sample(names.PROMPT_TOKENS)
@@ -248,12 +248,12 @@ def test_a_client_that_leaves_during_prefill_frees_the_worker_within_a_second(st
         assert board.sample(names.REQUESTS, outcome="cancelled") == cancelled + 1
         assert board.sample(names.PROMPT_TOKENS) > prompts
         await client.chat.completions.create(**{**ASK, "messages": [{"role": "user", "content": "Hi"}]}, max_tokens=1)
-        return time.perf_counter() - left_at, board.sample(names.REQUESTS_RUNNING)
+        return time.perf_counter() - left_at
 
     board.change_route(max_concurrent=1)
-    taken, running = stage.run(leave_and_ask())
-    assert taken < CANCEL_SECONDS + 1.0, "the place was not free within a second (the next request's own prefill takes up to one more)"
-    assert running == 0
+    limit = CANCEL_SECONDS + 1.0  # the next request's own prefill takes up to one more
+    assert undisturbed(lambda: stage.run(leave_and_ask()), limit) < limit
+    stage.run(until(lambda: board.sample(names.REQUESTS_RUNNING) == 0))
 
 
 # ---- metrics
@@ -288,6 +288,7 @@ def test_metrics_count_what_was_asked(stage: Stage, board: Board) -> None:
 
     before = counted()
     prompt_tokens = stage.run(ask())
+    stage.run(until(lambda: counted()["answers"] == before["answers"] + 3))  # the last is counted after the client has it
     grown = {name: value - before[name] for name, value in counted().items()}
     assert grown.pop("gaps") == pytest.approx(12, abs=3)  # a token may hold half a character and bring no content
     assert grown.pop("prompt") == prompt_tokens
