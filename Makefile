@@ -27,7 +27,7 @@ up: $(STAMP) ## Start a fleet on this machine (controller, registry, gateway, on
 	@$(BIN)/rkfleet up --data-dir .rkfleet --samples
 
 test: $(STAMP) ## All tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 scenario-update: $(STAMP) ## Write down anew what the session protocols say in tests/scenario/sessions; review the difference
 	@RKFLEET_UPDATE=1 $(BIN)/python -m pytest -q tests/scenario/test_session_transcripts.py

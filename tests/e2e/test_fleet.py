@@ -15,12 +15,11 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from rkfleet import metric_names
 from rkfleet.kinds import KINDS
 from rkfleet.sample import SMOLLM2
-from tests.support.up import Up, chat, eventually, up
+from tests.support.up import Up, chat, eventually, samples, up
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
 
@@ -158,10 +157,10 @@ def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
 async def _metrics_equal_what_was_sent(fleet: Up) -> None:
     """Every documented metric has a sample, and what is counted is what this test sends."""
     async with httpx2.AsyncClient(trust_env=False) as http:
-        before = {program: await _samples(http, url) for program, url in fleet.endpoints.metrics.items()}
+        before = {program: await samples(http, url) for program, url in fleet.endpoints.metrics.items()}
         answers = [(await chat(http, fleet, f"{number}: name a colour", max_tokens=6)).json()["usage"] for number in range(4)]
         assert (await chat(http, fleet, "hello", model="nope")).status_code == 404
-        after = {program: await _samples(http, url) for program, url in fleet.endpoints.metrics.items()}
+        after = {program: await samples(http, url) for program, url in fleet.endpoints.metrics.items()}
     for entry in metric_names.ALL:
         for program in after if entry.program == "every" else (AGENT if entry.program == "agent" else entry.program,):
             wanted = f"{entry.name}_count" if entry.type == "histogram" else entry.name
@@ -190,11 +189,6 @@ async def _metrics_equal_what_was_sent(fleet: Up) -> None:
     assert after[AGENT]["rkfleet_artifact_fetched_bytes_total", ()] == SMOLLM2.size_bytes
     assert after["registry"]["rkfleet_registry_blob_sent_bytes_total", ()] >= SMOLLM2.size_bytes
     assert after["controller"]["rkfleet_sessions", ()] == 1
-
-
-async def _samples(http: httpx2.AsyncClient, url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    families = text_string_to_metric_families((await http.get(url)).text)
-    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
 
 
 async def _it_serves_without_a_controller(fleet: Up) -> None:

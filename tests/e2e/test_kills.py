@@ -145,9 +145,8 @@ async def _everything(killer: Killer) -> None:
 
 async def _round(fleet: Up, killer: Killer, askers: list[Asker]) -> None:
     async with httpx2.AsyncClient(trust_env=False) as http:
-        await _controller_and_registry_alone(killer, askers)
-        await eventually(lambda: _all_is_well(fleet, http), "the controller is back", CONVERGE_SECONDS_MAX)
         await _one_worker_of_two(fleet, killer, askers[0])
+        await _controller_and_registry_alone(killer, askers)
         await _everything(killer)
         await eventually(lambda: _all_is_well(fleet, http), "the fleet is as it was", CONVERGE_SECONDS_MAX)
     print(dict(killer.kills), [(asker.answers, len(asker.failures)) for asker in askers])

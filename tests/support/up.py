@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from rkfleet.cli.fleet import Endpoints
 from rkfleet.client import ApiClient, load_cluster
@@ -130,3 +131,9 @@ async def chat(http: httpx2.AsyncClient, fleet: Up, content: str, *, max_tokens:
     """One chat completion, not streamed."""
     body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": max_tokens}
     return await http.post(f"{fleet.endpoints.gateway}/v1/chat/completions", json=body, timeout=60.0)
+
+
+async def samples(http: httpx2.AsyncClient, url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample that a program exposes, by name and sorted labels."""
+    families = text_string_to_metric_families((await http.get(url)).text)
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
