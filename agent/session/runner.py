@@ -29,7 +29,7 @@ from rkfleet.session import GRANTS_OUTSTANDING_MAX, PROTOCOL_VERSION, Goodbye, G
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import MESSAGE_BYTES_MAX
 
-__all__ = ["Connection", "Machine", "SessionRunner"]
+__all__ = ["Connection", "Machine", "SessionRunner", "longest_pause"]
 
 RECONNECT_SECONDS_MIN: Final = 1.0  # The first attempt comes somewhere in this second: a restarted controller meets its fleet spread out.
 RECONNECT_SECONDS_MAX: Final = 30.0  # 5,000 boards then knock 170 times a second, below the 275 handshakes that one process can do.
@@ -57,6 +57,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     facts: BoardFacts
     serving_url: str
+
+
+def longest_pause(away_seconds: float) -> float:
+    """Return the longest pause before the next attempt of a board that has had no session for `away_seconds`.
+
+    It is as long as the outage so far, so that a board is back after at most twice the outage, and a long one costs few attempts.
+    """
+    return min(max(away_seconds, RECONNECT_SECONDS_MIN), RECONNECT_SECONDS_MAX)
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,15 +122,16 @@ class SessionRunner:
             FailedPrecondition: A file of the identity cannot be read.
         """
         credentials = _credentials(self._identity)
-        pause = RECONNECT_SECONDS_MIN
+        away_since = self._clock.monotonic()
         while True:
             began = self._clock.monotonic()
             goodbye = await self._session(credentials)
-            if self._clock.monotonic() - began >= STEADY_SECONDS:
-                pause = RECONNECT_SECONDS_MIN
+            ended = self._clock.monotonic()
+            if ended - began >= STEADY_SECONDS:
+                away_since = ended
             at_least = min(goodbye.reconnect_after_seconds, RECONNECT_AFTER_SECONDS_MAX) if goodbye else 0.0
-            await self._clock.sleep(at_least * self._jitter.uniform(1.0, 1.5) + self._jitter.uniform(0.0, pause))
-            pause = min(2 * pause, RECONNECT_SECONDS_MAX)
+            pause = self._jitter.uniform(0.0, longest_pause(ended - away_since))
+            await self._clock.sleep(at_least * self._jitter.uniform(1.0, 1.5) + pause)
 
     async def request_grant(self, digests: tuple[str, ...]) -> Grant:
         """Return sources and a token for these blobs.
