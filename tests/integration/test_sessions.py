@@ -173,7 +173,7 @@ def test_a_board_comes_again_after_the_controller_was_restarted(tmp_path: Path) 
                 port = world.port
                 board = await board_life.enter_async_context(running_board(await world.join("b-1")))
                 await until(lambda: board.number == 1)
-            await until(lambda: board.reason == "SHUTDOWN: the controller is stopping")
+            await until(lambda: "SHUTDOWN: the controller is stopping" in board.reasons)
             async with session_world(tmp_path, port=port) as world:
                 await until(lambda: board.number == 2)
                 await board_life.aclose()

@@ -248,8 +248,12 @@ class RunningBoard:
         self.machine = Machine(machine_id=machine_id, boot_id=boot_id, facts=FACTS, serving_url="https://127.0.0.1:7490")
         self.runner = SessionRunner(
             identity=identity, machine=lambda: self.machine, clock=clock, jitter=random.Random(2), ledger=self.ledger,
-            reports=self.reports,
+            reports=self.reports, on_change=self._note,
         )  # fmt: skip
+        self.reasons: list[str] = []
+
+    def _note(self) -> None:
+        self.reasons.append(self.runner.connection.reason)
 
     @property
     def number(self) -> int:
