@@ -19,6 +19,7 @@ from rkfleet.cli.children import Children, Program
 from rkfleet.cli.ports import API_PORT, GATEWAY_PORT, REGISTRY_PORT, SESSION_PORT, Ports
 from rkfleet.client import ApiClient, Cluster, load_cluster
 from rkfleet.clock import Clock
+from rkfleet.enrolment import JOIN_TOKENS_PATH
 from rkfleet.errors import Invalid
 from rkfleet.process import lock_data_dir
 
@@ -140,7 +141,7 @@ async def _join(client: ApiClient, role: str, directory: Path) -> tuple[str, ...
     """Return the flags with a one-time token for a program that has no identity yet."""
     if (directory / "identity" / "identity.json").exists():
         return ()
-    answer: Any = await client.request("POST", "/enrollment/v1alpha1/join-tokens", body={"role": role})
+    answer: Any = await client.request("POST", JOIN_TOKENS_PATH, body={"role": role})
     return ("--token", answer["token"], "--ca-pin", answer["caPin"])
 
 

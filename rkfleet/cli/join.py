@@ -30,9 +30,10 @@ def create(
 ) -> None:
     """Make a one-time token and print the command that joins with it."""
     from rkfleet.cli import render
+    from rkfleet.enrolment import JOIN_TOKENS_PATH
 
     async def work(client: ApiClient) -> tuple[Any, str]:
-        answer = await client.request("POST", "/enrollment/v1alpha1/join-tokens", body={"role": role})
+        answer = await client.request("POST", JOIN_TOKENS_PATH, body={"role": role})
         return answer, client.cluster.server
 
     answer, server = with_client(kubeconfig, work)
