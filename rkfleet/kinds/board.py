@@ -10,11 +10,24 @@ from rkfleet.kinds.base import Column, Condition, Object, Resource, StatusOwner
 from rkfleet.meta import Struct
 
 __all__ = [
-    "Allocatable", "AssignmentState", "Board", "BoardSpec", "BoardStatus", "Capacity", "DriverVersion", "RunningReplica", "Runtime",
-    "SessionState", "Taint", "Toleration", "Versions",
+    "TAINT_DRAIN",
+    "Allocatable",
+    "AssignmentState",
+    "Board",
+    "BoardSpec",
+    "BoardStatus",
+    "Capacity",
+    "DriverVersion",
+    "RunningReplica",
+    "Runtime",
+    "SessionState",
+    "Taint",
+    "Toleration",
+    "Versions",
 ]  # fmt: skip
 
 Soc = Literal["rk3588", "rk3576", "cpu"]
+TAINT_DRAIN = "rkfleet.dev/drain"  # Key of the taint that `rkfleet board drain` sets, with effect NoExecute.
 Quantity = Annotated[str, Meta(extra_json_schema={"x-rkfleet-quantity": True})]
 
 

@@ -46,7 +46,7 @@ def test_a_worker_carries_neither_the_session_nor_a_web_server() -> None:
     assert sorted(loaded & {"grpc", "uvicorn", "starlette", "cryptography", "prometheus_client"}) == []
 
 
-@pytest.mark.parametrize("program", ["controller", "agent", "gateway"])
+@pytest.mark.parametrize("program", ["controller", "agent", "gateway", "simulation"])
 def test_the_command_line_starts_programs_and_never_imports_them(program: str) -> None:
     """A fault of a program, or what it weighs, is no matter of the command line."""
     loaded = modules_after("import rkfleet.cli.main, rkfleet.cli.fleet, rkfleet.cli.demo_steps, rkfleet.cli.push")

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = {"rkfleet": ("agent",), "agent": ("agent", "cpu"), "gateway": ("gateway",), "controller": ("controller",)}
+ALLOWED = {
+    "rkfleet": ("agent",), "agent": ("agent", "cpu"), "gateway": ("gateway",), "controller": ("controller",), "simulation": ("agent",),
+}  # fmt: skip
 """Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
 
 
