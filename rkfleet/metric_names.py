@@ -281,6 +281,13 @@ STATUS_WRITES: Final = _metric(
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",
 )  # fmt: skip
 
+LOOP_LAG_SECONDS: Final = _metric(
+    name="rkfleet_event_loop_lag_seconds", type="histogram", unit="seconds", program="controller",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    help="How late the event loop is: 20 probes a second, so that a pause counts as long as it lasts.",
+    instants="From the moment at which a sleeping task was due to the moment at which it ran.",
+)  # fmt: skip
+
 # ---- registry ------------------------------------------------------------------------------------------------------------------
 REGISTRY_REQUESTS: Final = _metric(
     name="rkfleet_registry_requests_total", type="counter", unit="requests", program="registry", labels=("method", "code"),

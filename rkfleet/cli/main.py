@@ -38,6 +38,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")
 app.add_typer(model.app, name="model")
 app.add_typer(join.app, name="join-token")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(programs.simulate)
 for _name in programs.PROGRAMS:
     app.add_typer(programs.program_app(_name), name=_name)
 
