@@ -6,15 +6,18 @@ deployments that claim the same model name. Decisions are `planning/deployment.p
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, ParamSpec, TypeVar
+
+import msgspec
 
 from controller.planning.claims import find_holder, served_name
 from controller.planning.deployment import BoardsView, Observed, plan_deployment, progress_signature
 from controller.planning.health import view_boards
 from controller.reconcilers.act import Applier
-from controller.reconcilers.views import BY_DEPLOYMENT, PresenceReader, Views, scoped
+from controller.reconcilers.views import BY_DEPLOYMENT, BY_OWNER, PresenceReader, Views, scoped
 from controller.store.base import Selection, Store
 from rkfleet.clock import Clock
 from rkfleet.errors import NotFound
@@ -22,6 +25,13 @@ from rkfleet.kinds import Board, ModelDeployment, ModelRevision, Replica
 from rkfleet.meta import LABEL_DEPLOYMENT, LabelSelector, Ref
 
 __all__ = ["DeploymentReconciler", "claimants"]
+
+# Planning for more takes longer than the 20 ms for which nothing may hold the event loop (about 40 µs for each); a plan is a pure function
+# over frozen values, so a thread can make it. For fewer the way to the thread would cost more than the plan.
+INLINE_REPLICAS_MAX: Final = 200
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,7 +62,10 @@ class DeploymentReconciler:
         if deployment is None:
             return None
         observed = await self._observe(deployment)
-        plan = plan_deployment(observed, self._clock.now())
+        size = len(observed.replicas)
+        moved = await _think(size, progress_signature, observed.replicas, deployment)
+        observed = msgspec.structs.replace(observed, stalled_seconds=self._stalled_seconds(deployment, moved))
+        plan = await _think(size, plan_deployment, observed, self._clock.now())
         if plan.structural:
             await self._check_current(observed)
         await self._applier.apply(plan.actions)
@@ -67,8 +80,7 @@ class DeploymentReconciler:
     async def _observe(self, deployment: ModelDeployment) -> Observed:
         namespace, uid = deployment.metadata.namespace, deployment.metadata.uid
         index = scoped(deployment, deployment.metadata.name)
-        replicas = self._views.replicas.snapshot().by(BY_DEPLOYMENT, index)
-        owned = tuple(one for one in replicas if any(owner.uid == uid for owner in one.metadata.owner_references))
+        owned = self._views.replicas.snapshot().by(BY_OWNER, uid)
         revisions = self._views.revisions.snapshot().by(BY_DEPLOYMENT, index)
         holder = find_holder(deployment, self._views.deployments.snapshot())
         return Observed(
@@ -78,7 +90,6 @@ class DeploymentReconciler:
             replicas=owned,
             boards=await self._view_boards(deployment, owned),
             holder="" if holder.metadata.uid == uid else f"{holder.metadata.namespace}/{holder.metadata.name}",
-            stalled_seconds=self._stalled_seconds(deployment, owned),
         )
 
     async def _view_boards(self, deployment: ModelDeployment, replicas: Iterable[Replica]) -> BoardsView:
@@ -99,9 +110,8 @@ class DeploymentReconciler:
             return True
         return False
 
-    def _stalled_seconds(self, deployment: ModelDeployment, replicas: Sequence[Replica]) -> float:
+    def _stalled_seconds(self, deployment: ModelDeployment, signature: object) -> float:
         now, uid = self._clock.monotonic(), deployment.metadata.uid
-        signature = progress_signature(replicas, deployment)
         before = self._moved.get(uid)
         if before is None or before[0] != signature:
             self._moved[uid] = (signature, now)
@@ -115,6 +125,13 @@ class DeploymentReconciler:
         await self._applier.check_current(ModelDeployment, itself, (observed.deployment,))
         await self._applier.check_current(ModelRevision, owned, observed.revisions)
         await self._applier.check_current(Replica, owned, observed.replicas)
+
+
+async def _think(size: int, decide: Callable[P, T], *known: P.args, **named: P.kwargs) -> T:
+    """Return what `decide` says, from a thread where it would hold the loop."""
+    if size <= INLINE_REPLICAS_MAX:
+        return decide(*known, **named)
+    return await asyncio.to_thread(decide, *known, **named)
 
 
 def claimants(before: ModelDeployment | None, after: ModelDeployment | None, known: Iterable[ModelDeployment]) -> Iterable[Ref]:
