@@ -23,6 +23,7 @@ from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.config import Config
+from controller.machinery.collection import collect_gently
 from controller.machinery.events import EventRecorder
 from controller.machinery.loop_lag import watch_loop_lag
 from controller.machinery.manager import Manager
@@ -175,6 +176,7 @@ class _Program:
         await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
         _log.info("serving", extra={"api_port": config.api_port, "grpc_port": config.grpc_port, "fleet": self._pki.fleet_id})
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(collect_gently(self._clock))
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
