@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -242,7 +243,7 @@ class ApiClient:
         labels: str = "",
         fields: str = "",
         table: bool = False,
-    ) -> AsyncIterator[tuple[str, Json]]:
+    ) -> AsyncGenerator[tuple[str, Json]]:
         """Yield (type, object) for every change after `resource_version`, bookmarks included, until the server ends the stream.
 
         With `table` each object is a Table of one row.
@@ -273,11 +274,11 @@ class ApiClient:
 
     async def follow(
         self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "", table: bool = False
-    ) -> AsyncIterator[Followed]:
+    ) -> AsyncGenerator[Followed]:
         """Yield the whole collection, then every change, for ever; with `table` rows instead of objects.
 
-        A broken connection is resumed; an expired revision starts over with REPLACED. Errors that waiting cannot heal (denied, unknown
-        resource) are raised.
+        Close it (`contextlib.aclosing`) when leaving it early. A broken connection is resumed; an expired revision starts over with
+        REPLACED. Errors that waiting cannot heal (denied, unknown resource) are raised.
         """
         version = ""
         failures = 0
@@ -288,11 +289,12 @@ class ApiClient:
                     version = listing.resource_version
                     yield Followed("REPLACED", listing.items, listing.columns)
                 chosen = {"resource_version": version, "labels": labels, "fields": fields}
-                async for type, obj in self.watch(resource, namespace, **chosen, table=table):
-                    failures = 0
-                    version = obj["metadata"]["resourceVersion"]
-                    if change := _CHANGES.get(type):  # a bookmark is none
-                        yield Followed(change, tuple(obj["rows"]) if table else (obj,))
+                async with aclosing(self.watch(resource, namespace, **chosen, table=table)) as changes:
+                    async for type, obj in changes:
+                        failures = 0
+                        version = obj["metadata"]["resourceVersion"]
+                        if change := _CHANGES.get(type):  # a bookmark is none
+                            yield Followed(change, tuple(obj["rows"]) if table else (obj,))
             except Expired:
                 version = ""
             except FleetError as error:

@@ -138,7 +138,7 @@ def explain(obj: Object, world: World) -> Explanation:
     found = _Explainer(world).about(obj)
     chain = list(_chain(found))
     root_first = chain[::-1]
-    text = ", because ".join(one.says for one in chain)
+    text = chain[0].says + "".join(f"{': ' if place else ', because '}{one.says}" for place, one in enumerate(chain[1:]))
     return Explanation(
         verdict=max((one.verdict for one in chain), key=lambda verdict: _SEVERITY[verdict]),
         sentence=f"{text[0].upper()}{text[1:]}.",
@@ -276,7 +276,7 @@ class _Explainer:
 
     def _replica(self, one: Replica) -> _Finding:
         meta, spec, said = one.metadata, one.spec, one.status.conditions
-        name, look = f"replica {meta.name}", f"kubectl describe replica {meta.name} -n {meta.namespace}"
+        name, look = f"replica {meta.name}", f"rkfleet describe replica {meta.name} -n {meta.namespace}"
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted", look)
         if not spec.board_name:
@@ -302,13 +302,13 @@ class _Explainer:
         return _Finding(one, "Working", f"{name} waits for the board to answer with {waits}", look)
 
     def _unready(self, one: Replica, name: str, said: Condition) -> _Finding:
-        meta, look = one.metadata, f"kubectl describe replica {one.metadata.name} -n {one.metadata.namespace}"
+        meta, look = one.metadata, f"rkfleet describe replica {one.metadata.name} -n {one.metadata.namespace}"
         why, command = conditions.advice(said.message)
         if said.status == "Unknown" or said.reason in _AWAY:  # The board is back, its first report is on the way.
             return _Finding(one, "Working", f"{name} waits for the first report of its board", look)
         model = self._model_of(one)
-        if model is not None and said.type == conditions.ARTIFACT_AVAILABLE and (missing := self._follow(model)) is not None:
-            return _Finding(one, missing.verdict, f"{name} cannot fetch its files", "", missing)
+        if said.reason == conditions.FETCH_FAILED and (missing := self._follow(model)) is not None and missing.verdict == "NeedsHelp":
+            return _Finding(one, "NeedsHelp", f"{name} cannot fetch its files", "", missing)
         match said.reason:
             case conditions.CRASH_LOOP | conditions.LOAD_FAILED:
                 what = "could not load the model" if said.reason == conditions.LOAD_FAILED else "ended although it should run"
@@ -321,7 +321,7 @@ class _Explainer:
             case conditions.FETCHING:
                 done = one.status.progress
                 part = f", {100 * done.fetched_bytes // done.total_bytes}% are there" if done and done.total_bytes else ""
-                return _Finding(one, "Working", f"{name} is fetching its files{part}", f"kubectl get replicas -w -n {meta.namespace}")
+                return _Finding(one, "Working", f"{name} is fetching its files{part}", f"rkfleet get replicas -w -n {meta.namespace}")
             case reason if reason in _BY_ITSELF:
                 return _Finding(one, "Working", f"{name}: {_lower(why or reason)}", command or look)
             case reason:
@@ -329,7 +329,7 @@ class _Explainer:
 
     def _unplaced(self, one: Replica) -> _Finding:
         name, said = f"replica {one.metadata.name}", _said(one.status.conditions, conditions.SCHEDULED)
-        look = f"kubectl describe replica {one.metadata.name} -n {one.metadata.namespace}"
+        look = f"rkfleet describe replica {one.metadata.name} -n {one.metadata.namespace}"
         if said.status != "False":
             return _Finding(one, "Working", f"{name} is not placed yet", look)
         why, command = conditions.advice(said.message)
@@ -342,7 +342,7 @@ class _Explainer:
                 return _Finding(one, found.verdict, f"{name} has no board", "", found)
         if could and "memory" in why:
             command = "rkfleet top boards"
-        return _Finding(one, "NeedsHelp", f"{name} has no board: {_lower(why)}", command or "kubectl get boards -o wide")
+        return _Finding(one, "NeedsHelp", f"{name} has no board: {_lower(why)}", command or "rkfleet board list --wide")
 
     @staticmethod
     def _cordoned(boards: Sequence[Board]) -> _Finding:
@@ -385,7 +385,7 @@ class _Explainer:
 
     def _board(self, one: Board) -> _Finding:
         meta, name = one.metadata, self._board_words(one.metadata.name)
-        look = f"kubectl describe board {meta.name}"
+        look = f"rkfleet describe board {meta.name}"
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted", look)
         if (away := self._away(one)) is not None:
@@ -416,7 +416,7 @@ class _Explainer:
         owners = {(replica.metadata.namespace, replica.spec.deployment_name): None for replica in replicas}
         found = [said for key in owners if (said := self._follow(self._world.deployments.get(key))) is not None]
         worst = max(found, key=lambda said: said.severity, default=None)
-        return _Finding(one, "Working", says, "kubectl get replicas -A -o wide -w", worst)
+        return _Finding(one, "Working", says, "rkfleet get replicas -A -w --wide", worst)
 
     def _away(self, one: Board) -> _Finding | None:
         """Return what keeps a board from taking part, or None for one that is in session."""
@@ -444,7 +444,7 @@ class _Explainer:
 
     def _model(self, one: Model) -> _Finding:
         meta, name = one.metadata, f"model {one.metadata.name}"
-        look = f"kubectl describe model {meta.name} -n {meta.namespace}"
+        look = f"rkfleet describe model {meta.name} -n {meta.namespace}"
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted and waits for the replicas that run it", look)
         said = _said(one.status.conditions, conditions.READY)
@@ -473,7 +473,7 @@ def _by_name(replicas: Iterable[Replica]) -> list[Replica]:
 
 
 def _replicas_command(one: ModelDeployment) -> str:
-    return f"kubectl get replicas -n {one.metadata.namespace} -l {LABEL_DEPLOYMENT}={one.metadata.name}"
+    return f"rkfleet get replicas -n {one.metadata.namespace} -l {LABEL_DEPLOYMENT}={one.metadata.name}"
 
 
 def _listed(names: Sequence[str], limit: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -58,7 +58,7 @@ def events(
         if output is not Format.table:
             raise BadRequest(f"--watch shows a table, not --output {output}")
 
-        async def updates(client: ApiClient) -> AsyncIterator[live.Update]:
+        async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
             async with following(client, [collection(client)]) as found:
                 while True:
                     await found.changed()

@@ -79,13 +79,14 @@ class Following:
     async def follow(self, client: ApiClient, wanted: Wanted) -> None:
         """Keep one collection current until it is cancelled, or the API refuses."""
         try:
-            async for step in client.follow(wanted.kind.resource.name, wanted.namespace, fields=wanted.fields):
-                if step.type == "REPLACED":
-                    self._objects[wanted.kind].clear()
-                    self._missing.discard(wanted.kind)
-                for obj in step.items:
-                    self.take(wanted.kind, obj, gone=step.type == "DELETED")
-                self._news.set()
+            async with contextlib.aclosing(client.follow(wanted.kind.resource.name, wanted.namespace, fields=wanted.fields)) as steps:
+                async for step in steps:
+                    if step.type == "REPLACED":
+                        self._objects[wanted.kind].clear()
+                        self._missing.discard(wanted.kind)
+                    for obj in step.items:
+                        self.take(wanted.kind, obj, gone=step.type == "DELETED")
+                    self._news.set()
         except FleetError as error:
             self._error = error
             self._news.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,7 +106,7 @@ def draw(table: Table, clock: Clock, lines_max: int) -> RichTable:
     return render.rich_table(table.heads, [table.cells(row, clock) for row in kept])
 
 
-def watch(kubeconfig: Path | None, updates: Callable[[ApiClient], AsyncIterator[Update]], table: Table) -> None:
+def watch(kubeconfig: Path | None, updates: Callable[[ApiClient], AsyncGenerator[Update]], table: Table) -> None:
     """Show updates from the chosen cluster until Ctrl-C."""
     clock = SystemClock()
 
@@ -119,15 +119,16 @@ def watch(kubeconfig: Path | None, updates: Callable[[ApiClient], AsyncIterator[
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def show(updates: AsyncIterator[Update], clock: Clock, table: Table) -> None:
+async def show(updates: AsyncGenerator[Update], clock: Clock, table: Table) -> None:
     """Show updates until they end: redrawn on a terminal, appended otherwise."""
-    if sys.stdout.isatty():
-        await _redraw(updates, clock, table)
-    else:
-        await _append(updates, clock, table)
+    async with contextlib.aclosing(updates):
+        if sys.stdout.isatty():
+            await _redraw(updates, clock, table)
+        else:
+            await _append(updates, clock, table)
 
 
-async def _append(updates: AsyncIterator[Update], clock: Clock, table: Table) -> None:
+async def _append(updates: AsyncGenerator[Update], clock: Clock, table: Table) -> None:
     widths: list[int] = []
     async for update in updates:
         lines = [table.cells(row, clock) for row in table.take(update)]
@@ -140,7 +141,7 @@ async def _append(updates: AsyncIterator[Update], clock: Clock, table: Table) ->
             print(render.plain_line(line, widths), flush=True)
 
 
-async def _redraw(updates: AsyncIterator[Update], clock: Clock, table: Table) -> None:
+async def _redraw(updates: AsyncGenerator[Update], clock: Clock, table: Table) -> None:
     from rich.live import Live
 
     news = asyncio.Event()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,14 +88,15 @@ def _watch(
     from rkfleet.cli.tables import TableReader
     from rkfleet.meta import Ref
 
-    async def updates(client: ApiClient) -> AsyncIterator[live.Update]:
+    async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
         scope = "" if all_namespaces or not resource.namespaced else namespace or client.cluster.namespace
         if name:
             await client.get(Ref(resource.name, scope, name))  # What is not there is told, not waited for.
         fields = f"metadata.name={name}" if name else ""
         reader = TableReader(wide=wide, namespace=all_namespaces and resource.namespaced)
-        async for step in client.follow(resource.name, scope, labels=selector, fields=fields, table=True):
-            yield reader.update(step)
+        async with aclosing(client.follow(resource.name, scope, labels=selector, fields=fields, table=True)) as steps:
+            async for step in steps:
+                yield reader.update(step)
 
     live.watch(kubeconfig, updates, live.Table())
 

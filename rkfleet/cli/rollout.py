@@ -255,6 +255,7 @@ async def follow_rollout(client: ApiClient, namespace: str, name: str, timeout_s
         DeadlineExceeded: `timeout_seconds` passed.
     """
     import asyncio
+    from contextlib import aclosing
 
     import msgspec
 
@@ -265,8 +266,9 @@ async def follow_rollout(client: ApiClient, namespace: str, name: str, timeout_s
     current = msgspec.convert(await client.get(Ref(resource, namespace, name)), ModelDeployment)
     said = ""
     try:
-        async with asyncio.timeout(timeout_seconds or None):
-            async for step in client.follow(resource, namespace, fields=f"metadata.name={name}"):
+        steps = client.follow(resource, namespace, fields=f"metadata.name={name}")
+        async with asyncio.timeout(timeout_seconds or None), aclosing(steps):
+            async for step in steps:
                 for obj in step.items:
                     current = msgspec.convert(obj, ModelDeployment)
                 sentence, done = progress_sentence(current)

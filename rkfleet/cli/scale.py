@@ -59,7 +59,7 @@ async def _scale(client: ApiClient, ref: Ref, replicas: int, current: int | None
         found = await client.request("GET", f"{client.path(ref)}/scale")
         wanted = found["spec"].get("replicas", 0)
         if wanted != current:
-            raise Conflict(f"{ref.resource.partition('.')[0]} {ref.name!r}: expected replicas to be {current}, was {wanted}")
+            raise Conflict(f"{ref}: expected replicas to be {current}, was {wanted}")
         version = {"resourceVersion": found["metadata"]["resourceVersion"]}
         try:
             await client.patch(ref, {"metadata": version, "spec": {"replicas": replicas}}, subresource="scale")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -85,7 +85,7 @@ def _show(heads: tuple[str, ...], read: Reader, output: Format, *, watch: bool, 
         if output is not Format.table:
             raise BadRequest(f"--watch shows a table, not --output {output}")
 
-        async def updates(client: ApiClient) -> AsyncIterator[live.Update]:
+        async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
             async with following(client) as found:
                 while True:
                     await found.changed()

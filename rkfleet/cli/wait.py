@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -73,14 +74,15 @@ def wait(
 async def _wait_for(client: ApiClient, resource: Resource, namespace: str, name: str, reached: Goal, *, once: bool) -> None:
     current: Json | None = None
     scope = namespace if resource.namespaced else ""
-    async for step in client.follow(resource.name, scope, fields=f"metadata.name={name}"):
-        current = None if step.type == "DELETED" or not step.items else step.items[-1]
-        if reached(current):
-            return
-        if current is None:
-            raise NotFound(f"{resource.singular} {name!r} is not there" + (f" in namespace {scope!r}" if scope else ""))
-        if once:
-            raise DeadlineExceeded(f"{resource.singular} {name!r} is not as asked for now")
+    async with aclosing(client.follow(resource.name, scope, fields=f"metadata.name={name}")) as steps:
+        async for step in steps:
+            current = None if step.type == "DELETED" or not step.items else step.items[-1]
+            if reached(current):
+                return
+            if current is None:
+                raise NotFound(f"{resource.singular} {name!r} is not there" + (f" in namespace {scope!r}" if scope else ""))
+            if once:
+                raise DeadlineExceeded(f"{resource.singular} {name!r} is not as asked for now")
 
 
 def parse_goal(text: str) -> Goal:
