@@ -84,8 +84,6 @@ DRAINING: Final = "Draining"
 DRAIN_COMPLETE: Final = "DrainComplete"
 DRAIN_DEADLINE: Final = "DrainDeadlineReached"
 
-_TRY: Final = ". Try: "  # Between the sentence and the command of a message.
-
 
 class Condition(Struct, frozen=True, kw_only=True):
     """One observation about an object. Absent means Unknown."""
@@ -100,12 +98,12 @@ class Condition(Struct, frozen=True, kw_only=True):
 
 def explain(why: str, command: str = "") -> str:
     """Return a condition message: one sentence that says why and one command that helps."""
-    return f"{why.rstrip('.')}{_TRY}{command}" if command else why
+    return f"{why.rstrip('.')}. Try: {command}" if command else why
 
 
 def advice(message: str) -> tuple[str, str]:
     """Return the sentence of a condition message, without its full stop, and the command that helps; the inverse of `explain`."""
-    why, _, command = message.partition(_TRY)
+    why, _, command = message.partition(". Try: ")
     return why.rstrip("."), command
 
 

@@ -111,6 +111,4 @@ async def wait_until_empty(
     except TimeoutError as error:
         waits = "; ".join(f"{name!r}: {told.get(name, 'nothing is known yet')}" for name in left)
         back = f"rkfleet board uncordon {' '.join(left)}"
-        raise DeadlineExceeded(
-            f"not drained after {timeout_seconds:.0f} s: {waits} It stays cordoned; take it back with: {back}"
-        ) from error
+        raise DeadlineExceeded(f"not drained after {timeout_seconds:g} s: {waits} It stays cordoned; take it back with: {back}") from error

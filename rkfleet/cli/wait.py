@@ -117,7 +117,8 @@ def _parse_path_goal(rest: str) -> Goal:
     path, brace, value = rest.strip("'\"").partition("}")
     inner = path.removeprefix("{")
     if not brace or not path.startswith("{") or not re.fullmatch(rf"(?:{_STEP.pattern})+", inner) or (value and value[0] != "="):
-        raise BadRequest(f'--for jsonpath={rest!r} must be {{.path}} or {{.path}}=VALUE, with .name, [0] and [?(@.key=="value")] as steps')
+        message = 'must be {.path} or {.path}=VALUE, with .name, [0] and [?(@.key=="value")] as steps'
+        raise BadRequest(f"--for {f'jsonpath={rest}'!r} {message}")
     steps = list(_STEP.finditer(inner))
     wanted = value[1:].strip("'\"") if value else None
 
