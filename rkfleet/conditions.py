@@ -18,7 +18,7 @@ from msgspec import Meta
 from rkfleet.clock import format_time
 from rkfleet.meta import Struct
 
-__all__ = ["Condition", "Status", "condition", "explain", "find", "is_true", "merge"]
+__all__ = ["Condition", "Status", "advice", "condition", "explain", "find", "is_true", "merge"]
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -99,6 +99,12 @@ class Condition(Struct, frozen=True, kw_only=True):
 def explain(why: str, command: str = "") -> str:
     """Return a condition message: one sentence that says why and one command that helps."""
     return f"{why.rstrip('.')}. Try: {command}" if command else why
+
+
+def advice(message: str) -> tuple[str, str]:
+    """Return the sentence of a condition message, without its full stop, and the command that helps; the inverse of `explain`."""
+    why, _, command = message.partition(". Try: ")
+    return why.rstrip("."), command
 
 
 def condition(type: str, status: Status, reason: str, message: str = "", observed_generation: int = 0) -> Condition:

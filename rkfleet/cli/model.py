@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rkfleet.cli import objects
-from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, with_client
+from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, Watch, with_client
 
 if TYPE_CHECKING:
     from rkfleet.cli.push import Outcome, Step
@@ -29,10 +29,11 @@ def list_models(
     all_namespaces: AllNamespaces = False,
     wide: Annotated[bool, typer.Option("--wide", help="All columns.")] = False,
     output: Output = Format.table,
+    watch: Watch = False,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show every model: its variants, and whether their artifacts are here."""
-    objects.get("models", namespace=namespace, all_namespaces=all_namespaces, wide=wide, output=output, kubeconfig=kubeconfig)
+    objects.get("models", namespace=namespace, all_namespaces=all_namespaces, wide=wide, output=output, watch=watch, kubeconfig=kubeconfig)
 
 
 @app.command("push")

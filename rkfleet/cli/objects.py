@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, with_client
+from rkfleet.cli import completion
+from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, Watch, with_client
 from rkfleet.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -15,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["delete", "describe", "find_resource", "get"]
 
-KindArgument = Annotated[str, typer.Argument(help="Kind: boards, models, modeldeployments, replicas, ...; short names work.")]
-_TABLE_ACCEPT = "application/json;as=Table;v=v1;g=meta.k8s.io"
+KindArgument = Annotated[
+    str,
+    typer.Argument(help="Kind: boards, models, modeldeployments, replicas, ...; short names work.", autocompletion=completion.kinds),
+]
 
 
 def find_resource(word: str) -> Resource:
@@ -36,13 +42,14 @@ def find_resource(word: str) -> Resource:
 
 def get(
     kind: KindArgument,
-    name: Annotated[str, typer.Argument(help="Name; all when left out.")] = "",
+    name: Annotated[str, typer.Argument(help="Name; all when left out.", autocompletion=completion.names)] = "",
     *,
     namespace: Namespace = "",
     all_namespaces: AllNamespaces = False,
     selector: Annotated[str, typer.Option("--selector", "-l", help="Label selector, for example rkfleet.dev/soc=rk3588.")] = "",
     wide: Annotated[bool, typer.Option("--wide", help="All columns.")] = False,
     output: Output = Format.table,
+    watch: Watch = False,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show objects."""
@@ -51,10 +58,19 @@ def get(
     resource = find_resource(kind)
     if name and (all_namespaces or selector):
         raise BadRequest("a name goes with neither --all-namespaces nor --selector")
+    if watch:
+        if output is not Format.table:
+            raise BadRequest(f"--watch shows a table, not --output {output}; for objects use kubectl get -w -o {output}")
+        _watch(
+            resource, name, "" if all_namespaces else namespace, selector, all_namespaces=all_namespaces, wide=wide, kubeconfig=kubeconfig
+        )
+        return
 
     async def work(client: ApiClient) -> Any:
+        from rkfleet.client import TABLE
+
         path = _path(client, resource, "" if all_namespaces else namespace or client.cluster.namespace, name)
-        accept = _TABLE_ACCEPT if output is Format.table else "application/json"
+        accept = TABLE if output is Format.table else "application/json"
         return await client.request("GET", path, query={"labelSelector": selector} if selector else None, accept=accept)
 
     answer = with_client(kubeconfig, work)
@@ -64,9 +80,30 @@ def get(
         render.print_object(answer, output)
 
 
+def _watch(
+    resource: Resource, name: str, namespace: str, selector: str, *, all_namespaces: bool, wide: bool, kubeconfig: Path | None
+) -> None:
+    """Show the table of `get` until it is interrupted."""
+    from rkfleet.cli import live
+    from rkfleet.cli.tables import TableReader
+    from rkfleet.meta import Ref
+
+    async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
+        scope = "" if all_namespaces or not resource.namespaced else namespace or client.cluster.namespace
+        if name:
+            await client.get(Ref(resource.name, scope, name))  # What is not there is told, not waited for.
+        fields = f"metadata.name={name}" if name else ""
+        reader = TableReader(wide=wide, namespace=all_namespaces and resource.namespaced)
+        async with aclosing(client.follow(resource.name, scope, labels=selector, fields=fields, table=True)) as steps:
+            async for step in steps:
+                yield reader.update(step)
+
+    live.watch(kubeconfig, updates, live.Table())
+
+
 def describe(
     kind: KindArgument,
-    name: Annotated[str, typer.Argument(help="Name of the object.")],
+    name: Annotated[str, typer.Argument(help="Name of the object.", autocompletion=completion.names)],
     *,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
@@ -97,7 +134,7 @@ def describe(
 
 def delete(
     kind: KindArgument,
-    name: Annotated[str, typer.Argument(help="Name of the object.")],
+    name: Annotated[str, typer.Argument(help="Name of the object.", autocompletion=completion.names)],
     *,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,

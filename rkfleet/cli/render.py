@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from rkfleet.cli.options import Format
 
-__all__ = ["GOOD_REASONS", "print_json", "print_object", "print_rows", "print_table", "print_yaml"]
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+__all__ = ["GOOD_REASONS", "plain_line", "print_json", "print_object", "print_rows", "print_table", "print_yaml", "rich_table"]
 
 GOOD_REASONS: Final = frozenset(
     {"True", "Ready", "SessionOpen", "ArtifactsPresent", "RolloutComplete", "Serving", "MinimumReplicasAvailable", "Active", "Normal"}
@@ -59,9 +62,20 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not sys.stdout.isatty():
         widths = [max(len(line[index]) for line in [heads, *rows]) for index in range(len(heads))]
         for line in [heads, *rows]:
-            print(_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+            print(plain_line(line, widths))
         return
     from rich.console import Console
+
+    Console().print(rich_table(heads, rows))
+
+
+def plain_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line of plain columns."""
+    return _GAP.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def rich_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> RichTable:
+    """Return columns with colours, to print or to put into a live view."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -70,7 +84,7 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
-    Console().print(table)
+    return table
 
 
 def _style(cell: str) -> str:

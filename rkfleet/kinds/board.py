@@ -36,9 +36,9 @@ class Taint(Struct, frozen=True, kw_only=True):
 
     key: Annotated[str, Meta(description="Name of the taint.", min_length=1, max_length=316)]
     value: Annotated[str, Meta(description="Value that tolerations compare.", max_length=63)] = ""
-    effect: Annotated[Literal["NoSchedule"], Meta(description="NoSchedule: nothing new is placed on the board without a toleration.")] = (
-        "NoSchedule"
-    )
+    effect: Annotated[
+        Literal["NoSchedule", "NoExecute"], Meta(description="NoSchedule: nothing new is placed on the board without a toleration.")
+    ] = "NoSchedule"
 
 
 class Toleration(Struct, frozen=True, kw_only=True):

@@ -42,7 +42,11 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.to_thread(_commands_work, fleet)
             await _openai_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
-            await asyncio.to_thread(_the_quickstart_is_true, fleet, tmp_path)
+            quickstart = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "quickstart")
+            assert '"smollm2"' in quickstart
+            day_two = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "day-two")
+            assert "does not exist (there is smollm2-135m)" in day_two
+            assert "serving.maxOutputTokens: 512 -> 256" in day_two
             await _metrics_equal_what_was_sent(fleet)
             name = await asyncio.to_thread(_replica_name, fleet)
         await _it_serves_without_a_controller(fleet)
@@ -133,15 +137,15 @@ async def _a_client_that_leaves_frees_the_worker(fleet: Up) -> None:
         await eventually(idle, "no request runs after its client left", 2.0)
 
 
-def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
-    """Every ```bash block of the quickstart runs, in a folder that looks like a clone with `make up` running in it."""
-    text = (ROOT / "docs/guides/quickstart.md").read_text()
+def _a_guide_is_true(fleet: Up, folder: Path, guide: str) -> str:
+    """Every ```bash block of a guide runs, in a folder that looks like a clone with `make up` running in it; return what they print."""
+    text = (ROOT / f"docs/guides/{guide}.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
     if shutil.which("kubectl") is None:
         assert not os.environ.get("CI"), "CI has no kubectl"
         pytest.skip("no kubectl")
-    clone = folder / "clone"
+    clone = folder / guide
     clone.mkdir()
     for name in ("manifests", ".venv"):
         (clone / name).symlink_to(ROOT / name)
@@ -151,7 +155,7 @@ def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert '"smollm2"' in done.stdout
+    return done.stdout
 
 
 async def _metrics_equal_what_was_sent(fleet: Up) -> None:
