@@ -281,6 +281,15 @@ STATUS_WRITES: Final = _metric(
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",
 )  # fmt: skip
 
+LOG_STREAMS: Final = _metric(
+    name="rkfleet_log_streams", type="gauge", unit="", program="controller",
+    help="Logs of workers and agents that clients of the API read now.",
+)  # fmt: skip
+LOG_LINES_DROPPED: Final = _metric(
+    name="rkfleet_log_lines_dropped_total", type="counter", unit="lines", program="controller",
+    help="Lines of logs that a reader did not get because the board had to forget them first; the reader is told how many.",
+)  # fmt: skip
+
 # ---- registry ------------------------------------------------------------------------------------------------------------------
 REGISTRY_REQUESTS: Final = _metric(
     name="rkfleet_registry_requests_total", type="counter", unit="requests", program="registry", labels=("method", "code"),

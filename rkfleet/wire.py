@@ -52,6 +52,7 @@ REPLICAS_MAX: Final = 256  # As `Board.status.running` in the schema.
 CONDITIONS_MAX: Final = 32  # As every list of conditions in the schema.
 RUNTIMES_MAX: Final = 16  # As `Board.status.runtimes` in the schema.
 DIGESTS_MAX: Final = 64  # Files of one variant; a model has a handful.
+LOG_TIME_MAX: Final = 253_402_300_799_999  # The last millisecond of the year 9999, which every reader can still write down.
 SOURCES_MAX: Final = 16  # Registry and peers of one site.
 
 T = TypeVar("T")
@@ -270,7 +271,7 @@ def _decode_log_chunk(chunk: pb.LogChunk) -> LogChunk:
     return LogChunk(
         request_id=chunk.request_id,
         lines=tuple(
-            LogLine(time_milliseconds=line.time_milliseconds, text=_CONTROL.sub("", line.text[:LOG_LINE_LENGTH_MAX]))
+            LogLine(time_milliseconds=min(line.time_milliseconds, LOG_TIME_MAX), text=_CONTROL.sub("", line.text[:LOG_LINE_LENGTH_MAX]))
             for line in _list("lines", chunk.lines, LOG_CHUNK_LINES_MAX)
         ),
         next=chunk.next,

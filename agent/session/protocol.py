@@ -41,7 +41,7 @@ from rkfleet.session import (
     Welcome,
 )
 
-__all__ = ["HEARTBEAT_SECONDS_MAX", "HEARTBEAT_SECONDS_MIN", "WELCOME_SECONDS_MAX", "BoardSession"]
+__all__ = ["HEARTBEAT_SECONDS_MAX", "HEARTBEAT_SECONDS_MIN", "LOG_CHUNK_SECONDS_MIN", "WELCOME_SECONDS_MAX", "BoardSession"]
 
 WELCOME_SECONDS_MAX: Final = 30.0  # Taking a session is one write; a controller that needs longer is stuck, and another may answer.
 HEARTBEAT_SECONDS_MIN: Final = 0.1  # A controller that asks for more than ten reports a second is mistaken.

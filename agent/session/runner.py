@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from agent.session.logs import Logs, NoLogs
 from agent.session.pump import Ledger, Pump, Reports
 from rkfleet.clock import Clock
 from rkfleet.enrolment import server_name
@@ -90,6 +91,7 @@ class SessionRunner:
         jitter: random.Random,
         ledger: Ledger,
         reports: Reports,
+        logs: Logs = NoLogs(),
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what a session needs.
@@ -101,6 +103,7 @@ class SessionRunner:
             jitter: Spreads reconnects.
             ledger: Where offers go.
             reports: Where reports come from.
+            logs: Where lines come from that the controller asks for.
             on_change: Called when `connection` changed; must not block.
         """
         self._identity: Final = identity
@@ -109,6 +112,7 @@ class SessionRunner:
         self._jitter: Final = jitter
         self._ledger: Final = ledger
         self._reports: Final = reports
+        self._logs: Final = logs
         self._on_change: Final = on_change
         self._grant_slots: Final = asyncio.Semaphore(GRANTS_OUTSTANDING_MAX)
         self._pump: Pump | None = None
@@ -156,7 +160,7 @@ class SessionRunner:
         options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", self._identity.fleet_id))]
         async with grpc.aio.secure_channel(self._identity.session_address, credentials, options=options) as channel:
             stub = agent_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-            pump = Pump(stub.Session(), self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)
+            pump = Pump(stub.Session(), self._hello(), self._clock, self._ledger, self._reports, logs=self._logs, on_welcome=self._welcomed)
             self._pump = pump
             try:
                 await pump.run()
@@ -181,6 +185,7 @@ class SessionRunner:
             assignment_sha256=held.sha256,
             facts=machine.facts,
             serving_url=machine.serving_url,
+            answers_logs=True,
         )
 
     def _welcomed(self, welcome: Welcome) -> None:

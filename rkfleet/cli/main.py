@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rkfleet import __version__
-from rkfleet.cli import apply, board, chat, demo, join, model, objects, programs, rollout, up
+from rkfleet.cli import apply, board, chat, demo, join, logs, model, objects, programs, rollout, up
 from rkfleet.errors import FleetError, Invalid
 
 __all__ = ["app", "main"]
@@ -33,6 +33,7 @@ app.command()(objects.get)
 app.command()(objects.describe)
 app.command()(objects.delete)
 app.command()(chat.chat)
+app.command()(logs.logs)
 app.command("kubeconfig")(join.kubeconfig)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")

@@ -86,7 +86,7 @@ class WorkerSuite:
     async def started(cls, backend: Backend, spec: WorkerSpec) -> AsyncIterator[tuple[Worker, list[float]]]:
         beats: list[float] = []
         async with asyncio.TaskGroup() as tasks:
-            worker = await backend.start(spec, tasks, lambda: beats.append(time.perf_counter()))
+            worker = await backend.start(spec, tasks, lambda: beats.append(time.perf_counter()), lambda _text: None)
             try:
                 yield worker, beats
             finally:
