@@ -37,7 +37,7 @@ GRANTS_OUTSTANDING_MAX: Final = 16  # One for each replica that is fetched at th
 LOG_REQUESTS_OUTSTANDING_MAX: Final = 8  # Twice what the controller lets people open on a board: cancelled ones wait for their answer.
 LOG_CHUNK_LINES_MAX: Final = 200  # A screen or four; with the next limit, what a report may have to wait for.
 LOG_CHUNK_BYTES_MAX: Final = 16 << 10  # Two seconds of a link of 64 kbit/s, a fifth of the silence that ends a session.
-LOG_LINE_LENGTH_MAX: Final = 512  # Characters; a runtime's longest lines are about 200.
+LOG_LINE_LENGTH_MAX: Final = 512  # Characters; the lines of a runtime are shorter, and who dumps data into its log is cut.
 
 
 class Verdict(enum.Enum):

@@ -47,7 +47,7 @@ WELCOME_SECONDS_MAX: Final = 30.0  # Taking a session is one write; a controller
 HEARTBEAT_SECONDS_MIN: Final = 0.1  # A controller that asks for more than ten reports a second is mistaken.
 HEARTBEAT_SECONDS_MAX: Final = 600.0  # And one that asks for none in ten minutes would not see the board die.
 LOG_CHUNK_SECONDS_MIN: Final = 0.05  # Twenty chunks a second, all readers together, cost the board a hundredth of a core.
-LOG_LINES_PER_SECOND_MAX: Final = 1000  # What a runtime prints while it loads, in a fifth of a second; 100 KiB/s of usual lines.
+LOG_LINES_PER_SECOND_MAX: Final = 1000  # A whole journal in half a second; 100 KiB/s of usual lines.
 
 
 class BoardSession:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ import pytest
 from agent.journal import JOURNAL_BYTES_MAX, JOURNALS_BYTES_MAX
 from agent.logs import BoardLogs
 from agent.session.logs import NoLogs
-from controller.api.logs import LogResponse, Logs
+from controller.api.logs import FOLLOW_SECONDS_MAX, LogResponse, Logs
 from controller.api.query import LogOptions
 from controller.sessions.holder import LOGS_OPEN_MAX
 from rkfleet.cli.logs import print_logs
 from rkfleet.client import ApiClient, load_cluster
 from rkfleet.clock import SystemClock
 from rkfleet.errors import BadRequest, NotFound
-from rkfleet.session import LogRequest, LogSource
+from rkfleet.session import LogChunk, LogRequest, LogSource
+from tests.support.clocks import ManualClock
 from tests.support.kubectl import Kubectl
 from tests.support.logs import API, BOARD_LOG, REPLICA_LOG, LogScene, log_scene
 from tests.support.sessions import FACTS, RunningBoard, replica_ref, until
@@ -189,6 +192,45 @@ def test_a_board_without_journals_says_so(tmp_path: Path) -> None:
         async with log_scene(tmp_path) as s, s.board(logs=NoLogs()) as board:
             assert await s.refusal() == (400, "board b-1 has no such log: this board keeps no logs")
             assert board.number == 1
+
+    asyncio.run(scenario())
+
+
+class Silent(NoLogs):
+    """Never has anything to say, also to who does not wait."""
+
+    def answer(self, request: LogRequest) -> LogChunk | None:
+        return None
+
+
+def test_a_board_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.api.logs.ANSWER_SECONDS_MAX", 0.05)
+
+    async def scenario() -> None:
+        async with log_scene(tmp_path) as s, s.board(logs=Silent()) as board:
+            code, sentence = await s.refusal()
+            assert (code, sentence) == (504, "board b-1 did not answer within 0 s; see: rkfleet describe board b-1")
+            await until(lambda: s.sent("log_cancel") == 1 and not board.runner._pump._session.log_requests)
+            assert s.open_streams == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_log_is_followed_for_an_hour_at_most(tmp_path: Path) -> None:
+    """Nobody is followed for who is gone without a word."""
+
+    async def scenario() -> None:
+        async with log_scene(tmp_path) as s, s.board():
+            s.write("one")
+            clock, client = ManualClock(), SlowClient()
+            client.may_take.set()
+            logs = Logs(s.sessions.store, s.sessions.hub.open_log, clock, s.api.metrics, asyncio.Event())
+            wanted = LogRequest(request_id=0, source=LogSource.WORKER, replica_uid=s.uid)
+            async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+                tasks.create_task(LogResponse(logs, "b-1", wanted, LogOptions(follow=True))({}, client.receive, client.send))
+                await until(lambda: client.lines == ["one"])
+                clock.advance(FOLLOW_SECONDS_MAX)
+            assert client.lines == ["one", "rkfleet: a log is followed for 3600 s; ask again"]
 
     asyncio.run(scenario())
 
@@ -378,6 +420,24 @@ def test_the_command_prints_replicas_deployments_and_boards(tmp_path: Path) -> N
             await s.sessions.store.delete(replica_ref("m-0"), now=SystemClock().now())
             with pytest.raises(NotFound, match="m-0"):
                 await printed(s, "replica", "m-0")
+
+    asyncio.run(scenario())
+
+
+def test_ctrl_c_ends_a_command_that_follows_without_a_word(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with log_scene(tmp_path) as s, s.board():
+            s.write("one", "two")
+            words = ("-m", "rkfleet.cli.main", "logs", "m-0", "-f", "--tail", "1", "--kubeconfig", str(s.api.kubeconfig))
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=pipe, stderr=pipe)
+            async with asyncio.timeout(20):
+                assert process.stdout is not None
+                assert await process.stdout.readline() == b"two\n"
+                process.send_signal(signal.SIGINT)
+                assert await process.communicate() == (b"", b"")
+            assert process.returncode == 0
+            await until(lambda: not s.open_streams, seconds=1.0)
 
     asyncio.run(scenario())
 
