@@ -29,7 +29,7 @@ from controller.api.responses import COMMON_HEADERS
 from controller.api.streams import body, client_leaves, until_first
 from controller.store.base import Store, decode_item
 from rkfleet.clock import Clock
-from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, Unavailable
+from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, Internal, Unavailable
 from rkfleet.kinds.replica import Replica
 from rkfleet.metric_names import LOG_LINES_DROPPED
 from rkfleet.metrics import Metrics
@@ -141,9 +141,12 @@ class LogResponse(Response):
             if chunk.ended or self._bytes_left == 0 or (not follow and chunk.next >= newest):
                 return
             run = chunk.run if self._options.run else 0
-            request = msgspec.structs.replace(self._first, run=run, after=chunk.next, tail_lines=None, since_seconds=0, wait=follow)
+            after = chunk.next
+            request = msgspec.structs.replace(self._first, run=run, after=after, tail_lines=None, since_seconds=0, wait=follow)
             try:
                 chunk = await self._ask(ask, request)
+                if chunk.next <= after and not chunk.ended:
+                    raise Internal(f"board {self._board} answered with no line and no end; update its agent")
             except FleetError as error:
                 await send(body(self._own_words(error.message)))
                 return

@@ -22,7 +22,7 @@ from rkfleet.cli.logs import print_logs
 from rkfleet.client import ApiClient, load_cluster
 from rkfleet.clock import SystemClock
 from rkfleet.errors import BadRequest, NotFound
-from rkfleet.session import LogChunk, LogRequest, LogSource
+from rkfleet.session import LogChunk, LogLine, LogRequest, LogSource
 from tests.support.clocks import ManualClock
 from tests.support.kubectl import Kubectl
 from tests.support.logs import API, BOARD_LOG, REPLICA_LOG, LogScene, log_scene
@@ -212,6 +212,21 @@ def test_a_board_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypa
             assert (code, sentence) == (504, "board b-1 did not answer within 0 s; see: rkfleet describe board b-1")
             await until(lambda: s.sent("log_cancel") == 1 and not board.runner._pump._session.log_requests)
             assert s.open_streams == 0
+
+    asyncio.run(scenario())
+
+
+class Stubborn(NoLogs):
+    """Says the same again and again, and that there is more."""
+
+    def answer(self, request: LogRequest) -> LogChunk | None:
+        return LogChunk(request_id=request.request_id, lines=(LogLine(time_milliseconds=0, text="again"),), next=1, newest=9)
+
+
+def test_a_board_that_repeats_itself_does_not_keep_the_controller_busy(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with log_scene(tmp_path) as s, s.board(logs=Stubborn()):
+            assert await s.lines() == ["again", "rkfleet: board b-1 answered with no line and no end; update its agent"]
 
     asyncio.run(scenario())
 
