@@ -26,9 +26,12 @@ from agent.board.facts import Overrides
 from agent.board.sensors import Sensors
 from agent.config import Config
 from agent.fetching import Bytes
+from agent.journal import Journals
 from agent.ledger import Ledger
+from agent.logs import BoardLogs
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
+from agent.own_log import own_log
 from agent.planning.values import Abilities, Served
 from agent.reports import Reports
 from agent.serving.app import Serving
@@ -78,6 +81,7 @@ class _Agent:
         self._routes: Final = Routes()
         self._serving: Final = Serving(self._routes, self._metrics, self._clock)
         self._reports: Final = Reports(self._clock)
+        self._journals: Final = Journals(self._clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
         self._cache: Final = Cache(config.data_dir, config.artifact_limit_bytes, self._disk, self._metrics)
         installed = (backends.llamacpp(new_api_key=lambda: secrets.token_urlsafe(24)),)
@@ -87,12 +91,17 @@ class _Agent:
             random=self._jitter,
             metrics=self._metrics,
             on_change=self._wake.set,
+            journals=self._journals,
         )
         overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
         self._sensors: Final = Sensors(config.filesystem_root, config.data_dir, overrides, self._supervisor.runtimes)
 
     async def run(self) -> None:
         """Enrol if that is still to do, then serve."""
+        with own_log(self._journals):
+            await self._run()
+
+    async def _run(self) -> None:
         ops = ops_app(self._not_ready, self._metrics.text, otherwise=self._serving)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
@@ -115,6 +124,7 @@ class _Agent:
             jitter=self._jitter,
             ledger=self._ledger,
             reports=self._reports,
+            logs=BoardLogs(self._journals, self._clock),
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
         )
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self._metrics)

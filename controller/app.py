@@ -167,6 +167,7 @@ class _Program:
             metrics=self._metrics,
             stopping=self._stopping,
             version=__version__,
+            open_log=self._hub.open_log,
             extra_routes=[*enrollment.routes(), *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock)],
         )
         certificate, key = self._pki.server_files("controller")

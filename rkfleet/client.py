@@ -38,6 +38,8 @@ CONNECT_SECONDS_MAX: Final = 5.0
 REQUEST_SECONDS_MAX: Final = 60.0
 WATCH_SECONDS: Final = 300  # A watch is renewed this often, so that a dead connection is never believed for long.
 WATCH_SILENCE_SECONDS_MAX: Final = 90.0  # Bookmarks arrive once a minute; silence beyond that is a broken connection.
+TEXT_SILENCE_SECONDS_MAX: Final = 3900.0  # The controller ends a log after an hour; a connection that is dead is not believed for longer.
+TEXT_LINE_BYTES_MAX: Final = 64 << 10  # A line without an end is cut; the controller's are below 3 KiB.
 LIST_PAGE_ITEMS: Final = 500
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"  # Accept that asks for the rows of `kubectl get`.
 FOLLOW_BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # Local controllers come back in a second or two; the last value repeats.
@@ -271,6 +273,31 @@ class ApiClient:
                     yield event["type"], event["object"]
         except httpx2.HTTPError as error:
             raise Unavailable(f"watch of {resource} at {self.cluster.server} broke: {error}") from error
+
+    async def stream_text(self, path: str, query: Mapping[str, str] | None = None) -> AsyncGenerator[str]:
+        """Yield the lines of a text answer as they come, until the server ends it; for logs.
+
+        Nobody may write for long, so only the server's own limit ends a silence.
+        """
+        timeout = httpx2.Timeout(TEXT_SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
+        rest = b""
+        try:
+            async with self._http.stream(
+                "GET", path, params=dict(query or {}), headers={"Accept": "text/plain, */*"}, timeout=timeout
+            ) as answer:
+                if answer.status_code != 200:
+                    _decode_answer(answer.status_code, await answer.aread())
+                async for piece in answer.aiter_bytes():
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        yield line.decode(errors="replace")
+                    rest = rest[:TEXT_LINE_BYTES_MAX]
+        except httpx2.TimeoutException as error:
+            raise DeadlineExceeded(f"GET {self.cluster.server}{path}: nothing came for {TEXT_SILENCE_SECONDS_MAX:.0f} s") from error
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"cannot reach {self.cluster.server}: {error}") from error
+        if rest:
+            yield rest.decode(errors="replace")
 
     async def follow(
         self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "", table: bool = False

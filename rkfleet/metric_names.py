@@ -287,6 +287,14 @@ LOOP_LAG_SECONDS: Final = _metric(
     help="How late the event loop is: 20 probes a second, so that a pause counts as long as it lasts.",
     instants="From the moment at which a sleeping task was due to the moment at which it ran.",
 )  # fmt: skip
+LOG_STREAMS: Final = _metric(
+    name="rkfleet_log_streams", type="gauge", unit="", program="controller",
+    help="Logs of workers and agents that clients of the API read now.",
+)  # fmt: skip
+LOG_LINES_DROPPED: Final = _metric(
+    name="rkfleet_log_lines_dropped_total", type="counter", unit="lines", program="controller",
+    help="Lines of logs that a reader did not get because the board had to forget them first; the reader is told how many.",
+)  # fmt: skip
 
 # ---- registry ------------------------------------------------------------------------------------------------------------------
 REGISTRY_REQUESTS: Final = _metric(

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from agent.session.logs import Logs, NoLogs
 from agent.session.pump import Call, Ledger, Pump, Reports
 from rkfleet.clock import Clock
 from rkfleet.enrolment import server_name
@@ -94,6 +95,7 @@ class SessionRunner:
         jitter: random.Random,
         ledger: Ledger,
         reports: Reports,
+        logs: Logs = NoLogs(),
         on_change: Callable[[], None] = lambda: None,
         connect: Connect | None = None,
     ) -> None:
@@ -106,6 +108,7 @@ class SessionRunner:
             jitter: Spreads reconnects.
             ledger: Where offers go.
             reports: Where reports come from.
+            logs: Where lines come from that the controller asks for.
             on_change: Called when `connection` changed; must not block.
             connect: How a call is opened; by default `open_call`, with the files of the identity as they are when `run` begins.
         """
@@ -116,6 +119,7 @@ class SessionRunner:
         self._jitter: Final = jitter
         self._ledger: Final = ledger
         self._reports: Final = reports
+        self._logs: Final = logs
         self._on_change: Final = on_change
         self._grant_slots: Final = asyncio.Semaphore(GRANTS_OUTSTANDING_MAX)
         self._pump: Pump | None = None
@@ -167,7 +171,7 @@ class SessionRunner:
         goodbye: Goodbye | None = None
         try:
             async with connect() as call:
-                pump = Pump(call, self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)
+                pump = Pump(call, self._hello(), self._clock, self._ledger, self._reports, logs=self._logs, on_welcome=self._welcomed)
                 self._pump = pump
                 try:
                     await pump.run()
@@ -194,6 +198,7 @@ class SessionRunner:
             assignment_sha256=held.sha256,
             facts=machine.facts,
             serving_url=machine.serving_url,
+            answers_logs=True,
         )
 
     def _welcomed(self, welcome: Welcome) -> None:

@@ -143,13 +143,14 @@ class Backend(Protocol):
         """Return the runtime's name, the library's version and the backend's name, as the board advertises them."""
         ...
 
-    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None]) -> Worker:
+    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None], log: Callable[[str], None]) -> Worker:
         """Start a worker; it loads in the background.
 
         Args:
             spec: What to load.
             tasks: Where the worker's own tasks live; cancelling them ends the worker.
             beat: Called each time the worker proved that it makes progress.
+            log: Called with each line that the worker or its library prints, without the line's end; never after `exited` returned.
 
         Raises:
             Unavailable: No process could be started.

@@ -12,7 +12,25 @@ from typing import Annotated
 import typer
 
 from rkfleet import __version__
-from rkfleet.cli import apply, board, chat, completion, demo, events, explain, join, model, objects, programs, rollout, scale, top, up, wait
+from rkfleet.cli import (
+    apply,
+    board,
+    chat,
+    completion,
+    demo,
+    events,
+    explain,
+    join,
+    logs,
+    model,
+    objects,
+    programs,
+    rollout,
+    scale,
+    top,
+    up,
+    wait,
+)
 from rkfleet.errors import FleetError, Invalid
 
 __all__ = ["app", "main"]
@@ -37,6 +55,7 @@ app.command()(events.events)
 app.command()(wait.wait)
 app.command()(scale.scale)
 app.command()(chat.chat)
+app.command()(logs.logs)
 app.command("kubeconfig")(join.kubeconfig)
 app.command()(completion.completion)
 app.add_typer(rollout.app, name="rollout")

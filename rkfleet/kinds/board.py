@@ -147,6 +147,7 @@ class Board(Object, frozen=True, kw_only=True):
         short_names=("bd",),
         categories=("rkfleet",),
         name_length_max=63,
+        log=True,
         columns=(
             Column("Status", '.status.conditions[?(@.type=="Ready")].reason', "Reason of the Ready condition."),
             Column("SoC", ".status.soc", "System on chip."),

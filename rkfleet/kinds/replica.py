@@ -87,6 +87,7 @@ class Replica(Object, frozen=True, kw_only=True):
         singular="replica",
         short_names=("rep",),
         categories=("all", "rkfleet"),
+        log=True,
         columns=(
             Column("Status", '.status.conditions[?(@.type=="Ready")].reason', "Reason of the Ready condition."),
             Column("Board", ".spec.boardName", "Board that the replica is placed on."),

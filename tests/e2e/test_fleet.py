@@ -78,11 +78,14 @@ def _commands_work(fleet: Up) -> None:
     spoken = fleet.run("chat", "smollm2", "Say hello.", "--max-tokens", "8")
     assert spoken.stdout.strip()
     assert "tokens/s" in spoken.stderr
+    said = fleet.run("logs", _replica_name(fleet), "--timestamps").stdout
+    assert re.search(r"^\S+Z rkfleet: run 1 starts: llamacpp \S+, \d+ threads?, /", said, re.MULTILINE), said
+    assert re.search(r"^\S+Z rkfleet: the model is loaded, after \d+\.\d s$", said, re.MULTILINE), said
     kinds = [("get", kind.resource.plural) for kind in KINDS]
     absent = [("get", "model", "nope"), ("get", "nonsense"), ("delete", "modeldeployment", "nope")]
     others = [
         ("apply", "-f", MANIFEST), ("board", "list"), ("model", "list"), ("describe", "modeldeployment", "smollm2"),
-        ("join-token", "create"), ("kubeconfig",),
+        ("join-token", "create"), ("kubeconfig",), ("logs", "board/cpu-1"), ("logs", "deployment/smollm2", "--tail", "1"),
     ]  # fmt: skip
     commands = [*kinds, *absent, *others]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -90,7 +93,7 @@ def _commands_work(fleet: Up) -> None:
         done = dict(zip(commands, ended, strict=True))
     assert [done[words].returncode for words in kinds] == [0] * len(kinds)
     assert [done[words].returncode for words in absent] == [3] * len(absent)
-    applied, boards, models, described, token, kubeconfig = (done[words].stdout for words in others)
+    applied, boards, models, described, token, kubeconfig, agent_log, tail = (done[words].stdout for words in others)
     assert applied == "modeldeployments/smollm2 unchanged\n"
     assert "cpu-1" in boards
     assert "smollm2-135m" in models
@@ -98,6 +101,8 @@ def _commands_work(fleet: Up) -> None:
     assert "Events:" in described
     assert token.startswith("rkfleet agent run --controller https://")
     assert kubeconfig == fleet.kubeconfig.read_text()
+    assert "info agent.session.runner: session taken number=1" in agent_log
+    assert re.fullmatch(r"\[smollm2-\S+\] rkfleet: the model is loaded, .*\n", tail)
 
 
 async def _openai_clients_work(fleet: Up) -> None:
