@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rkfleet import __version__
-from rkfleet.cli import apply, board, chat, demo, join, model, objects, programs, rollout, up
+from rkfleet.cli import apply, board, chat, demo, gateway_keys, join, model, objects, programs, rollout, up
 from rkfleet.errors import FleetError, Invalid
 
 __all__ = ["app", "main"]
@@ -38,6 +38,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")
 app.add_typer(model.app, name="model")
 app.add_typer(join.app, name="join-token")
+app.add_typer(gateway_keys.app, name="gateway-keys")
 for _name in programs.PROGRAMS:
     app.add_typer(programs.program_app(_name), name=_name)
 
