@@ -44,7 +44,7 @@ from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
-from rkfleet.ops import Tls, bracketed, ops_app, serve_asgi
+from rkfleet.ops import Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
 __all__ = ["run"]
@@ -102,10 +102,11 @@ class _Agent:
             await self._run()
 
     async def _run(self) -> None:
-        ops = ops_app(self._not_ready, self._metrics.text, otherwise=self._serving)
+        # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
+        ops = ops_app(self._not_ready, self._metrics.text, otherwise=self._serving if is_loopback(self._config.ops_host) else None)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
-            async with serve_asgi(ops, "127.0.0.1", self._config.ops_port) as local:
+            async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
                 _log.info("listening", extra={"for": "health, metrics and local clients", "url": local.url})
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
@@ -159,7 +160,8 @@ class _Agent:
             machine_id=kernel.observe_machine_id(config.filesystem_root),
         )
         directory = config.data_dir / "identity"
-        identity = await ensure_identity(directory, enrolment if config.token else None, self._clock, self._jitter)
+        given = enrolment if config.token or config.token_file else None
+        identity = await ensure_identity(directory, given, self._clock, self._jitter, config.token_file)
         if identity.name != config.name:
             raise FailedPrecondition(f"{directory} is the identity of board {identity.name}, not of {config.name}; use another --data-dir")
         return identity

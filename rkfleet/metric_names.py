@@ -276,6 +276,30 @@ SESSION_MESSAGES: Final = _metric(
     name="rkfleet_session_messages_total", type="counter", unit="", program="controller", labels=("direction", "message"),
     help="Messages on the sessions of boards; direction is received or sent.",
 )  # fmt: skip
+# The fleet as the controller's caches know it: the same figures as `kubectl get` shows, for alerts and dashboards.
+BOARDS: Final = _metric(
+    name="rkfleet_boards", type="gauge", unit="boards", program="controller",
+    labels=("condition", "status", "reason", "soc", "simulated"),
+    help="Boards by condition, its status and reason, chip, and whether the hardware is simulated; a board counts once for each condition.",
+)  # fmt: skip
+DEPLOYMENT_REPLICAS: Final = _metric(
+    name="rkfleet_deployment_replicas", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas that a deployment wants.",
+)  # fmt: skip
+DEPLOYMENT_AVAILABLE: Final = _metric(
+    name="rkfleet_deployment_replicas_available", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas of a deployment that serve and count for the minimum available.",
+)  # fmt: skip
+DEPLOYMENT_UPDATED: Final = _metric(
+    name="rkfleet_deployment_replicas_updated", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas of a deployment that are of its newest revision.",
+)  # fmt: skip
+DEPLOYMENT_CONDITION: Final = _metric(
+    name="rkfleet_deployment_condition", type="gauge", unit="", program="controller",
+    labels=("namespace", "deployment", "condition", "status", "reason"),
+    help="1 for each condition of a deployment (Ready, Available, Progressing) with the status and the reason that it has now.",
+)  # fmt: skip
+
 STATUS_WRITES: Final = _metric(
     name="rkfleet_status_writes_total", type="counter", unit="", program="controller", labels=("kind",),
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",

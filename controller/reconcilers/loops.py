@@ -18,6 +18,7 @@ from controller.reconcilers import deployment, placement
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter, AssignmentReconciler
 from controller.reconcilers.deployment import DeploymentReconciler
+from controller.reconcilers.fleet_gauges import FleetGauges
 from controller.reconcilers.garbage import GarbageReconciler
 from controller.reconcilers.health import HealthReconciler
 from controller.reconcilers.model import ModelReconciler
@@ -52,9 +53,10 @@ MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 
 
 class Loops:
-    """The queues of all loops, for facts that no store holds."""
+    """The queues of all loops, for facts that no store holds, and the gauges over their caches."""
 
-    def __init__(self, health: WorkQueue, assignments: WorkQueue) -> None:
+    def __init__(self, health: WorkQueue, assignments: WorkQueue, gauges: FleetGauges) -> None:
+        self.gauges: Final = gauges
         self._health: Final = health
         self._assignments: Final = assignments
 
@@ -107,7 +109,7 @@ def add_loops(
     manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
     namespaces = Cache(store, Namespace, clock=clock, random=random, metrics=metrics)
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
-    return Loops(health, assignments)
+    return Loops(health, assignments, FleetGauges(views))
 
 
 # ---- Deployment ----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rkfleet.cli import (
     demo,
     events,
     explain,
+    gateway_keys,
     join,
     logs,
     model,
@@ -64,6 +65,7 @@ app.add_typer(top.app, name="top")
 app.add_typer(model.app, name="model")
 app.add_typer(join.app, name="join-token")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(programs.simulate)
+app.add_typer(gateway_keys.app, name="gateway-keys")
 for _name in programs.PROGRAMS:
     app.add_typer(programs.program_app(_name), name=_name)
 
