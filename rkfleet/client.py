@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -248,7 +248,7 @@ class ApiClient:
     ) -> AsyncGenerator[tuple[str, Json]]:
         """Yield (type, object) for every change after `resource_version`, bookmarks included, until the server ends the stream.
 
-        With `table` each object is a Table of one row.
+        The first is OPENED, without an object: the server has begun. With `table` each object is a Table of one row.
 
         Raises:
             Expired: The version is too old; list again.
@@ -264,6 +264,7 @@ class ApiClient:
             async with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as answer:
                 if answer.status_code != 200:
                     _decode_answer(answer.status_code, await answer.aread())
+                yield "OPENED", {}
                 async for line in answer.aiter_lines():
                     if not line:
                         continue
@@ -300,10 +301,18 @@ class ApiClient:
             yield rest.decode(errors="replace")
 
     async def follow(
-        self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "", table: bool = False
+        self,
+        resource: ResourceName,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        table: bool = False,
+        trouble: Callable[[FleetError | None], None] = lambda _error: None,
     ) -> AsyncGenerator[Followed]:
         """Yield the whole collection, then every change, for ever; with `table` rows instead of objects.
 
+        `trouble` is told why nothing comes, and None once something does again.
         Close it (`contextlib.aclosing`) when leaving it early. A broken connection is resumed; an expired revision starts over with
         REPLACED. Errors that waiting cannot heal (denied, unknown resource) are raised.
         """
@@ -318,6 +327,9 @@ class ApiClient:
                 chosen = {"resource_version": version, "labels": labels, "fields": fields}
                 async with aclosing(self.watch(resource, namespace, **chosen, table=table)) as changes:
                     async for type, obj in changes:
+                        if type == "OPENED":
+                            trouble(None)
+                            continue
                         failures = 0
                         version = obj["metadata"]["resourceVersion"]
                         if change := _CHANGES.get(type):  # a bookmark is none
@@ -327,6 +339,7 @@ class ApiClient:
             except FleetError as error:
                 if not error.retryable and not isinstance(error, Unavailable):
                     raise
+                trouble(error)
                 await self._clock.sleep(FOLLOW_BACKOFF_SECONDS[min(failures, len(FOLLOW_BACKOFF_SECONDS) - 1)])
                 failures += 1
 

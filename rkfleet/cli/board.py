@@ -66,7 +66,7 @@ def drain_boards(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Empty boards for maintenance: cordon them, have their replicas moved elsewhere, and wait until nothing runs there."""
-    from rkfleet.cli import drain
+    from rkfleet.cli import drain, live
     from rkfleet.clock import SystemClock
 
     _each(kubeconfig, names, lambda client, name: drain.cordon(client, name, drain=True), "cordoned")
@@ -74,7 +74,7 @@ def drain_boards(
         return
 
     async def work(client: ApiClient) -> None:
-        await drain.wait_until_empty(client, SystemClock(), names, timeout_seconds, _say)
+        await drain.wait_until_empty(client, SystemClock(), names, timeout_seconds, say=_say, trouble=live.Outage(aloud=True))
 
     with_client(kubeconfig, work)
 

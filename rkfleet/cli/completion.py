@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-__all__ = ["boards", "completion", "deployments", "kinds", "names", "replicas", "targets"]
+__all__ = ["boards", "completion", "deployments", "kinds_or_targets", "names", "replicas", "targets"]
 
 COMPLETION_SECONDS_MAX: Final = 1.5  # A person who pressed <Tab> waits no longer.
 NAMES_MAX: Final = 500  # One page; nobody reads more, and more typed letters do not help the server to choose.
@@ -29,10 +29,12 @@ def completion(
     print(script)
 
 
-def kinds(incomplete: str) -> list[str]:
-    """Return kinds, by plural name."""
+def kinds_or_targets(context: typer.Context, incomplete: str) -> list[str]:
+    """Return kinds, by plural name, and after a slash `KIND/NAME`."""
     from rkfleet.kinds import KINDS
 
+    if "/" in incomplete:
+        return targets(context, incomplete)
     return _matching((kind.resource.plural for kind in KINDS), incomplete)
 
 

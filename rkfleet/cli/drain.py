@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rkfleet.cli.following import following
+from rkfleet.cli.following import Trouble, following
 from rkfleet.client import ApiClient
 from rkfleet.clock import Clock
 from rkfleet.errors import Conflict, DeadlineExceeded
@@ -76,7 +76,13 @@ def _keys(taints: Taints) -> list[tuple[str, str]]:
 
 
 async def wait_until_empty(
-    client: ApiClient, clock: Clock, names: Sequence[str], timeout_seconds: float, say: Callable[[str, Explanation | None], None]
+    client: ApiClient,
+    clock: Clock,
+    names: Sequence[str],
+    timeout_seconds: float,
+    *,
+    say: Callable[[str, Explanation | None], None],
+    trouble: Trouble = lambda _error: None,
 ) -> None:
     """Wait until no Replica is on these boards and no worker is reported by them.
 
@@ -86,6 +92,7 @@ async def wait_until_empty(
         names: Boards that were cordoned for it.
         timeout_seconds: Limit; 0 waits for ever.
         say: Called with a board and what it waits for whenever that changes, and with None once it is empty or gone.
+        trouble: Called with why the API tells nothing, and with None once it does again.
 
     Raises:
         DeadlineExceeded: Some are not empty in time; the message says why.
@@ -93,7 +100,7 @@ async def wait_until_empty(
     told: dict[str, str] = {}
     left = list(names)
     try:
-        async with asyncio.timeout(timeout_seconds or None), following(client) as seen:
+        async with asyncio.timeout(timeout_seconds or None), following(client, trouble=trouble) as seen:
             while left:
                 await seen.changed()
                 world = seen.world(clock)

@@ -58,13 +58,15 @@ def events(
         if output is not Format.table:
             raise BadRequest(f"--watch shows a table, not --output {output}")
 
+        table = live.Table(HEADS[0], newest_last=True)
+
         async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
-            async with following(client, [collection(client)]) as found:
+            async with following(client, [collection(client)], table.outage) as found:
                 while True:
                     await found.changed()
                     yield live.Update(rows(found), heads)
 
-        live.watch(kubeconfig, updates, live.Table(HEADS[0], newest_last=True))
+        live.watch(kubeconfig, updates, table)
         return
     found = with_client(kubeconfig, lambda client: look(client, [collection(client)]))
     if output is not Format.table:
@@ -73,9 +75,7 @@ def events(
         items = [msgspec.to_builtins(one) for one in chosen_events(found.all(Event).values(), wanted_types)]
         render.print_object({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}, output)
         return
-    table = live.Table(HEADS[0])
-    table.take(live.Update(rows(found), heads))
-    render.print_rows(heads, [table.cells(row, clock) for row in table.rows.values()])
+    render.print_rows(heads, [row.cells for row in rows(found).values()])
 
 
 def chosen_events(found: Iterable[Event], types: frozenset[str] = frozenset()) -> list[Event]:

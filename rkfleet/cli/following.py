@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,10 +19,11 @@ from rkfleet.errors import FleetError
 from rkfleet.explanation import World
 from rkfleet.kinds import Board, Model, ModelDeployment, ModelRevision, Object, Replica
 
-__all__ = ["WORLD", "Following", "Wanted", "following", "look"]
+__all__ = ["WORLD", "Following", "Trouble", "Wanted", "following", "look"]
 
 T = TypeVar("T", bound=Object)
 Json = dict[str, Any]
+Trouble = Callable[[FleetError | None], None]
 _Key = tuple[str, str]
 
 
@@ -41,7 +42,8 @@ WORLD: Final = tuple(Wanted(kind) for kind in (Board, Model, ModelDeployment, Mo
 class Following:
     """Several collections by kind, then by (namespace, name)."""
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, wanted: Sequence[Wanted], trouble: Trouble = lambda _error: None) -> None:
+        self._trouble: Final = trouble
         self._objects: Final[dict[type[Object], dict[_Key, Object]]] = {one.kind: {} for one in wanted}
         self._missing: Final = {one.kind for one in wanted}
         self._news: Final = asyncio.Event()
@@ -79,7 +81,8 @@ class Following:
     async def follow(self, client: ApiClient, wanted: Wanted) -> None:
         """Keep one collection current until it is cancelled, or the API refuses."""
         try:
-            async with contextlib.aclosing(client.follow(wanted.kind.resource.name, wanted.namespace, fields=wanted.fields)) as steps:
+            changes = client.follow(wanted.kind.resource.name, wanted.namespace, fields=wanted.fields, trouble=self._trouble)
+            async with contextlib.aclosing(changes) as steps:
                 async for step in steps:
                     if step.type == "REPLACED":
                         self._objects[wanted.kind].clear()
@@ -101,9 +104,11 @@ class Following:
 
 
 @contextlib.asynccontextmanager
-async def following(client: ApiClient, wanted: Sequence[Wanted] = WORLD) -> AsyncIterator[Following]:
-    """Follow collections for as long as the block runs."""
-    followed = Following(wanted)
+async def following(
+    client: ApiClient, wanted: Sequence[Wanted] = WORLD, trouble: Trouble = lambda _error: None
+) -> AsyncIterator[Following]:
+    """Follow collections for as long as the block runs; `trouble` is told why nothing comes, and None when something does again."""
+    followed = Following(wanted, trouble)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(followed.follow(client, one)) for one in wanted]
         try:

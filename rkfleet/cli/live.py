@@ -19,13 +19,14 @@ import typer
 from rkfleet.cli import render
 from rkfleet.cli.options import with_client
 from rkfleet.clock import Clock, SystemClock, human_duration, parse_time
+from rkfleet.errors import FleetError
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from rkfleet.client import ApiClient
 
-__all__ = ["COALESCE_SECONDS", "Row", "Table", "Update", "draw", "show", "watch"]
+__all__ = ["COALESCE_SECONDS", "Outage", "Row", "Table", "Update", "draw", "show", "watch"]
 
 COALESCE_SECONDS: Final = 0.25  # Between two frames: people do not read faster, and a frame of many rows costs milliseconds.
 AGES_SECONDS: Final = 1.0  # Ages are drawn anew this often although nothing else changes.
@@ -63,6 +64,24 @@ class Update(msgspec.Struct, frozen=True):
     gone: tuple[str, ...] = ()
 
 
+class Outage:
+    """Whether the API tells nothing new; what is shown must not look current when it is not.
+
+    Args:
+        aloud: Say it on standard error when it begins and when it ends, for where no screen shows the `note`.
+    """
+
+    def __init__(self, *, aloud: bool) -> None:
+        self._aloud: Final = aloud
+        self.note = ""
+
+    def __call__(self, error: FleetError | None) -> None:
+        """Be told why nothing comes, or that something does again."""
+        before, self.note = self.note, f"{error.message}; shown is what was known last" if error else ""
+        if self._aloud and bool(self.note) != bool(before):
+            print(self.note or "connected again", file=sys.stderr, flush=True)
+
+
 class Table:
     """A table as all updates so far make it.
 
@@ -73,6 +92,7 @@ class Table:
 
     def __init__(self, aged: str = "AGE", *, newest_last: bool = False) -> None:
         self.newest_last: Final = newest_last
+        self.outage: Final = Outage(aloud=not sys.stdout.isatty())
         self.heads: tuple[str, ...] = ()
         self.rows: dict[str, Row] = {}
         self._aged: Final = aged
@@ -103,7 +123,9 @@ def draw(table: Table, clock: Clock, lines_max: int) -> RichTable:
     """Return a frame of at most so many rows: each as it is now, with colours."""
     rows = list(table.rows.values())
     kept = rows[-lines_max:] if table.newest_last else rows[:lines_max]
-    return render.rich_table(table.heads, [table.cells(row, clock) for row in kept])
+    frame = render.rich_table(table.heads, [table.cells(row, clock) for row in kept])
+    frame.caption = table.outage.note or None
+    return frame
 
 
 def watch(kubeconfig: Path | None, updates: Callable[[ApiClient], AsyncGenerator[Update]], table: Table) -> None:

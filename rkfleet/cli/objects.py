@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,10 @@ __all__ = ["delete", "describe", "find_resource", "get"]
 
 KindArgument = Annotated[
     str,
-    typer.Argument(help="Kind: boards, models, modeldeployments, replicas, ...; short names work.", autocompletion=completion.kinds),
+    typer.Argument(
+        help="Kind: boards, models, modeldeployments, replicas, ...; short names work. Also KIND/NAME.",
+        autocompletion=completion.kinds_or_targets,
+    ),
 ]
 
 
@@ -40,6 +43,25 @@ def find_resource(word: str) -> Resource:
     raise NotFound(f"kind {word!r} is not known; known are {', '.join(kind.resource.plural for kind in KINDS)}")
 
 
+def split_name(kind: str, name: str) -> tuple[str, str]:
+    """Return kind and name of `KIND NAME` or `KIND/NAME`.
+
+    Raises:
+        BadRequest: Both were given.
+    """
+    before, slash, after = kind.partition("/")
+    if not slash:
+        return kind, name
+    if name or not after:
+        raise BadRequest(f"{' '.join(filter(None, (kind, name)))!r} must be KIND NAME or KIND/NAME")
+    return before, after
+
+
+def _without_object(cells: Sequence[str]) -> list[str]:
+    """Return the cells of an event without what it is about, which is clear."""
+    return [*cells[:3], *cells[4:]]
+
+
 def get(
     kind: KindArgument,
     name: Annotated[str, typer.Argument(help="Name; all when left out.", autocompletion=completion.names)] = "",
@@ -55,6 +77,7 @@ def get(
     """Show objects."""
     from rkfleet.cli import render
 
+    kind, name = split_name(kind, name)
     resource = find_resource(kind)
     if name and (all_namespaces or selector):
         raise BadRequest("a name goes with neither --all-namespaces nor --selector")
@@ -88,30 +111,40 @@ def _watch(
     from rkfleet.cli.tables import TableReader
     from rkfleet.meta import Ref
 
+    table = live.Table()
+
     async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
         scope = "" if all_namespaces or not resource.namespaced else namespace or client.cluster.namespace
         if name:
             await client.get(Ref(resource.name, scope, name))  # What is not there is told, not waited for.
         fields = f"metadata.name={name}" if name else ""
         reader = TableReader(wide=wide, namespace=all_namespaces and resource.namespaced)
-        async with aclosing(client.follow(resource.name, scope, labels=selector, fields=fields, table=True)) as steps:
+        async with aclosing(client.follow(resource.name, scope, labels=selector, fields=fields, table=True, trouble=table.outage)) as steps:
             async for step in steps:
                 yield reader.update(step)
 
-    live.watch(kubeconfig, updates, live.Table())
+    live.watch(kubeconfig, updates, table)
 
 
 def describe(
     kind: KindArgument,
-    name: Annotated[str, typer.Argument(help="Name of the object.", autocompletion=completion.names)],
+    name: Annotated[str, typer.Argument(help="Name of the object, unless KIND/NAME was given.", autocompletion=completion.names)] = "",
     *,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show one object with its conditions and its events."""
-    from rkfleet.cli import render
+    """Show one object with its conditions and its events, the newest last."""
+    import msgspec
 
-    resource = find_resource(kind)
+    from rkfleet.cli import render
+    from rkfleet.cli.events import HEADS, chosen_events, event_row
+    from rkfleet.clock import SystemClock
+    from rkfleet.kinds import Event
+
+    kind, name = split_name(kind, name)
+    resource, now = find_resource(kind), SystemClock().now()
+    if not name:
+        raise BadRequest(f"{kind!r} names a kind and no object; write {kind} NAME or {kind}/NAME")
 
     async def work(client: ApiClient) -> tuple[Any, Any]:
         found = await client.request("GET", _path(client, resource, namespace or client.cluster.namespace, name))
@@ -128,19 +161,22 @@ def describe(
         render.print_rows(["TYPE", "STATUS", "REASON", "MESSAGE"], rows)
     if events["items"]:
         print("\nEvents:")
-        rows = [[e.get("lastTimestamp", ""), e.get("type", ""), e.get("reason", ""), e.get("message", "")] for e in events["items"]]
-        render.print_rows(["LAST SEEN", "TYPE", "REASON", "MESSAGE"], rows)
+        rows = [_without_object(event_row(one, now).cells) for one in chosen_events(msgspec.convert(events["items"], list[Event]))]
+        render.print_rows(_without_object(HEADS), rows)
 
 
 def delete(
     kind: KindArgument,
-    name: Annotated[str, typer.Argument(help="Name of the object.", autocompletion=completion.names)],
+    name: Annotated[str, typer.Argument(help="Name of the object, unless KIND/NAME was given.", autocompletion=completion.names)] = "",
     *,
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Delete an object; what it owns is deleted after it."""
+    kind, name = split_name(kind, name)
     resource = find_resource(kind)
+    if not name:
+        raise BadRequest(f"{kind!r} names a kind and no object; write {kind} NAME or {kind}/NAME")
 
     async def work(client: ApiClient) -> Any:
         path = _path(client, resource, namespace or client.cluster.namespace, name)

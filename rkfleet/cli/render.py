@@ -11,7 +11,7 @@ from rkfleet.cli.options import Format
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["GOOD_REASONS", "plain_line", "print_json", "print_object", "print_rows", "print_table", "print_yaml", "rich_table"]
+__all__ = ["GOOD_REASONS", "cell_text", "plain_line", "print_json", "print_object", "print_rows", "print_table", "print_yaml", "rich_table"]
 
 GOOD_REASONS: Final = frozenset(
     {"True", "Ready", "SessionOpen", "ArtifactsPresent", "RolloutComplete", "Serving", "MinimumReplicasAvailable", "Active", "Normal"}
@@ -46,12 +46,17 @@ def print_table(table: dict[str, Any], *, wide: bool = False, namespace: bool = 
     """Print a Kubernetes `Table`; `namespace` adds that column, `wide` the columns of priority 1."""
     shown = [index for index, column in enumerate(table["columnDefinitions"]) if wide or not column.get("priority")]
     heads = [table["columnDefinitions"][index]["name"].upper() for index in shown]
-    rows = [["" if row["cells"][index] is None else str(row["cells"][index]) for index in shown] for row in table["rows"] or ()]
+    rows = [[cell_text(row["cells"][index]) for index in shown] for row in table["rows"] or ()]
     if namespace:
         heads.insert(0, "NAMESPACE")
         for row, source in zip(rows, table["rows"] or (), strict=True):
             row.insert(0, source["object"]["metadata"].get("namespace", ""))
     print_rows(heads, rows)
+
+
+def cell_text(value: Any) -> str:
+    """Return a cell of a `Table` as kubectl shows it."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

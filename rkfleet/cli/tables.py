@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from rkfleet.cli import render
 from rkfleet.cli.live import Row, Update
 from rkfleet.client import Followed
 
@@ -42,7 +43,7 @@ class TableReader:
 
     def _row(self, row: Json) -> Row:
         meta = row["object"]["metadata"]
-        cells = ["" if row["cells"][index] is None else str(row["cells"][index]) for index in self._shown()]
+        cells = [render.cell_text(row["cells"][index]) for index in self._shown()]
         first = (meta.get("namespace", ""),) if self._namespace else ()
         return Row((*first, *cells), version=meta["resourceVersion"], since=meta.get("creationTimestamp") or "")
 

@@ -85,14 +85,16 @@ def _show(heads: tuple[str, ...], read: Reader, output: Format, *, watch: bool, 
         if output is not Format.table:
             raise BadRequest(f"--watch shows a table, not --output {output}")
 
+        table = live.Table()
+
         async def updates(client: ApiClient) -> AsyncGenerator[live.Update]:
-            async with following(client) as found:
+            async with following(client, trouble=table.outage) as found:
                 while True:
                     await found.changed()
                     yield live.Update(read(found.world(clock), client)[1], heads)
                     await clock.sleep(live.COALESCE_SECONDS)
 
-        live.watch(kubeconfig, updates, live.Table())
+        live.watch(kubeconfig, updates, table)
         return
 
     async def work(client: ApiClient) -> tuple[list[msgspec.Struct], dict[str, live.Row]]:

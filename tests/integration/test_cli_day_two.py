@@ -349,6 +349,27 @@ def test_events_are_shown_newest_last_and_by_what_they_are_about(tmp_path: Path)
     story(tmp_path, tell)
 
 
+def test_an_object_is_named_as_people_name_it(tmp_path: Path) -> None:
+    """KIND/NAME and KIND NAME; the table has booleans as kubectl writes them, and whether a board is cordoned."""
+
+    async def tell(api: RunningApi, cli: Cli) -> None:
+        about = await made(api, BOARDS, board("b"))
+        await made(api, EVENTS, {**event(about, "a", "later"), "lastTimestamp": "2026-01-02T00:00:00Z"})
+        await made(api, EVENTS, {**event(about, "b", "sooner"), "lastTimestamp": "2026-01-01T00:00:00Z"})
+        for words in (("board/b",), ("board", "b")):
+            heads, row = (await cli.ok("get", *words)).splitlines()
+            assert heads.split()[:6] == ["NAME", "STATUS", "SOC", "SIMULATED", "CORDONED", "MEMORY"]
+            assert row.split()[:3] == ["b", "false", "false"]
+            described = await cli.ok("describe", *words)
+            assert described.index("sooner") < described.index("later")
+        assert "must be KIND NAME or KIND/NAME" in await cli.fails(1, "get", "board/b", "c")
+        for verb in ("describe", "delete"):
+            assert "names a kind and no object" in await cli.fails(1, verb, "board")
+        assert await cli.ok("delete", "board/b") == "board.rkfleet.dev/b deleted\n"
+
+    story(tmp_path, tell)
+
+
 def test_wait_ends_with_the_condition_the_value_or_the_deletion(tmp_path: Path) -> None:
     async def tell(api: RunningApi, cli: Cli) -> None:
         status = {

@@ -17,6 +17,7 @@ import pytest
 from tests.support.api import running_api
 from tests.support.cli import Cli
 from tests.support.objects import BOARDS, DEPLOYMENTS, board, deployment
+from tests.support.tcp_proxy import tcp_proxy
 
 WAIT_SECONDS_MAX = 20
 SCREEN_LINES, SCREEN_COLUMNS = 20, 100
@@ -28,7 +29,7 @@ def environment(kubeconfig: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def piped(kubeconfig: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def interrupted(kubeconfig: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a command whose output is a pipe; it is interrupted at the end of the block and must end as such."""
     process = await asyncio.create_subprocess_exec(
         *MODULE, *words, env=environment(kubeconfig), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -38,8 +39,6 @@ async def piped(kubeconfig: Path, *words: str) -> AsyncIterator[asyncio.subproce
             yield process
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
-            assert process.stderr is not None
-            assert await process.stderr.read() == b""
     finally:
         if process.returncode is None:
             process.kill()
@@ -57,7 +56,7 @@ def test_a_watch_in_a_pipe_appends_a_line_for_each_change(tmp_path: Path) -> Non
     async def story() -> None:
         async with running_api(tmp_path) as api:
             await api.call("POST", DEPLOYMENTS, deployment("one"))
-            async with piped(api.kubeconfig, "get", "modeldeployments", "-w") as process:
+            async with interrupted(api.kubeconfig, "get", "modeldeployments", "-w") as process:
                 assert (await line(process))[:3] == ["NAME", "STATUS", "MODEL"]
                 assert (await line(process))[:3] == ["one", "qwen2", "1"]
                 await api.call("POST", DEPLOYMENTS, deployment("two"))
@@ -65,6 +64,32 @@ def test_a_watch_in_a_pipe_appends_a_line_for_each_change(tmp_path: Path) -> Non
                 headers = {"content-type": "application/merge-patch+json"}
                 await api.call("PATCH", f"{DEPLOYMENTS}/one", {"spec": {"replicas": 7}}, headers=headers)
                 assert (await line(process))[:3] == ["one", "qwen2", "7"]
+            assert process.stderr is not None
+            assert await process.stderr.read() == b""
+
+    asyncio.run(story())
+
+
+def test_a_watch_says_when_the_api_is_away_and_when_it_is_back(tmp_path: Path) -> None:
+    """What is shown must not look current when it is not."""
+
+    async def story() -> None:
+        async with running_api(tmp_path) as api:
+            await api.call("POST", DEPLOYMENTS, deployment("one"))
+            real = int(api.url.rpartition(":")[2])
+            through = tmp_path / "through-a-proxy"
+            async with contextlib.AsyncExitStack() as running:
+                async with tcp_proxy(real) as proxy:
+                    through.write_text(api.kubeconfig.read_text().replace(f":{real}", f":{proxy.port}"))
+                    process = await running.enter_async_context(interrupted(through, "get", "modeldeployments", "-w"))
+                    assert (await line(process))[0] == "NAME"
+                    assert (await line(process))[0] == "one"
+                assert process.stderr is not None
+                assert b"shown is what was known last" in await process.stderr.readline()
+                await api.call("POST", DEPLOYMENTS, deployment("two"))
+                async with tcp_proxy(real, proxy.port):
+                    assert await process.stderr.readline() == b"connected again\n"
+                    assert (await line(process))[0] == "two"
 
     asyncio.run(story())
 
