@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rkfleet import __version__
-from rkfleet.cli import apply, board, chat, demo, join, model, objects, programs, rollout, up
+from rkfleet.cli import apply, bench, board, chat, demo, join, model, objects, programs, rollout, up
 from rkfleet.errors import FleetError, Invalid
 
 __all__ = ["app", "main"]
@@ -37,6 +37,7 @@ app.command("kubeconfig")(join.kubeconfig)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")
 app.add_typer(model.app, name="model")
+app.add_typer(bench.app, name="bench")
 app.add_typer(join.app, name="join-token")
 for _name in programs.PROGRAMS:
     app.add_typer(programs.program_app(_name), name=_name)

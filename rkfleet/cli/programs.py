@@ -1,4 +1,4 @@
-"""`rkfleet controller|registry|agent|gateway run`: replaces this process by the program; the words after `run` are the program's own."""
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`: replaces this process by the program, whose words follow `run`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PROGRAMS: Final = {
     "registry": ("controller.registry", "The model registry."),
     "agent": ("agent", "The agent of one board."),
     "gateway": ("gateway", "The OpenAI endpoint of the fleet."),
+    "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
 
 
