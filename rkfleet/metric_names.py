@@ -29,7 +29,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Full name as exposed; counters end in `_total`.
-        program: Which program exposes it: controller, registry, gateway or agent.
+        program: Which program exposes it.
         instants: For durations: from which instant to which.
     """
 
@@ -37,7 +37,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["counter", "gauge", "histogram"]
     unit: str
     help: str
-    program: Literal["controller", "registry", "gateway", "agent", "every"]
+    program: Literal["controller", "registry", "gateway", "agent", "simulated-boards", "every"]
     labels: tuple[str, ...] = ()
     buckets: Buckets = ()
     instants: str = ""
@@ -167,6 +167,10 @@ BOARD_MEMORY_AVAILABLE: Final = _metric(
 BOARD_STORAGE_FREE: Final = _metric(
     name="rkfleet_board_storage_free_bytes", type="gauge", unit="bytes", program="agent",
     help="Free bytes of the file system that holds the artifacts.",
+)  # fmt: skip
+BOARD_SIMULATED: Final = _metric(
+    name="rkfleet_board_simulated", type="gauge", unit="boolean", program="agent",
+    help="1 when the board's hardware does not exist, so that every other figure of it is simulated; else 0.",
 )  # fmt: skip
 
 # ---- gateway -------------------------------------------------------------------------------------------------------------------
@@ -340,6 +344,16 @@ REGISTRY_UPLOADS: Final = _metric(
 REGISTRY_FREE_BYTES: Final = _metric(
     name="rkfleet_registry_storage_free_bytes", type="gauge", unit="bytes", program="registry",
     help="Free bytes of the file system that holds the blobs, the reserve included.",
+)  # fmt: skip
+
+# ---- host of simulated boards --------------------------------------------------------------------------------------------------
+SIMULATED_BOARDS: Final = _metric(
+    name="rkfleet_simulated_boards", type="gauge", unit="boards", program="simulated-boards", labels=("state",),
+    help="Boards of this host by state: in session, away (running without a session), off (stopped on purpose), failed.",
+)  # fmt: skip
+SIMULATED_BOARD_FAILURES: Final = _metric(
+    name="rkfleet_simulated_board_failures_total", type="counter", unit="failures", program="simulated-boards", labels=("board",),
+    help="Times that a board of this host ended by an error and was started again.",
 )  # fmt: skip
 
 ALL: Final[tuple[Metric, ...]] = tuple(_entries)

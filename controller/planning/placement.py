@@ -195,6 +195,7 @@ def _need(replica: Replica, fleet: Fleet) -> Need | None:
         placement=deployment.spec.placement,
         variants=tuple(_allowed(model, template.variants)),
         context_tokens=template.serving.context_tokens,
+        order_stated=bool(template.variants),
     )
 
 

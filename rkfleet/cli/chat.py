@@ -15,6 +15,7 @@ import typer
 
 from rkfleet.cli.options import Kubeconfig
 from rkfleet.errors import Invalid, NotFound, Unavailable
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 if TYPE_CHECKING:
     import httpx2
@@ -50,7 +51,12 @@ class Answer:
         """Return the measured figures as one line."""
         first = f"{self.time_to_first_token_seconds * 1000:.0f} ms" if self.time_to_first_token_seconds is not None else "none"
         rate = f"{self.decode_tokens_per_second:.1f} tokens/s" if self.decode_tokens_per_second is not None else "too short to tell"
-        return f"TTFT {first}, decode {rate}, {self.output_tokens} output tokens"
+        return f"{'simulated: ' if self.simulated else ''}TTFT {first}, decode {rate}, {self.output_tokens} output tokens"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a board answered that does not exist; the speed is then that of the benchmark table."""
+        return SIMULATED_HEADER in self.headers
 
 
 async def ask(

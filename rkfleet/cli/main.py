@@ -14,6 +14,7 @@ import typer
 from rkfleet import __version__
 from rkfleet.cli import (
     apply,
+    bench,
     board,
     chat,
     completion,
@@ -63,6 +64,7 @@ app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")
 app.add_typer(top.app, name="top")
 app.add_typer(model.app, name="model")
+app.add_typer(bench.app, name="bench")
 app.add_typer(join.app, name="join-token")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(programs.simulate)
 app.add_typer(gateway_keys.app, name="gateway-keys")

@@ -1,4 +1,4 @@
-"""`rkfleet controller|registry|agent|gateway run`, `rkfleet simulate`: become that program; all further words are its own."""
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`: become that program; further words are its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PROGRAMS: Final = {
     "registry": ("controller.registry", "The model registry."),
     "agent": ("agent", "The agent of one board."),
     "gateway": ("gateway", "The OpenAI endpoint of the fleet."),
+    "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
 
 

@@ -15,7 +15,7 @@ from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.board.facts import Overrides
 from agent.board.memory import Memory
-from agent.board.sensors import Sensors
+from agent.board.sensors import MachineSensors
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
@@ -58,7 +58,7 @@ class GrantBooth:
         return Grant(request_id=1, sources=(source,), token=self.world.board_token(REPOSITORY, *digests))
 
 
-class FaultySensors(Sensors):
+class FaultySensors(MachineSensors):
     """The real machine, which tells nothing while `blind`."""
 
     blind = False
