@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rkfleet.cli.options import Format
 
-__all__ = ["GOOD_REASONS", "print_json", "print_object", "print_rows", "print_table", "print_yaml"]
+__all__ = ["GOOD_REASONS", "print_json", "print_object", "print_rows", "print_table", "print_yaml", "style_of"]
 
 GOOD_REASONS: Final = frozenset(
     {"True", "Ready", "SessionOpen", "ArtifactsPresent", "RolloutComplete", "Serving", "MinimumReplicasAvailable", "Active", "Normal"}
@@ -69,11 +69,12 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
     Console().print(table)
 
 
-def _style(cell: str) -> str:
+def style_of(cell: str) -> str:
+    """Return the colour of a cell: green for what is well, yellow for what is on its way, red for what needs somebody."""
     if cell in GOOD_REASONS:
         return "green"
     if cell in _WAITING_REASONS:
