@@ -1,4 +1,4 @@
-"""A steady crowd of clients: keeps a number of requests in flight and remembers how each ended. The demo rolls out and loses a board under it."""
+"""A steady crowd of clients: keeps requests in flight and remembers how each ended. The demo rolls out, and loses a board, under it."""
 
 from __future__ import annotations
 
