@@ -60,13 +60,27 @@ class Answer:
 
 
 async def ask(
-    http: httpx2.AsyncClient, url: str, body: dict[str, Any], clock: Clock, on_text: Callable[[str], None] = lambda _text: None
+    http: httpx2.AsyncClient,
+    url: str,
+    body: dict[str, Any],
+    clock: Clock,
+    *,
+    on_text: Callable[[str], None] = lambda _text: None,
+    on_token: Callable[[str], None] = lambda _board: None,
 ) -> Answer:
     """Stream one chat completion.
 
+    Args:
+        http: Client to ask with.
+        url: Base URL of the gateway.
+        body: The request, without `stream`.
+        clock: Monotonic time.
+        on_text: Given every piece of the answer.
+        on_token: Given the name of the board with every piece.
+
     Raises:
         NotFound: The gateway does not serve the model.
-        Unavailable: No replica is ready, or the stream broke.
+        Unavailable: No replica is ready, or the stream broke; `details["status"]` is the gateway's, 200 for a stream that broke.
         Invalid: The request was refused.
     """
     import httpx2
@@ -85,12 +99,13 @@ async def ask(
                     continue
                 event = json.loads(line[6:])
                 if "error" in event:
-                    raise Unavailable(event["error"]["message"])
+                    raise Unavailable(event["error"]["message"], status=response.status_code)
                 text = _take(answer, event)
                 if text:
                     last = clock.monotonic()
                     first = first or last
                     on_text(text)
+                    on_token(answer.headers.get("x-rkfleet-board", ""))
     except httpx2.HTTPError as error:
         raise Unavailable(f"the gateway at {url} broke off: {error!r}") from error
     if first:
@@ -120,7 +135,7 @@ def _refusal(status: int, body: bytes) -> Exception:
         case 404:
             return NotFound(message)
         case 429 | 502 | 503:
-            return Unavailable(message)
+            return Unavailable(message, status=status)
         case _:
             return Invalid(message)
 
@@ -169,7 +184,7 @@ async def _talk(url: str, model: str, prompt: str, key: str, max_tokens: int) ->
                 continue
             history.append({"role": "user", "content": line.strip()})
             body = {"model": model, "messages": history, "max_tokens": max_tokens}
-            answer = await ask(http, url, body, clock, lambda text: print(text, end="", flush=True))
+            answer = await ask(http, url, body, clock, on_text=lambda text: print(text, end="", flush=True))
             history.append({"role": "assistant", "content": answer.text})
             print()
             print(f"[{answer.speed()}; board {answer.headers.get('x-rkfleet-board', 'unknown')}]", file=sys.stderr)

@@ -11,7 +11,18 @@ from rkfleet.cli.options import Format
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["GOOD_REASONS", "cell_text", "plain_line", "print_json", "print_object", "print_rows", "print_table", "print_yaml", "rich_table"]
+__all__ = [
+    "GOOD_REASONS",
+    "cell_text",
+    "plain_line",
+    "print_json",
+    "print_object",
+    "print_rows",
+    "print_table",
+    "print_yaml",
+    "rich_table",
+    "style_of",
+]
 
 GOOD_REASONS: Final = frozenset(
     {"True", "Ready", "SessionOpen", "ArtifactsPresent", "RolloutComplete", "Serving", "MinimumReplicasAvailable", "Active", "Normal"}
@@ -88,11 +99,12 @@ def rich_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> RichTable
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
     return table
 
 
-def _style(cell: str) -> str:
+def style_of(cell: str) -> str:
+    """Return the colour of a cell: green for what is well, yellow for what is on its way, red for what needs somebody."""
     if cell in GOOD_REASONS:
         return "green"
     if cell in _WAITING_REASONS:
