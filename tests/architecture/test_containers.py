@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ PROGRAM_PARSERS = {
 COMMANDS = {"join-gateway", "join-cpu-1", "gateway-keys", "cli"}
 """Services that are commands of `rkfleet`."""
 FOREIGN = {"prometheus", "grafana"}
-UNPUBLISHED = {"simulated-boards": "simulation.boards has no command line yet"}
-"""Programs whose parser is not there yet; once the module is, this must be empty (test_nothing_is_left_out_that_could_be_checked)."""
 OPS_PORT = 7481
 
 
@@ -69,14 +66,7 @@ def test_every_service_is_one_that_is_checked_here() -> None:
     assert set(SERVICES) == {*PROGRAM_PARSERS, *COMMANDS, *FOREIGN}
 
 
-def test_nothing_is_left_out_that_could_be_checked() -> None:
-    """A program that has its command line is checked like the others."""
-    for service in UNPUBLISHED:
-        module = PROGRAM_PARSERS[service].partition(":")[0]
-        assert importlib.util.find_spec(module) is None, f"{module} is there: take {service} out of UNPUBLISHED"
-
-
-@pytest.mark.parametrize("service", sorted(set(PROGRAM_PARSERS) - set(UNPUBLISHED)))
+@pytest.mark.parametrize("service", sorted(PROGRAM_PARSERS))
 def test_a_program_reads_its_command_line(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its own parser; its ops listener is where the health check and Prometheus look, and no secret stands in an argument."""
     (tmp_path / "api-keys").write_text("0123456789abcdef\n")
