@@ -10,9 +10,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from controller.planning.claims import find_holder, served_name
-from controller.planning.deployment import BoardsView, Observed, plan_deployment, progress_signature
+from controller.planning.deployment import BoardsView, Observed, plan_deployment
+from controller.planning.eviction import evicting_boards
 from controller.planning.health import view_boards
+from controller.planning.progress import Reached, plan_progress
 from controller.reconcilers.act import Applier
 from controller.reconcilers.views import BY_DEPLOYMENT, PresenceReader, Views, scoped
 from controller.store.base import Selection, Store
@@ -43,8 +47,7 @@ class DeploymentReconciler:
         self._presence: Final = presence
         self._applier: Final = applier
         self._clock: Final = clock
-        # When each rollout moved last. Only in memory: after a restart of the controller the deadline runs anew.
-        self._moved: Final[dict[str, tuple[object, float]]] = {}
+        self._reached: Final[dict[str, Reached]] = {}  # By uid; after a restart of the controller see planning/progress.py.
 
     async def reconcile(self, key: Ref) -> float | None:
         """Bring the deployment one step closer to its spec."""
@@ -62,7 +65,7 @@ class DeploymentReconciler:
 
     def forget(self, uid: str) -> None:
         """Forget a deployment that is gone."""
-        self._moved.pop(uid, None)
+        self._reached.pop(uid, None)
 
     async def _observe(self, deployment: ModelDeployment) -> Observed:
         namespace, uid = deployment.metadata.namespace, deployment.metadata.uid
@@ -88,8 +91,10 @@ class DeploymentReconciler:
         presences = {name: self._presence.of(name) for name in named - missing}
         if any(not one.connected for one in presences.values()):  # Whether one is lost depends on how many are.
             presences |= {board.metadata.name: self._presence.of(board.metadata.name) for board in boards}
-        seconds = deployment.spec.placement.board_lost_seconds
-        return view_boards(tuple(boards), presences, seconds, named, missing)
+        place = deployment.spec.placement
+        view = view_boards(tuple(boards), presences, place.board_lost_seconds, named, missing)
+        known = (board for name in named if (board := boards.find(name)) is not None)
+        return msgspec.structs.replace(view, evicting=evicting_boards(known, place.tolerations))
 
     async def _is_missing(self, board: str) -> bool:
         """Ask the store itself: replicas of a board that only this cache does not know yet must not be replaced."""
@@ -100,13 +105,9 @@ class DeploymentReconciler:
         return False
 
     def _stalled_seconds(self, deployment: ModelDeployment, replicas: Sequence[Replica]) -> float:
-        now, uid = self._clock.monotonic(), deployment.metadata.uid
-        signature = progress_signature(replicas, deployment)
-        before = self._moved.get(uid)
-        if before is None or before[0] != signature:
-            self._moved[uid] = (signature, now)
-            return 0.0
-        return now - before[1]
+        uid, before = deployment.metadata.uid, self._reached.get(deployment.metadata.uid)
+        self._reached[uid], stalled = plan_progress(before, deployment, replicas, self._clock.now(), self._clock.monotonic())
+        return stalled
 
     async def _check_current(self, observed: Observed) -> None:
         meta = observed.deployment.metadata

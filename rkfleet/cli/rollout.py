@@ -50,7 +50,7 @@ async def follow_rollout(client: ApiClient, namespace: str, name: str, timeout_s
 
     Raises:
         NotFound: There is no such deployment.
-        FailedPrecondition: It is stuck (progress deadline exceeded).
+        FailedPrecondition: It is stuck (progress deadline exceeded, or a surge that no board can hold).
         DeadlineExceeded: `timeout_seconds` passed.
     """
     import asyncio
@@ -90,7 +90,8 @@ def progress_sentence(deployment: ModelDeployment) -> tuple[str, bool]:
     if status.observed_generation < deployment.metadata.generation:
         return f"deployment {name!r}: waiting for the controller to see generation {deployment.metadata.generation}", False
     progressing = conditions.find(status.conditions, conditions.PROGRESSING)
-    if progressing is not None and progressing.reason == conditions.PROGRESS_DEADLINE_EXCEEDED:
+    stuck = {conditions.PROGRESS_DEADLINE_EXCEEDED, conditions.SURGE_IMPOSSIBLE}
+    if progressing is not None and progressing.status == "False" and progressing.reason in stuck:
         raise FailedPrecondition(f"deployment {name!r} is stuck: {progressing.message}")
     counts = f"{status.updated_replicas} of {spec.replicas} updated, {status.available_replicas} available"
     if progressing is not None and progressing.reason == conditions.ROLLOUT_COMPLETE:
