@@ -10,7 +10,7 @@ existing one at the wanted number. So a typing mistake never takes down what ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -103,7 +103,8 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     target = _target(observed)
     goal = _goal(deployment, target)
     min_ready = deployment.spec.min_ready_seconds
-    moves = rollout.plan_rollout(goal, [_member(one, observed.boards, min_ready, now) for one in observed.replicas])
+    members = [_member(one, observed.boards, min_ready, now) for one in observed.replicas]
+    moves = rollout.plan_rollout(goal, members)
     view = deployment_status.View(
         deployment=deployment,
         goal=goal,
@@ -125,7 +126,8 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     kept = {one.uid for one in moves.after}
     evicted = eviction.plan_evicted(deployment, (one for one in observed.replicas if one.metadata.uid in kept), observed.boards.evicting)
     actions = (*steps, *_prune(observed, said.status), *evicted, *written, *told)
-    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, now, said))
+    settling = [replica for replica, one in zip(observed.replicas, members, strict=True) if one.ready and not one.available]
+    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, settling, now, said))
 
 
 # ---- Which revision ------------------------------------------------------------------------------------------------------------
@@ -316,11 +318,11 @@ def _write_status(deployment: ModelDeployment, said: Said) -> tuple[WriteStatus,
     return (write,)
 
 
-def _again(observed: Observed, now: datetime, said: Said) -> float | None:
+def _again(observed: Observed, settling: Iterable[Replica], now: datetime, said: Said) -> float | None:
     """Return when something will be different without an event: a replica counts, a board is lost, nothing has moved for too long."""
     spec = observed.deployment.spec
     waits = [observed.boards.next_seconds] if observed.boards.next_seconds is not None else []
-    waits += [left for one in observed.replicas if (left := settle_seconds(one, spec.min_ready_seconds, now)) > 0]
+    waits += [left for one in settling if (left := settle_seconds(one, spec.min_ready_seconds, now)) > 0]
     if said.rolling:
         limits = (spec.progress_deadline_seconds, deployment_status.SURGE_SECONDS)
         waits += [left for limit in limits if (left := limit - observed.stalled_seconds) > 0]

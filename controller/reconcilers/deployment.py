@@ -7,7 +7,7 @@ deployments that claim the same model name. Decisions are `planning/deployment.p
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -55,7 +55,10 @@ class DeploymentReconciler:
         if deployment is None:
             return None
         observed = await self._observe(deployment)
-        plan = plan_deployment(observed, self._clock.now())
+        now, uid = self._clock.now(), deployment.metadata.uid
+        reached, stalled = plan_progress(self._reached.get(uid), deployment, observed.replicas, now, self._clock.monotonic())
+        self._reached[uid] = reached
+        plan = plan_deployment(msgspec.structs.replace(observed, stalled_seconds=stalled), now)
         if plan.structural:
             await self._check_current(observed)
         await self._applier.apply(plan.actions)
@@ -81,7 +84,6 @@ class DeploymentReconciler:
             replicas=owned,
             boards=await self._view_boards(deployment, owned),
             holder="" if holder.metadata.uid == uid else f"{holder.metadata.namespace}/{holder.metadata.name}",
-            stalled_seconds=self._stalled_seconds(deployment, owned),
         )
 
     async def _view_boards(self, deployment: ModelDeployment, replicas: Iterable[Replica]) -> BoardsView:
@@ -103,11 +105,6 @@ class DeploymentReconciler:
         except NotFound:
             return True
         return False
-
-    def _stalled_seconds(self, deployment: ModelDeployment, replicas: Sequence[Replica]) -> float:
-        uid, before = deployment.metadata.uid, self._reached.get(deployment.metadata.uid)
-        self._reached[uid], stalled = plan_progress(before, deployment, replicas, self._clock.now(), self._clock.monotonic())
-        return stalled
 
     async def _check_current(self, observed: Observed) -> None:
         meta = observed.deployment.metadata
