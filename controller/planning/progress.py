@@ -39,8 +39,13 @@ RESTART_SECONDS: Final = 60.0  # In this time every board is back or lost (plann
 # second, and nobody needs to know that so exactly.
 STORED_SHARE: Final = 0.1
 
-_STEPS: Final = (conditions.SCHEDULED, conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY, conditions.DRAINED)
-_AVAILABLE: Final = 1 << len(_STEPS)
+_STATES: Final = {  # As bits; availability is the one that no condition says.
+    type: 1 << number
+    for number, type in enumerate(
+        (conditions.SCHEDULED, conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY, conditions.DRAINED)
+    )
+}
+_AVAILABLE: Final = 1 << len(_STATES)
 _ACTIVATIONS: Final = {"Staged": 0, "Serving": 1, "Draining": 2}
 
 Steps = tuple[int, int, int]
@@ -113,8 +118,8 @@ def age_seconds(said: conditions.Condition, now: datetime) -> float:
 def _steps(replica: Replica, settle: float, now: datetime) -> Steps:
     states = 0
     for said in replica.status.conditions:
-        if said.status == "True" and said.type in _STEPS:
-            states |= 1 << _STEPS.index(said.type)
+        if said.status == "True":
+            states |= _STATES.get(said.type, 0)
             # By the default, availability follows Ready so soon that it is no step of its own.
             if said.type == conditions.READY and settle > SETTLE_SECONDS and age_seconds(said, now) >= settle:
                 states |= _AVAILABLE
