@@ -11,7 +11,7 @@ import re
 from decimal import Decimal
 from typing import Final
 
-__all__ = ["PATTERN", "canonical_quantity", "format_bytes", "parse_bytes", "parse_quantity"]
+__all__ = ["PATTERN", "canonical_quantity", "format_bytes", "parse_bytes", "parse_quantity", "round_bytes"]
 
 PATTERN: Final = r"^[+-]?(\d+|\d+\.\d*|\.\d+)([eE][+-]?\d+|Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E)?$"
 _GRAMMAR: Final = re.compile(PATTERN)
@@ -60,6 +60,18 @@ def format_bytes(count: int) -> str:
         if count and count % _BINARY[suffix] == 0:
             return f"{count // _BINARY[suffix]}{suffix}"
     return str(count)
+
+
+def round_bytes(count: int, *, up: bool = False) -> str:
+    """Return bytes for people, with at most two digits after the point, for example `2.48Gi`: rounded down, or up.
+
+    What is needed is rounded up and what there is down, so that a sentence never says that 1Gi does not fit into 1Gi.
+    """
+    suffix = next((one for one in ("Ti", "Gi", "Mi", "Ki") if count >= _BINARY[one]), "")
+    hundredths = count * 100
+    unit = _BINARY.get(suffix, 1)
+    rounded = -(-hundredths // unit) if up else hundredths // unit
+    return f"{Decimal(rounded) / 100:f}{suffix}"
 
 
 def canonical_quantity(text: str | int) -> str:

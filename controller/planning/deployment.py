@@ -10,13 +10,13 @@ existing one at the wanted number. So a typing mistake never takes down what ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from controller.planning import deployment_status, events, rollout
+from controller.planning import deployment_status, events, eviction, rollout
 from controller.planning.actions import (
     Action,
     Activate,
@@ -29,21 +29,16 @@ from controller.planning.actions import (
     WriteStatus,
 )
 from controller.planning.deployment_status import Said
+from controller.planning.progress import SETTLE_SECONDS, age_seconds, settle_seconds, stored_progress
 from controller.planning.revision import find_revision, name_revision
 from rkfleet import conditions
-from rkfleet.clock import parse_time
 from rkfleet.kinds.deployment import ModelDeployment, ModelDeploymentStatus
 from rkfleet.kinds.model import Model
 from rkfleet.kinds.replica import Activation, Replica, ReplicaSpec
 from rkfleet.kinds.revision import ModelRevision, ModelRevisionSpec
 from rkfleet.meta import LABEL_DEPLOYMENT, LABEL_REVISION, OwnerReference, Ref
 
-__all__ = ["SETTLE_SECONDS", "BoardsView", "Observed", "plan_deployment", "progress_signature"]
-
-# A replica counts as available when it has been Ready this long. Gateways learn of it by watch within milliseconds; the rest is for a
-# loaded machine. Without it a predecessor could refuse requests before a gateway knows where else to go. Condition times have whole
-# seconds, so one of the two may be a rounding.
-SETTLE_SECONDS: Final = 2.0
+__all__ = ["SETTLE_SECONDS", "BoardsView", "Observed", "plan_deployment"]
 
 # A replica that has not been Ready this long is not expected back without help, and gives way to a new revision without counting for the
 # minimum. A worker that crashed is back sooner: it loads from the board's own disk.
@@ -58,6 +53,7 @@ class BoardsView(Value, frozen=True, kw_only=True):
         lost: So long without one that nothing is expected from it (BoardLost); also boards that do not exist any more.
         gone: Lost for longer than the deployment's boardLostSeconds and free to be replaced; also boards that do not exist any more.
         stopped: Sentence that says why lost replicas are not replaced now; empty when they are.
+        evicting: Boards that replicas must leave, each with the taint that says so.
         next_seconds: When the next board changes sides although nothing happens; None for never.
     """
 
@@ -65,6 +61,7 @@ class BoardsView(Value, frozen=True, kw_only=True):
     lost: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
     stopped: str = ""
+    evicting: Mapping[str, str] = {}
     next_seconds: float | None = None
 
 
@@ -76,7 +73,7 @@ class Observed(Value, frozen=True, kw_only=True):
         revisions: Those that the deployment owns.
         replicas: Those that the deployment owns.
         holder: `namespace/name` of the older deployment that holds the claimed model name; empty when this one does.
-        stalled_seconds: How long `progress_signature` has not changed.
+        stalled_seconds: How long no replica has reached anything new (progress.py).
     """
 
     deployment: ModelDeployment
@@ -105,7 +102,9 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
         return Plan(waiting="its dependents to be deleted")
     target = _target(observed)
     goal = _goal(deployment, target)
-    moves = rollout.plan_rollout(goal, [_member(one, observed.boards, now) for one in observed.replicas])
+    min_ready = deployment.spec.min_ready_seconds
+    members = [_member(one, observed.boards, min_ready, now) for one in observed.replicas]
+    moves = rollout.plan_rollout(goal, members)
     view = deployment_status.View(
         deployment=deployment,
         goal=goal,
@@ -116,29 +115,19 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
         blocked_message=target.blocked_message,
         holder=observed.holder,
         stopped=observed.boards.stopped,
+        evicting=observed.boards.evicting,
         stalled_seconds=observed.stalled_seconds,
+        progress_time=stored_progress(deployment, observed.stalled_seconds, now),
     )
     said = deployment_status.plan_status(view)
     steps = (*target.actions, *_steps(observed, goal, moves))
     written = _write_status(deployment, said)
     told = deployment_status.plan_events(deployment, said) if written else ()
-    actions = (*steps, *_prune(observed, said.status), *written, *told)
-    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, now, rolling=said.rolling))
-
-
-def progress_signature(replicas: Sequence[Replica], deployment: ModelDeployment) -> object:
-    """Return a value that changes whenever a rollout moves: spec, replicas, their steps and their bytes."""
-    steps = sorted(
-        (
-            one.metadata.uid,
-            one.spec.activation,
-            one.spec.board_name,
-            one.status.progress.fetched_bytes if one.status.progress else 0,
-            tuple((said.type, said.status) for said in one.status.conditions if said.status == "True"),
-        )
-        for one in replicas
-    )
-    return (deployment.metadata.uid, deployment.metadata.generation, tuple(steps))
+    kept = {one.uid for one in moves.after}
+    evicted = eviction.plan_evicted(deployment, (one for one in observed.replicas if one.metadata.uid in kept), observed.boards.evicting)
+    actions = (*steps, *_prune(observed, said.status), *evicted, *written, *told)
+    settling = [replica for replica, one in zip(observed.replicas, members, strict=True) if one.ready and not one.available]
+    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, settling, now, said))
 
 
 # ---- Which revision ------------------------------------------------------------------------------------------------------------
@@ -219,7 +208,7 @@ def _goal(deployment: ModelDeployment, target: _Target) -> rollout.Goal:
 # ---- Replicas as the rollout sees them, and moves as writes ----------------------------------------------------------------------
 
 
-def _member(replica: Replica, boards: BoardsView, now: datetime) -> rollout.Member:
+def _member(replica: Replica, boards: BoardsView, min_ready_seconds: float, now: datetime) -> rollout.Member:
     spec, said, board = replica.spec, replica.status.conditions, replica.spec.board_name
     scheduled = conditions.find(said, conditions.SCHEDULED)
     ready = conditions.is_true(said, conditions.READY)
@@ -235,32 +224,19 @@ def _member(replica: Replica, boards: BoardsView, now: datetime) -> rollout.Memb
         staged=conditions.is_true(said, conditions.ARTIFACT_AVAILABLE),
         ready=ready,
         broken=_broken(replica, now),
-        available=ready and board not in boards.absent and _settle_seconds(replica, now) == 0,
+        available=ready and board not in boards.absent and settle_seconds(replica, min_ready_seconds, now) == 0,
         drained=conditions.is_true(said, conditions.DRAINED),
         absent=board in boards.absent,
         lost=board in boards.lost,
         gone=board in boards.gone,
+        evicted=board in boards.evicting,
         deleting=bool(replica.metadata.deletion_timestamp),
     )
 
 
-def _settle_seconds(replica: Replica, now: datetime) -> float:
-    """Return how long a Ready replica must still be Ready to count."""
-    found = conditions.find(replica.status.conditions, conditions.READY)
-    if found is None or found.status != "True":
-        return 0.0
-    return max(SETTLE_SECONDS - _age_seconds(found, now), 0.0)
-
-
 def _broken(replica: Replica, now: datetime) -> bool:
     found = conditions.find(replica.status.conditions, conditions.READY)
-    return found is not None and found.status != "True" and _age_seconds(found, now) >= BROKEN_SECONDS
-
-
-def _age_seconds(said: conditions.Condition, now: datetime) -> float:
-    """Return how long a condition has had its status; a time in the future (the clock was set back) counts as long ago."""
-    age = (now - parse_time(said.last_transition_time)).total_seconds() if said.last_transition_time else 0.0
-    return age if age >= 0 else BROKEN_SECONDS
+    return found is not None and found.status != "True" and age_seconds(found, now) >= BROKEN_SECONDS
 
 
 def _steps(observed: Observed, goal: rollout.Goal, moves: rollout.Moves) -> Iterator[Action]:
@@ -291,6 +267,7 @@ def _activate(replica: Replica, activation: Activation) -> Activate:
 
 def _create(deployment: ModelDeployment, revision: str, creation: rollout.Creation) -> CreateReplica:
     meta = deployment.metadata
+    revision = creation.revision or revision
     return CreateReplica(
         ref=Ref(Replica.resource.name, meta.namespace, f"{revision}-{creation.slot}"),
         owner=_owner(deployment),
@@ -341,11 +318,12 @@ def _write_status(deployment: ModelDeployment, said: Said) -> tuple[WriteStatus,
     return (write,)
 
 
-def _again(observed: Observed, now: datetime, *, rolling: bool) -> float | None:
-    """Return when something will be different without an event: a replica settles, a board is lost, the deadline passes."""
+def _again(observed: Observed, settling: Iterable[Replica], now: datetime, said: Said) -> float | None:
+    """Return when something will be different without an event: a replica counts, a board is lost, nothing has moved for too long."""
+    spec = observed.deployment.spec
     waits = [observed.boards.next_seconds] if observed.boards.next_seconds is not None else []
-    waits += [left for one in observed.replicas if (left := _settle_seconds(one, now)) > 0]
-    deadline = observed.deployment.spec.progress_deadline_seconds - observed.stalled_seconds
-    if rolling and deadline > 0:
-        waits.append(deadline)
+    waits += [left for one in settling if (left := settle_seconds(one, spec.min_ready_seconds, now)) > 0]
+    if said.rolling:
+        limits = (spec.progress_deadline_seconds, deployment_status.SURGE_SECONDS)
+        waits += [left for limit in limits if (left := limit - observed.stalled_seconds) > 0]
     return min(waits, default=None)

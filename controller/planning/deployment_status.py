@@ -13,9 +13,12 @@ Source: Kubernetes `pkg/controller/deployment/progress.go`; kstatus (sigs.k8s.io
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from controller.planning import events
 from controller.planning.actions import Record, Value
+from controller.planning.eviction import way_back
+from controller.planning.progress import SETTLE_SECONDS
 from controller.planning.rollout import Goal, Member
 from rkfleet import conditions
 from rkfleet.conditions import Condition, condition, explain
@@ -23,7 +26,13 @@ from rkfleet.kinds.deployment import ModelDeployment, ModelDeploymentStatus
 from rkfleet.kinds.replica import Replica
 from rkfleet.meta import LABEL_DEPLOYMENT
 
-__all__ = ["Said", "View", "plan_events", "plan_status", "unchanged"]
+__all__ = ["SURGE_SECONDS", "Said", "View", "plan_events", "plan_status", "unchanged"]
+
+# What placement said last may be about a world that has just changed, and it looks again within milliseconds, on a loaded machine within
+# seconds. When nothing has moved for this long, no board can hold the surge.
+SURGE_SECONDS: Final = 5.0
+REASONS_LENGTH_MAX: Final = 2000  # Of placement's sentence inside ours: some twenty boards; the Replica's own condition has all.
+BOARDS_NAMED_MAX: Final = 8  # In a sentence about boards that are emptied.
 
 
 class View(Value, frozen=True, kw_only=True):
@@ -34,6 +43,8 @@ class View(Value, frozen=True, kw_only=True):
         blocked_reason: Why the template's revision is not started, as a condition reason; empty when it is.
         holder: Who holds the claimed model name, if somebody else does.
         stopped: Why lost replicas are not replaced now.
+        evicting: Boards that replicas must leave, each with the taint that says so.
+        progress_time: When a replica reached something new last.
     """
 
     deployment: ModelDeployment
@@ -45,7 +56,9 @@ class View(Value, frozen=True, kw_only=True):
     blocked_message: str = ""
     holder: str = ""
     stopped: str = ""
+    evicting: Mapping[str, str] = {}
     stalled_seconds: float = 0.0
+    progress_time: str = ""
 
     @property
     def serving(self) -> list[Member]:
@@ -63,10 +76,33 @@ class View(Value, frozen=True, kw_only=True):
         return sum(one.available for one in self.serving)
 
     @property
+    def missing(self) -> list[Member]:
+        """Replicas that are to become available, or are to go."""
+        return [one for one in self.members if not one.deleting and (not one.available or one.activation == "Draining")]
+
+    @property
+    def moving_only(self) -> bool:
+        """Whether replicas must leave their boards and nothing else is to be done: the revision is reached, or none is started."""
+        status, held = self.deployment.status, self.blocked_reason not in ("", conditions.DEPLOYMENT_PAUSED)
+        arrived = self.rolled_out or status.current_revision == self.goal.revision
+        return bool(self.evicted) and not held and (arrived or self.deployment.spec.paused)
+
+    @property
+    def evicted(self) -> list[Member]:
+        """Those whose board is to be emptied among the serving."""
+        return [one for one in self.serving if one.evicted]
+
+    @property
     def complete(self) -> bool:
-        """Whether everything is as declared: as many as wanted, all of the wanted revision, all available."""
-        count = len(self.updated)
-        return not self.blocked_reason and count == len(self.serving) == self.goal.replicas == self.available
+        """Whether everything is as declared: as many as wanted, all of the wanted revision, all available, none to be moved."""
+        return self.rolled_out and len(self.serving) == self.goal.replicas and not self.evicted
+
+    @property
+    def rolled_out(self) -> bool:
+        """Whether the wanted revision is reached; replicas may still have to move to other boards."""
+        serving, wanted = len(self.serving), self.goal.replicas
+        enough = self.available >= wanted and (serving == wanted or bool(self.evicted))
+        return not self.blocked_reason and enough and len(self.updated) == serving
 
 
 class Said(Value, frozen=True, kw_only=True):
@@ -87,7 +123,9 @@ class Said(Value, frozen=True, kw_only=True):
 def plan_status(view: View) -> Said:
     """Return counts and conditions of a deployment."""
     meta, before = view.deployment.metadata, view.deployment.status
-    current = view.goal.revision if view.complete else before.current_revision
+    current = view.goal.revision if view.rolled_out else before.current_revision
+    arrived = bool(view.goal.revision) and current == view.goal.revision
+    rolling = not arrived and not view.blocked_reason
     status = ModelDeploymentStatus(
         observed_generation=meta.generation,
         replicas=len(view.serving),
@@ -96,14 +134,14 @@ def plan_status(view: View) -> Said:
         available_replicas=view.available,
         current_revision=current,
         update_revision=view.goal.revision,
+        last_progress_time=view.progress_time if rolling else before.last_progress_time,
         collision_count=view.collision_count,
         selector=f"{LABEL_DEPLOYMENT}={meta.name}",
     )
     waiting = "" if view.complete else _waiting(view)
-    arrived = bool(view.goal.revision) and current == view.goal.revision
     progressing = _progressing(view, waiting, arrived=arrived)
     said = (_ready(view, waiting, progressing, arrived=arrived), _available(view, waiting), progressing)
-    return Said(status=status, conditions=said, waiting=waiting, rolling=not arrived and not view.blocked_reason)
+    return Said(status=status, conditions=said, waiting=waiting, rolling=rolling)
 
 
 def unchanged(old: Sequence[Condition], new: Sequence[Condition]) -> bool:
@@ -133,7 +171,8 @@ def plan_events(deployment: ModelDeployment, said: Said) -> Iterator[Record]:
 
 _TOLD = frozenset(
     {
-        conditions.MODEL_NOT_FOUND, conditions.VARIANT_NOT_FOUND, conditions.PROGRESS_DEADLINE_EXCEEDED, conditions.SERVED_NAME_TAKEN,
+        conditions.MODEL_NOT_FOUND, conditions.VARIANT_NOT_FOUND, conditions.PROGRESS_DEADLINE_EXCEEDED, conditions.SURGE_IMPOSSIBLE,
+        conditions.SERVED_NAME_TAKEN,
     }
 )  # fmt: skip
 
@@ -156,7 +195,7 @@ def _available(view: View, waiting: str) -> Condition:
 
 def _progressing(view: View, waiting: str, *, arrived: bool) -> Condition:
     generation = view.deployment.metadata.generation
-    counts = f"{len(view.updated)} of {view.goal.replicas} replicas run revision {view.goal.revision}"
+    counts = f"{sum(one.ready for one in view.updated)} of {view.goal.replicas} replicas run revision {view.goal.revision}"
     if view.deployment.spec.paused:
         message = view.blocked_message or f"spec.paused is true; {counts}."
         return condition(conditions.PROGRESSING, "Unknown", conditions.DEPLOYMENT_PAUSED, message, generation)
@@ -165,12 +204,13 @@ def _progressing(view: View, waiting: str, *, arrived: bool) -> Condition:
     if arrived:
         message = f"All replicas were brought to revision {view.goal.revision}."
         return condition(conditions.PROGRESSING, "True", conditions.ROLLOUT_COMPLETE, message, generation)
+    if _surge_impossible(view):
+        return condition(conditions.PROGRESSING, "False", conditions.SURGE_IMPOSSIBLE, f"{counts}; waits for {waiting}", generation)
     limit = view.deployment.spec.progress_deadline_seconds
     if view.stalled_seconds >= limit:
         message = f"{counts}, and for {limit} s (spec.progressDeadlineSeconds) nothing has moved; waits for {waiting}"
         return condition(conditions.PROGRESSING, "False", conditions.PROGRESS_DEADLINE_EXCEEDED, message, generation)
-    reason = conditions.SURGE_IMPOSSIBLE if _surge_impossible(view) else conditions.ROLLING_OUT
-    return condition(conditions.PROGRESSING, "True", reason, f"{counts}; waits for {waiting}", generation)
+    return condition(conditions.PROGRESSING, "True", conditions.ROLLING_OUT, f"{counts}; waits for {waiting}", generation)
 
 
 def _ready(view: View, waiting: str, progressing: Condition, *, arrived: bool) -> Condition:
@@ -183,6 +223,10 @@ def _ready(view: View, waiting: str, progressing: Condition, *, arrived: bool) -
             ' -p \'{"spec":{"servedModelName":"another-name"}}\'',
         )
         return condition(conditions.READY, "False", conditions.SERVED_NAME_TAKEN, message, generation)
+    short = view.available < max(goal.minimum, 1)
+    if view.moving_only and not short:
+        counts = f"{len(view.evicted)} of {len(view.serving)} replicas must leave {_evicting(view)}; waits for {waiting}"
+        return condition(conditions.READY, "False", conditions.BOARD_DRAINING, counts, generation)
     if view.blocked_reason:
         return condition(conditions.READY, "False", view.blocked_reason, view.blocked_message, generation)
     if view.complete:
@@ -193,7 +237,7 @@ def _ready(view: View, waiting: str, progressing: Condition, *, arrived: bool) -
         reason = conditions.DEPLOYMENT_PAUSED if view.deployment.spec.paused else progressing.reason
         return condition(conditions.READY, "False", reason, progressing.message, generation)
     counts = f"{view.available} of {goal.replicas} replicas are available; waits for {waiting}"
-    reason = conditions.REPLICAS_UNAVAILABLE if view.available >= max(goal.minimum, 1) else conditions.MINIMUM_UNAVAILABLE
+    reason = conditions.MINIMUM_UNAVAILABLE if short else conditions.REPLICAS_UNAVAILABLE
     return condition(conditions.READY, "False", reason, counts, generation)
 
 
@@ -201,9 +245,19 @@ def _ready(view: View, waiting: str, progressing: Condition, *, arrived: bool) -
 
 
 def _surge_impossible(view: View) -> bool:
-    """Whether the only way on is a surge replica that no board can hold."""
-    waits = any(one.unschedulable and not one.replaces for one in view.updated)
-    return waits and view.goal.max_unavailable == 0 and len(view.serving) > len(view.updated)
+    """Whether the only way from an old revision on is a surge replica that no board can hold, and in place would be another."""
+    stuck = view.goal.max_unavailable == 0 and view.goal.rolling and view.stalled_seconds >= SURGE_SECONDS
+    if not stuck or not any(one.revision != view.goal.revision and not one.evicted for one in view.serving):
+        return False
+    return bool(view.missing) and all(one.unschedulable and not one.replaces for one in view.missing)
+
+
+def _evicting(view: View) -> str:
+    """Return the boards that are emptied, with the taints that say so."""
+    found = {view.replicas[one.uid].spec.board_name for one in view.evicted}
+    named = [f"board {name} (taint {view.evicting[name]})" for name in sorted(found)[:BOARDS_NAMED_MAX]]
+    rest = len(found) - len(named)
+    return ", ".join(named) + (f" and {rest} others" if rest else "")
 
 
 def _look(view: View) -> str:
@@ -212,14 +266,13 @@ def _look(view: View) -> str:
 
 
 def _waiting(view: View) -> str:
-    if view.blocked_message:
+    if view.blocked_message and not view.moving_only:
         return view.blocked_message
     if _surge_impossible(view):
-        meta = view.deployment.metadata
-        patch = '{"spec":{"strategy":{"maxUnavailable":1}}}'
-        command = f"kubectl patch modeldeployment {meta.name} -n {meta.namespace} --type merge -p '{patch}'"
-        return explain(f"room for one more replica, because maxUnavailable is 0 and no board can hold a surge ({_unplaced(view)})", command)
-    candidates = sorted((one for one in view.members if not one.available and not one.deleting), key=lambda one: _urgency(view, one))
+        return _room_for_surge(view)
+    if view.evicted and (homeless := _homeless(view)):
+        return _room_elsewhere(view, homeless)
+    candidates = sorted(view.missing, key=lambda one: _urgency(view, one))
     if candidates:
         return _what(view, candidates[0])
     return explain("the next step of the rollout", _look(view))
@@ -230,8 +283,40 @@ def _urgency(view: View, member: Member) -> tuple[bool, bool, bool, int]:
     return (not (wanted and member.unschedulable), not wanted, member.activation == "Staged" and member.staged, member.slot)
 
 
-def _unplaced(view: View) -> str:
-    return next((_message(view, one, conditions.SCHEDULED) for one in view.updated if one.unschedulable), "")
+def _room_for_surge(view: View) -> str:
+    """Return the sentence for a rollout that maxUnavailable 0 and full boards have brought to a stop, with the one field to change."""
+    meta, strategy = view.deployment.metadata, view.deployment.spec.strategy
+    surge = next(one for one in view.members if one.unschedulable)
+    given = strategy.max_unavailable
+    rounded = "" if given in (0, "0%") else f" ({given} of {view.goal.replicas}, rounded down)"
+    patch = '{"spec":{"strategy":{"maxUnavailable":1}}}'
+    return explain(
+        f"room for surge replica {surge.name}, because maxUnavailable is 0{rounded}, so none may stop before it serves:"
+        f" {_why_unplaced(view, surge)}",
+        f"kubectl patch modeldeployment {meta.name} -n {meta.namespace} --type merge -p '{patch}'",
+    )
+
+
+def _homeless(view: View) -> Member | None:
+    """Return a replica that is to take over from one on a board that is emptied and finds no other board."""
+    leaving = {one.uid for one in view.evicted}
+    found = [one for one in view.members if one.unschedulable and not one.deleting and (not one.replaces or one.replaces in leaving)]
+    return min(found, key=lambda one: one.slot, default=None)
+
+
+def _room_elsewhere(view: View, homeless: Member) -> str:
+    board = min(view.replicas[one.uid].spec.board_name for one in view.evicted)
+    return explain(
+        f"room for replica {homeless.name} on a board that is not emptied: {_why_unplaced(view, homeless)}; fewer spec.replicas,"
+        " another board, or an end of the drain helps",
+        way_back(board, view.evicting[board]),
+    )
+
+
+def _why_unplaced(view: View, member: Member) -> str:
+    """Return what placement says of a replica, without its command and cut to what a sentence can hold."""
+    why, _ = conditions.advice(_message(view, member, conditions.SCHEDULED))
+    return conditions.shorten(why, REASONS_LENGTH_MAX)
 
 
 def _what(view: View, member: Member) -> str:
@@ -248,7 +333,12 @@ def _what(view: View, member: Member) -> str:
     if member.activation == "Draining":
         return explain(f"replica {member.name} on {board} to finish what runs", _look(view))
     if member.ready:
-        return explain(f"replica {member.name}, which has just become ready", _look(view))
+        since = conditions.find(replica.status.conditions, conditions.READY)
+        least = max(view.deployment.spec.min_ready_seconds, SETTLE_SECONDS)
+        field = "spec.minReadySeconds" if least > SETTLE_SECONDS else "until gateways know it"
+        assert since is not None, "ready was read from it"
+        what = f"replica {member.name} on {board}, Ready since {since.last_transition_time}"
+        return explain(f"{what}, which counts after {least:.0f} s ({field})", _look(view))
     for type in (conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY):
         found = conditions.find(replica.status.conditions, type)
         if found is not None and found.status != "True" and found.message:

@@ -18,9 +18,9 @@ from rkfleet.kinds.board import Board, Taint, Toleration
 from rkfleet.kinds.deployment import Placement
 from rkfleet.kinds.model import Variant
 from rkfleet.meta import format_selector, matches
-from rkfleet.quantity import format_bytes, parse_bytes
+from rkfleet.quantity import format_bytes, parse_bytes, round_bytes
 
-__all__ = ["BoardLoad", "Fit", "Misfit", "Need", "Reservation", "check_board", "reserved_bytes", "tolerates"]
+__all__ = ["BoardLoad", "Fit", "Misfit", "Need", "Reservation", "check_board", "reserved_bytes", "taint_text", "tolerates"]
 
 
 class Reservation(Value, frozen=True, kw_only=True):
@@ -127,6 +127,11 @@ def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
     return any(_tolerates(one, taint) for one in tolerations)
 
 
+def taint_text(taint: Taint) -> str:
+    """Return a taint as kubectl writes it: `key=value:effect`."""
+    return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+
+
 def _tolerates(one: Toleration, taint: Taint) -> bool:
     if one.effect and one.effect != taint.effect:
         return False
@@ -154,8 +159,7 @@ def _objections(board: Board, placement: Placement) -> Iterator[str]:
         yield "cordoned (spec.unschedulable)"
     for taint in board.spec.taints:
         if not tolerates(placement.tolerations, taint):
-            value = f"={taint.value}" if taint.value else ""
-            yield f"taint {taint.key}{value}:{taint.effect} is not tolerated"
+            yield f"taint {taint_text(taint)} is not tolerated"
     ready = conditions.find(board.status.conditions, conditions.READY)
     if ready is None or ready.status != "True":
         yield f"no session ({ready.reason if ready else conditions.NEVER_CONNECTED})"
@@ -206,7 +210,7 @@ def _check_room(load: BoardLoad, need: Need, variant: Variant, preference: int) 
     memory = load.memory_bytes
     with_it = reserved_bytes({**load.reservations, "": reservation})
     if with_it > memory:
-        group = f"less memory free than the {variant.requires.memory} of variant {variant.name}"
+        group = f"variant {variant.name} needs {round_bytes(reservation.memory_bytes, up=True)} of memory"
         free = max(memory - reserved_bytes(load.reservations), 0)
-        return Misfit(depth=9, group=group, detail=f"has {format_bytes(free)} of {format_bytes(memory)}")
+        return Misfit(depth=9, group=group, detail=f"{round_bytes(free)} of {round_bytes(memory)} free")
     return Fit(variant=variant, preference=preference, free_bytes=memory - with_it, reservation=reservation)

@@ -223,14 +223,13 @@ def _unscheduled(replica: Replica, misfits: Mapping[str, Misfit]) -> Condition:
     if not misfits:
         message = explain("The fleet has no board", "rkfleet join-token create")
         return condition(conditions.SCHEDULED, "False", conditions.NO_BOARDS, message)
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[int, str], list[str]] = {}
     for name in sorted(misfits):
         one = misfits[name]
-        groups.setdefault(one.group, []).append(f"{name} ({one.detail})" if one.detail else name)
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in ordered)
-    if len(reasons) > MESSAGE_LENGTH_MAX:
-        reasons = f"{reasons[:MESSAGE_LENGTH_MAX].rpartition(', ')[0]} and others"
+        groups.setdefault((-one.depth, one.group), []).append(f"{name} ({one.detail})" if one.detail else name)
+    # First the boards that came furthest, which need the least to fit: whoever cuts the sentence keeps them.
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1]))
+    reasons = conditions.shorten("; ".join(f"{group}: {', '.join(names)}" for (_, group), names in ordered), MESSAGE_LENGTH_MAX)
     why = f"No board of {len(misfits)} can take the replica: {reasons}"
     command = f"kubectl get boards -o wide; kubectl describe modeldeployment {replica.spec.deployment_name} -n {replica.metadata.namespace}"
     return condition(conditions.SCHEDULED, "False", conditions.NO_BOARD_FITS, explain(why, command))

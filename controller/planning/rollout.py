@@ -12,6 +12,10 @@ A replica's way is Staged -> Serving -> Draining -> gone. Two ways lead from an 
   if that can hold it, sharing the memory. When its bytes are there the old one drains, is deleted, and the successor is activated. That
   is the usual way where a board holds one model.
 
+A replica whose board is to be emptied (`evicted`) goes the same two ways, whatever its revision; placement keeps its successor off that
+board. That is done also while revisions are not exchanged (paused, or a template that cannot be used); then the successor has the
+revision of the one that it replaces. A staged successor on such a board is dropped and staged again elsewhere.
+
 What holds after every move, whatever the members say:
 
 - Serving replicas are never more than replicas + maxSurge by our hand. Staged ones hold only bytes and are not counted.
@@ -19,7 +23,8 @@ What holds after every move, whatever the members say:
   scaling down the unavailable go first and as many as are wanted stay.
 - A new slot is the lowest number that no replica of the deployment has, so two planners with the same view create the same name.
 
-A replica is *available* when it is Ready, its board is in session, and it has been so for `SETTLE_SECONDS` (see deployment.py).
+A replica is *available* when it is Ready, its board is in session, and it has been so for `SETTLE_SECONDS` (progress.py) and for
+`spec.minReadySeconds`.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ class Goal(Value, frozen=True, kw_only=True):
 
     Attributes:
         revision: Name of the revision to reach; empty while there is none.
-        rolling: Whether replicas of other revisions are to be exchanged (not paused, and the template is usable).
+        rolling: Whether replicas of other revisions are to be exchanged (not paused, and the template is usable). Those whose board is
+            to be emptied are exchanged in any case.
         max_unavailable: Replicas that may be missing.
         max_surge: Replicas that may serve above `replicas`.
     """
@@ -75,6 +81,7 @@ class Member(Value, frozen=True, kw_only=True):
         absent: Its board has no session at the moment.
         lost: Its board has been without a session so long that nothing is expected from it.
         gone: As lost, and long enough that the replica is to be replaced.
+        evicted: Its board is to be emptied.
         deleting: Somebody deleted it and a finalizer holds it.
     """
 
@@ -94,13 +101,19 @@ class Member(Value, frozen=True, kw_only=True):
     absent: bool = False
     lost: bool = False
     gone: bool = False
+    evicted: bool = False
     deleting: bool = False
 
 
 class Creation(Value, frozen=True, kw_only=True):
-    """A replica to create: Serving anywhere, or Staged in the place of the replica with uid `replaces`."""
+    """A replica to create: Serving anywhere, or Staged in the place of the replica with uid `replaces`.
+
+    Attributes:
+        revision: What it runs; empty for the revision of the goal.
+    """
 
     slot: int
+    revision: str = ""
     activation: Activation = "Serving"
     replaces: str = ""
 
@@ -193,8 +206,23 @@ class _Work:
     def _draining(self) -> list[Member]:
         return self._where(lambda member: member.activation == "Draining")
 
+    def _is_old(self, member: Member) -> bool:
+        return member.evicted or member.revision != self._goal.revision
+
     def _old(self) -> list[Member]:
-        return [member for member in self._serving() if member.revision != self._goal.revision]
+        return [member for member in self._serving() if self._is_old(member)]
+
+    def _exchanged(self) -> list[Member]:
+        """Those of the old that another replica is to take over from now, in the order in which that is done."""
+        chosen = [member for member in self._serving() if (self._is_old(member) if self._goal.rolling else member.evicted)]
+        return sorted(chosen, key=self._exchange_order)
+
+    def _exchange_order(self, member: Member) -> tuple[bool, bool, bool, int]:
+        return (member.ready, not member.evicted, member.uid in self._successors, member.slot)
+
+    def _successor_revision(self, member: Member) -> str:
+        """Return the revision of the replica that takes over from this one."""
+        return self._goal.revision if self._goal.rolling else member.revision
 
     def _waits_for_predecessor(self, member: Member) -> bool:
         predecessor = self._members.get(member.replaces)
@@ -208,8 +236,17 @@ class _Work:
         """Replicas that serve or will without another decision."""
         return len(self._serving()) + len(self._takeovers())
 
-    def _updated(self) -> list[Member]:
-        return self._where(lambda member: member.revision == self._goal.revision and member.activation != "Draining")
+    def _staying(self) -> list[Member]:
+        """Replicas that will be there when every exchange of now is done."""
+        if self._goal.rolling:
+            return self._where(lambda member: not self._is_old(member) and member.activation != "Draining")
+        return self._where(lambda member: not member.evicted and (member.activation == "Serving" or self._moves_in(member)))
+
+    def _moves_in(self, member: Member) -> bool:
+        """Whether a staged replica will serve although revisions are not exchanged."""
+        if member.activation != "Staged":
+            return False
+        return not self._waits_for_predecessor(member) or self._members[member.replaces].evicted
 
     def _available(self) -> int:
         return sum(member.available for member in self._serving())
@@ -251,7 +288,6 @@ class _Work:
         self.activate_successors()
         if self._goal.revision:
             self.create_missing()
-        if self._goal.rolling:
             self.drain_exchanged_by_surge()
             self.drain_exchanged_in_place()
             self.stage_successors()
@@ -269,7 +305,9 @@ class _Work:
         """Delete staged bytes that nobody will use: of another revision, a second one for one place, or more than are wanted."""
         staged = self._where(lambda member: member.activation == "Staged")
         for member in staged:
-            if member.revision != self._goal.revision:
+            if member.evicted:
+                self._remove(member, "its board is to be emptied")
+            elif not self._is_wanted_successor(member):
                 self._remove(member, "its revision is no longer wanted")
             elif member.replaces in self._members and self._successors.get(member.replaces) is not member:
                 self._remove(member, "another replica takes the same place")
@@ -278,16 +316,25 @@ class _Work:
         self._delete_excess(lambda member: member.activation == "Serving" and not member.placed and member.unschedulable)
         self._delete_excess(self._waits_for_predecessor)
 
+    def _is_wanted_successor(self, member: Member) -> bool:
+        """Whether a staged replica is of the revision that its place is to have."""
+        if not self._waits_for_predecessor(member):
+            return member.revision == self._goal.revision or not self._goal.rolling
+        predecessor = self._members[member.replaces]
+        moves_only = predecessor.evicted and not self._goal.rolling
+        return self._is_old(predecessor) and member.revision == (predecessor.revision if moves_only else self._goal.revision)
+
     def _delete_excess(self, chosen: Callable[[Member], bool]) -> None:
-        excess = len(self._updated()) - self._goal.replicas
-        candidates = [member for member in self._updated() if chosen(member)]
+        staying = self._staying()
+        excess = len(staying) - self._goal.replicas
+        candidates = [member for member in staying if chosen(member)]
         for member in sorted(candidates, key=lambda one: -one.slot)[: max(excess, 0)]:
             self._remove(member, "enough others are there")
 
     def scale_down(self) -> None:
         """Take away what is above the wanted number: the unplaced and unready first, old before new, then the highest slot."""
         if self._goal.rolling:
-            for member in [one for one in self._old() if not one.placed]:
+            for member in [one for one in self._old() if not one.placed]:  # None of them is evicted.
                 self._remove(member, "its revision is no longer wanted")
         old = len(self._old())
         excess = self._running() - self._goal.replicas
@@ -296,7 +343,7 @@ class _Work:
                 return
             if member.uid not in self._members:
                 continue  # It went with the one that it was to replace.
-            old -= member.activation == "Serving" and member.revision != self._goal.revision
+            old -= member.activation == "Serving" and self._is_old(member)
             excess -= 1
             self._retire(member, "fewer replicas are wanted")
             if successor := self._successors.get(member.uid):
@@ -304,33 +351,30 @@ class _Work:
 
     def _worth(self, member: Member) -> tuple[bool, bool, int, bool, int]:
         """Order of sacrifice; the unsettled are worth more than the unready because clients may be using them."""
-        is_new = member.revision == self._goal.revision
+        is_new = not self._is_old(member)
         return (member.placed, member.activation == "Serving", member.ready + member.available, is_new, -member.slot)
 
     def drain_exchanged_by_surge(self) -> None:
         """Drain old replicas for which one more than the wanted number is available."""
         available, excess = self._available(), self._running() - self._goal.replicas
-        for member in sorted(self._old(), key=self._exchange_order):
+        for member in self._exchanged():
             if excess <= 0:
                 return
             if member.broken or available - member.available >= self._goal.replicas:
                 available -= member.available
                 excess -= member.uid not in self._successors  # With a successor, that runs in its place.
-                self._retire(member, "a replica of the new revision serves in its place")
+                self._retire(member, _why(member, "another replica serves in its place"))
 
     def drain_exchanged_in_place(self) -> None:
         """Drain old replicas whose successor has its bytes, as far as enough others are available."""
         available = self._available()
-        for member in sorted(self._old(), key=self._exchange_order):
+        for member in self._exchanged():
             successor = self._successors.get(member.uid)
-            if successor is None or not successor.staged or successor.absent or member.absent:
+            if successor is None or not successor.staged or successor.absent or (member.absent and not member.evicted):
                 continue
             if member.broken or available - member.available >= self._goal.minimum:
                 available -= member.available
-                self._retire(member, f"{successor.name} takes its place")
-
-    def _exchange_order(self, member: Member) -> tuple[bool, bool, int]:
-        return (member.ready, member.uid in self._successors, member.slot)
+                self._retire(member, _why(member, f"{successor.name} takes its place"))
 
     def activate_successors(self) -> None:
         """Let successors serve whose predecessor is gone, as far as the number that may serve allows."""
@@ -344,39 +388,47 @@ class _Work:
     def create_missing(self) -> None:
         """Create what is missing, and the surge of a rollout while what drains leaves room for it."""
         goal = self._goal
-        running, updated, draining = self._running(), len(self._updated()), len(self._draining())
-        surge = goal.max_surge - draining if goal.rolling and self._old() else 0
-        while running < goal.replicas or (updated < goal.replicas and running < goal.replicas + surge):
-            self._add("Serving")
+        running, draining, exchanged = self._running(), len(self._draining()), self._exchanged()
+        # How many may be created beyond the wanted number, and what they are to be: one for each that is exchanged and has none yet.
+        surge = max(min(goal.max_surge - draining, len(exchanged)), 0)
+        staying = len(self._staying())
+        while running < goal.replicas or (staying < goal.replicas and running < goal.replicas + surge):
+            above = running - goal.replicas
+            self._add("Serving", self._successor_revision(exchanged[above]) if above >= 0 else goal.revision)
             running += 1
-            updated += 1
+            staying += 1
 
     def stage_successors(self) -> None:
         """Have the next successors fetch their bytes in the place of old replicas."""
         in_flight = len(self._where(lambda member: member.activation == "Staged"))
-        usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._updated())
+        usable = sum(not (one.unschedulable and one.activation == "Serving") for one in self._staying())
         most = self._goal.max_unavailable + STAGED_AHEAD if self._goal.max_unavailable else 0
-        for member in sorted(self._old(), key=lambda one: (one.ready, one.slot)):
+        for member in self._exchanged():
             if in_flight >= most or usable >= self._goal.replicas:
                 return
-            if member.placed and not member.absent and member.uid not in self._successors:
-                self._add("Staged", replaces=member.uid)
+            if member.placed and (member.evicted or not member.absent) and member.uid not in self._successors:
+                self._add("Staged", self._successor_revision(member), replaces=member.uid)
                 in_flight += 1
                 usable += 1
 
-    def _add(self, activation: Activation, replaces: str = "") -> None:
+    def _add(self, activation: Activation, revision: str, replaces: str = "") -> None:
         while self._next_slot in self._slots:
             self._next_slot += 1
         slot, uid = self._next_slot, f"slot {self._next_slot}"
         self._slots.add(slot)
-        self._create[uid] = Creation(slot=slot, activation=activation, replaces=replaces)
+        named = "" if revision == self._goal.revision else revision
+        self._create[uid] = Creation(slot=slot, revision=named, activation=activation, replaces=replaces)
         self._members[uid] = Member(
             uid=uid,
-            name=f"{self._goal.revision}-{slot}",
+            name=f"{revision}-{slot}",
             slot=slot,
-            revision=self._goal.revision,
+            revision=revision,
             activation=activation,
             replaces=replaces,
         )
         if activation == "Staged":
             self._successors.setdefault(replaces, self._members[uid])
+
+
+def _why(member: Member, why: str) -> str:
+    return f"its board is to be emptied, and {why}" if member.evicted else why

@@ -14,8 +14,10 @@ from typing import Final, ParamSpec, TypeVar
 import msgspec
 
 from controller.planning.claims import find_holder, served_name
-from controller.planning.deployment import BoardsView, Observed, plan_deployment, progress_signature
+from controller.planning.deployment import BoardsView, Observed, plan_deployment
+from controller.planning.eviction import evicting_boards
 from controller.planning.health import view_boards
+from controller.planning.progress import Reached, plan_progress
 from controller.reconcilers.act import Applier
 from controller.reconcilers.views import BY_DEPLOYMENT, BY_OWNER, PresenceReader, Views, scoped
 from controller.store.base import Selection, Store
@@ -53,8 +55,7 @@ class DeploymentReconciler:
         self._presence: Final = presence
         self._applier: Final = applier
         self._clock: Final = clock
-        # When each rollout moved last. Only in memory: after a restart of the controller the deadline runs anew.
-        self._moved: Final[dict[str, tuple[object, float]]] = {}
+        self._reached: Final[dict[str, Reached]] = {}  # By uid; after a restart of the controller see planning/progress.py.
 
     async def reconcile(self, key: Ref) -> float | None:
         """Bring the deployment one step closer to its spec."""
@@ -62,10 +63,11 @@ class DeploymentReconciler:
         if deployment is None:
             return None
         observed = await self._observe(deployment)
-        size = len(observed.replicas)
-        moved = await _think(size, progress_signature, observed.replicas, deployment)
-        observed = msgspec.structs.replace(observed, stalled_seconds=self._stalled_seconds(deployment, moved))
-        plan = await _think(size, plan_deployment, observed, self._clock.now())
+        now, uid, size = self._clock.now(), deployment.metadata.uid, len(observed.replicas)
+        before, monotonic = self._reached.get(uid), self._clock.monotonic()
+        reached, stalled = await _think(size, plan_progress, before, deployment, observed.replicas, now, monotonic)
+        self._reached[uid] = reached
+        plan = await _think(size, plan_deployment, msgspec.structs.replace(observed, stalled_seconds=stalled), now)
         if plan.structural:
             await self._check_current(observed)
         await self._applier.apply(plan.actions)
@@ -75,7 +77,7 @@ class DeploymentReconciler:
 
     def forget(self, uid: str) -> None:
         """Forget a deployment that is gone."""
-        self._moved.pop(uid, None)
+        self._reached.pop(uid, None)
 
     async def _observe(self, deployment: ModelDeployment) -> Observed:
         namespace, uid = deployment.metadata.namespace, deployment.metadata.uid
@@ -99,8 +101,10 @@ class DeploymentReconciler:
         presences = {name: self._presence.of(name) for name in named - missing}
         if any(not one.connected for one in presences.values()):  # Whether one is lost depends on how many are.
             presences |= {board.metadata.name: self._presence.of(board.metadata.name) for board in boards}
-        seconds = deployment.spec.placement.board_lost_seconds
-        return view_boards(tuple(boards), presences, seconds, named, missing)
+        place = deployment.spec.placement
+        view = view_boards(tuple(boards), presences, place.board_lost_seconds, named, missing)
+        known = (board for name in named if (board := boards.find(name)) is not None)
+        return msgspec.structs.replace(view, evicting=evicting_boards(known, place.tolerations))
 
     async def _is_missing(self, board: str) -> bool:
         """Ask the store itself: replicas of a board that only this cache does not know yet must not be replaced."""
@@ -109,14 +113,6 @@ class DeploymentReconciler:
         except NotFound:
             return True
         return False
-
-    def _stalled_seconds(self, deployment: ModelDeployment, signature: object) -> float:
-        now, uid = self._clock.monotonic(), deployment.metadata.uid
-        before = self._moved.get(uid)
-        if before is None or before[0] != signature:
-            self._moved[uid] = (signature, now)
-            return 0.0
-        return now - before[1]
 
     async def _check_current(self, observed: Observed) -> None:
         meta = observed.deployment.metadata

@@ -146,9 +146,12 @@ def _deployment_of(obj: Replica | ModelRevision) -> Ref:
     return Ref(ModelDeployment.resource.name, obj.metadata.namespace, obj.spec.deployment_name)
 
 
-def _takes_part(board: Board | None) -> tuple[str, str] | None:
-    found = conditions.find(board.status.conditions, conditions.READY) if board else None
-    return (found.status, found.reason) if found else None
+def _takes_part(board: Board | None) -> object:
+    """Return what a deployment with replicas on the board must know of it: whether it is there, and whether they must leave it."""
+    if board is None:
+        return None
+    found = conditions.find(board.status.conditions, conditions.READY)
+    return (found.status, found.reason) if found else None, board.spec.taints
 
 
 def _declared(obj: Model | Replica | ModelDeployment | None) -> object:

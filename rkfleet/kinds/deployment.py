@@ -92,12 +92,27 @@ class Placement(Struct, frozen=True, kw_only=True):
 class ModelDeploymentSpec(Struct, frozen=True, kw_only=True):
     """The wanted state."""
 
+    # A rollout in which a replica waits to count would otherwise be reported as failed while all is well. Kubernetes has the same rule.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.progressDeadlineSeconds > self.minReadySeconds",
+            "progressDeadlineSeconds must be greater than minReadySeconds",
+            ".progressDeadlineSeconds",
+        ),
+    )
+
     template: Annotated[Template, Meta(description="What each replica runs.")]
     replicas: Annotated[int, Meta(description="Number of replicas.", ge=0, le=1000)] = 1
     served_model_name: Annotated[
         str, Meta(description="Name that OpenAI clients ask for; empty means the deployment's name.", max_length=128, pattern="^[^\\s]*$")
     ] = ""
     paused: Annotated[bool, Meta(description="True starts no new revision.")] = False
+    min_ready_seconds: Annotated[
+        int,
+        Meta(
+            description="Seconds that a replica must have been Ready before it counts as available; at least 2 are waited.", ge=0, le=86399
+        ),
+    ] = 0
     revision_history_limit: Annotated[int, Meta(description="Old revisions that are kept for undo.", ge=0, le=100)] = 5
     progress_deadline_seconds: Annotated[
         int, Meta(description="Seconds without progress after which a rollout is reported as failed.", ge=1, le=86400)
@@ -116,6 +131,9 @@ class ModelDeploymentStatus(Struct, frozen=True, kw_only=True):
     available_replicas: Annotated[int, Meta(description="Replicas that serve and count for the minimum available.")] = 0
     current_revision: Annotated[str, Meta(description="Revision that the last finished rollout reached.")] = ""
     update_revision: Annotated[str, Meta(description="Revision of today's template.")] = ""
+    last_progress_time: Annotated[
+        str, Meta(description="When the last rollout moved, to within a tenth of progressDeadlineSeconds; the deadline counts from it.")
+    ] = ""
     collision_count: Annotated[int, Meta(description="Times a revision name had to be changed because another template had it.")] = 0
     selector: Annotated[str, Meta(description="Label selector of the deployment's replicas, as text.")] = ""
     conditions: Annotated[tuple[Condition, ...], Meta(description="Observations about the deployment.", max_length=32)] = ()
@@ -145,7 +163,7 @@ class ModelDeployment(Object, frozen=True, kw_only=True):
             "deployment": StatusOwner(
                 fields=(
                     "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "currentRevision",
-                    "updateRevision", "collisionCount", "selector",
+                    "updateRevision", "lastProgressTime", "collisionCount", "selector",
                 ),
                 conditions=("Ready", "Available", "Progressing"),
             ),

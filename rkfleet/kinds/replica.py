@@ -104,6 +104,7 @@ class Replica(Object, frozen=True, kw_only=True):
         ),
         owners={
             "placement": StatusOwner(conditions=("Scheduled",)),
+            "deployment": StatusOwner(conditions=("DisruptionTarget",)),
             "agent": StatusOwner(
                 fields=("observedGeneration", "endpoint", "progress", "measured", "simulated", "restarts", "lastExit"),
                 conditions=("ArtifactAvailable", "Loaded", "Drained", "Ready"),

@@ -56,9 +56,11 @@ def test_a_rollout_that_does_not_finish_in_time_is_told_with_what_it_waits_for(t
     assert caught.value.exit_status == 7
 
 
-def test_a_stuck_rollout_ends_it_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="is stuck: nothing has moved"):
-        asyncio.run(follow(tmp_path, status=("False", "ProgressDeadlineExceeded", "nothing has moved"), timeout_seconds=20))
+@pytest.mark.parametrize("reason", ["ProgressDeadlineExceeded", "SurgeImpossible"])
+def test_a_stuck_rollout_ends_it_with_the_reason(tmp_path: Path, reason: str) -> None:
+    with pytest.raises(FailedPrecondition, match="is stuck: nothing has moved") as caught:
+        asyncio.run(follow(tmp_path, status=("False", reason, "nothing has moved"), timeout_seconds=20))
+    assert caught.value.exit_status == 1
 
 
 @pytest.mark.parametrize("name", ["other", "qwen-2"])

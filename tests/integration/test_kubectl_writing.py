@@ -61,7 +61,8 @@ def test_every_way_to_change_an_object(tmp_path: Path) -> None:
         assert "created" in await kubectl.ok("create", "-f", "-", stdin=deployment(replicas=2))
         assert "labeled" in await kubectl.ok("label", "mdep", "qwen", "tier=gold")
         assert "annotated" in await kubectl.ok("annotate", "mdep", "qwen", "note=hello")
-        assert "patched" in await kubectl.ok("patch", "mdep", "qwen", "--type=merge", "-p", '{"spec":{"paused":true}}')
+        patch = '{"spec":{"paused":true,"minReadySeconds":5,"strategy":{"maxUnavailable":"25%","maxSurge":"50%"}}}'
+        assert "patched" in await kubectl.ok("patch", "mdep", "qwen", "--type=merge", "-p", patch)
         operations = '[{"op":"test","path":"/spec/paused","value":true},{"op":"replace","path":"/spec/paused","value":false}]'
         assert "patched" in await kubectl.ok("patch", "mdep", "qwen", "--type=json", "-p", operations)
         failed = await kubectl.run("patch", "mdep", "qwen", "--type=json", "-p", operations)
@@ -79,6 +80,7 @@ def test_every_way_to_change_an_object(tmp_path: Path) -> None:
         assert "edited" in await kubectl.ok("edit", "mdep", "qwen", env={"KUBE_EDITOR": str(editor)})
         stored = await kubectl.json("get", "mdep", "qwen")
         assert stored["spec"]["replicas"] == 7
+        assert (stored["spec"]["minReadySeconds"], stored["spec"]["strategy"]) == (5, {"maxUnavailable": "25%", "maxSurge": "50%"})
         assert stored["metadata"]["labels"] == {"tier": "gold"}
         assert stored["metadata"]["annotations"]["note"] == "hello"
 

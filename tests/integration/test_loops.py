@@ -26,6 +26,7 @@ from rkfleet.clock import SystemClock, format_time
 from rkfleet.errors import Unavailable
 from rkfleet.kinds import KINDS, Board, Event, Model, ModelDeployment, ModelRevision, Replica
 from rkfleet.kinds.base import Object
+from rkfleet.kinds.board import TAINT_DRAIN
 from rkfleet.meta import Ref
 from tests.support.sim_board import SimBoard, model_spec
 
@@ -199,6 +200,30 @@ def test_replicas_of_a_lost_board_are_replaced_and_its_return_leaves_them_out(tm
             assert lost.assignment.replicas == ()
             await bench.until(lambda: _is(not lost.loaded))
             assert "BoardLost" in {one.reason for one in await bench.all(Event)}
+
+    asyncio.run(scenario())
+
+
+def test_a_taint_wakes_the_deployments_of_the_board_that_is_to_be_emptied(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as bench:
+            await bench.create_model("small", "2Gi")
+            boards = [await bench.join(f"b{number}") for number in range(3)]
+            await bench.create(ModelDeployment, "chat", {**CHAT, "strategy": {"maxUnavailable": 0, "maxSurge": 1}})
+            await bench.until(bench.is_ready)
+            drained = next(board for board in boards if board.loaded)
+            spec = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}
+            await bench.store.patch(Ref(Board.resource.name, "", drained.name), {"spec": spec}, now=bench.clock.now())
+
+            async def emptied() -> bool:
+                named = {one.spec.board_name for one in await bench.all(Replica)}
+                return drained.name not in named and not drained.loaded and await bench.is_ready()
+
+            await bench.until(emptied)
+            told = [one for one in await bench.all(Event) if one.reason == "ReplicaDraining"]
+            assert [one.message.partition(" drains: ")[2] for one in told] == [
+                "its board is to be emptied, and another replica serves in its place"
+            ]
 
     asyncio.run(scenario())
 

@@ -37,6 +37,8 @@ WEIGHTS: list[tuple[int, st.SearchStrategy[tuple[Any, ...]]]] = [
     (2, st.tuples(st.just("strategy"), st.sampled_from([(1, 0), (0, 1), (1, 1), (2, 0), ("50%", "25%")]))),
     (1, st.tuples(st.just("pause"), st.booleans())),
     (1, st.tuples(st.just("cordon"), boards, st.booleans())),
+    (3, st.tuples(st.just("taint"), boards, st.sampled_from(["NoExecute", "NoExecute", "NoSchedule", ""]))),
+    (1, st.tuples(st.just("settling"), st.sampled_from([0, 5, 20]))),
     (1, st.tuples(st.just("remake"), st.sampled_from(["chat", "code"]))),
 ]
 steps = st.sampled_from([one for weight, one in WEIGHTS for _ in range(weight)]).flatmap(lambda one: one)
@@ -110,6 +112,10 @@ async def take(fleet: Fleet, leaders: list[Leader], step: tuple[Any, ...]) -> No
             await fleet.edit("chat", {"paused": paused})
         case ("cordon", number, unschedulable):
             await fleet.cordon(f"b{number}", unschedulable)
+        case ("taint", number, effect):
+            await fleet.taint(f"b{number}", effect)
+        case ("settling", seconds):
+            await fleet.edit("chat", {"minReadySeconds": seconds})
         case ("remake", name):
             await fleet.store.delete(Ref(ModelDeployment.resource.name, "default", name), now=fleet.clock.now())
             await make_deployment(fleet, name)
@@ -119,17 +125,21 @@ async def take(fleet: Fleet, leaders: list[Leader], step: tuple[Any, ...]) -> No
 
 
 async def heal(fleet: Fleet, leader: Leader) -> None:
-    """End every trouble: boards back, none cordoned, nothing paused, and numbers that fit the boards."""
+    """End every trouble: boards back, none cordoned or drained, nothing paused, and numbers that fit the boards."""
     leader.see_all()
     for number, board in enumerate(fleet.boards.values()):
         await take(fleet, [leader], ("cordon", number, False))
+        await take(fleet, [leader], ("taint", number, ""))
         await fleet.connect(board, leader)
     await take(fleet, [leader], ("pause", False))
     await take(fleet, [leader], ("scale", 2))
 
 
-def keep_promises(chosen: list[tuple[Any, ...]]) -> None:
-    """Take the steps, heal the fleet, and see that it comes to rest with everything as declared; `Fleet` watches every write."""
+def keep_promises(chosen: list[tuple[Any, ...]], drained: str = "b0") -> None:
+    """Take the steps, heal the fleet, and see that it comes to rest with everything as declared; `Fleet` watches every write.
+
+    Then one board is drained. Whatever happened before, the others have room, so it is empty in the end and everything as declared again.
+    """
 
     async def scenario() -> None:
         fleet, leaders = await make_fleet()
@@ -137,19 +147,28 @@ def keep_promises(chosen: list[tuple[Any, ...]]) -> None:
             await take(fleet, leaders, step)
         await heal(fleet, leaders[0])
         await fleet.settle(leaders[0], rounds=ROUNDS_MAX)
-        for deployment in fleet.store.all(ModelDeployment):
-            status = deployment.status
-            said = {one.type: one for one in status.conditions}
-            assert said["Ready"].status == "True", said
-            assert (status.replicas, status.updated_replicas, status.available_replicas) == (deployment.spec.replicas,) * 3
-            assert len(fleet.replicas_of(deployment)) == deployment.spec.replicas
-        owners = {one.metadata.uid for one in fleet.store.all(ModelDeployment)}
-        assert all(one.metadata.owner_references[0].uid in owners for one in fleet.store.all(Replica))
+        check_rest(fleet)
+        await fleet.taint(drained)
+        await fleet.settle(leaders[0], rounds=ROUNDS_MAX)
+        check_rest(fleet)
+        assert not [one for one in fleet.store.all(Replica) if one.spec.board_name == drained]
 
     asyncio.run(scenario())
 
 
+def check_rest(fleet: Fleet) -> None:
+    """Every deployment is as declared, and no replica is there that no deployment owns."""
+    for deployment in fleet.store.all(ModelDeployment):
+        status = deployment.status
+        said = {one.type: one for one in status.conditions}
+        assert said["Ready"].status == "True", said
+        assert (status.replicas, status.updated_replicas, status.available_replicas) == (deployment.spec.replicas,) * 3
+        assert len(fleet.replicas_of(deployment)) == deployment.spec.replicas
+    owners = {one.metadata.uid for one in fleet.store.all(ModelDeployment)}
+    assert all(one.metadata.owner_references[0].uid in owners for one in fleet.store.all(Replica))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(scripts)
-def test_the_loops_keep_their_promises_and_come_to_rest(chosen: list[tuple[Any, ...]]) -> None:
-    keep_promises(chosen)
+@given(scripts, st.sampled_from(["b0", "b1", "b2", "b3"]))
+def test_the_loops_keep_their_promises_and_come_to_rest(chosen: list[tuple[Any, ...]], drained: str) -> None:
+    keep_promises(chosen, drained)

@@ -37,7 +37,8 @@ def worlds(draw: st.DrawFn) -> tuple[Goal, tuple[Member, ...]]:
                 placed=placed, unschedulable=not placed and draw(st.booleans()), staged=placed and draw(st.booleans()),
                 ready=placed and ready, broken=placed and not ready and draw(st.booleans()), available=available,
                 drained=activation == "Draining" and draw(st.booleans()), absent=placed and absent, lost=placed and lost,
-                gone=placed and lost and draw(st.booleans()), deleting=draw(st.integers(0, 20)) == 0,
+                gone=placed and lost and draw(st.booleans()), evicted=placed and draw(st.integers(0, 3)) == 0,
+                deleting=draw(st.integers(0, 20)) == 0,
             )
         )  # fmt: skip
     return goal, tuple(members)
@@ -59,9 +60,10 @@ def applied(goal: Goal, members: tuple[Member, ...], moves: Moves) -> tuple[Memb
         uid = f"c{creation.slot}"
         after.append(
             Member(
-                uid=uid, name=uid, slot=creation.slot, revision=goal.revision, activation=creation.activation, replaces=creation.replaces
+                uid=uid, name=uid, slot=creation.slot, revision=creation.revision or goal.revision, activation=creation.activation,
+                replaces=creation.replaces,
             )
-        )
+        )  # fmt: skip
     return tuple(after)
 
 
@@ -91,3 +93,29 @@ def test_no_plan_leaves_fewer_available_than_must_be_or_lets_more_serve_than_may
     available = sum(one.available for one in before)
     assert sum(one.available for one in after) >= min(available, goal.minimum)
     assert len(after) <= max(len(before), goal.replicas + goal.max_surge)
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds())
+def test_what_is_not_exchanged_keeps_its_revision(world: tuple[Goal, tuple[Member, ...]]) -> None:
+    """While no revision is started (paused, an unusable template), moving replicas off boards brings no old replica to another revision."""
+    goal, members = world
+    moves = plan_rollout(goal, members)
+    if goal.rolling:
+        return
+    by_uid = {one.uid: one for one in members}
+    for creation in moves.create:
+        if creation.replaces:
+            assert by_uid[creation.replaces].evicted
+            assert (creation.revision or goal.revision) == by_uid[creation.replaces].revision
+    kept = {one.uid for one in moves.after if one.activation == "Serving"}
+    excess = sum(one.activation != "Draining" for one in members) - goal.replicas
+    if excess <= 0:
+        assert all(one.uid in kept or one.evicted for one in members if one.available and one.activation == "Serving" and not one.deleting)
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds())
+def test_no_successor_is_left_to_fetch_on_a_board_that_is_emptied(world: tuple[Goal, tuple[Member, ...]]) -> None:
+    goal, members = world
+    assert not [one for one in plan_rollout(goal, members).after if one.activation == "Staged" and one.evicted]

@@ -5,7 +5,7 @@ and the passing of time are modelled, so that Hypothesis can try thousands of mo
 here: what two processes could do within the same millisecond is the store's business (it refuses an old leader), not the planners'.
 
 Every write is watched. `Fleet` raises AssertionError at the write that breaks a promise: never below the minimum available by our own
-hand, never above replicas + maxSurge, never above a board's memory, a board set once.
+hand, with minReadySeconds counted, never above replicas + maxSurge, never above a board's memory, a board set once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from controller.store import writes
 from controller.store.base import Change, Item, Page, Selection, decode_item
 from controller.store.selecting import Selector
 from rkfleet import conditions
-from rkfleet.clock import format_time
+from rkfleet.clock import format_time, parse_time
 from rkfleet.errors import FleetError, NotFound, Unavailable
 from rkfleet.kinds import KINDS, Board, Model, ModelDeployment, Replica
 from rkfleet.kinds.base import Object
+from rkfleet.kinds.board import TAINT_DRAIN
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
 from rkfleet.quantity import parse_bytes
@@ -242,6 +243,11 @@ class Fleet:
     async def cordon(self, board: str, unschedulable: bool = True) -> None:
         await self.store.patch(Ref(Board.resource.name, "", board), {"spec": {"unschedulable": unschedulable}}, now=self.clock.now())
 
+    async def taint(self, board: str, effect: str = "NoExecute") -> None:
+        """Give a board the taint of a drain with this effect; an empty effect takes it away."""
+        taints = [{"key": TAINT_DRAIN, "effect": effect}] if effect else None
+        await self.store.patch(Ref(Board.resource.name, "", board), {"spec": {"taints": taints}}, now=self.clock.now())
+
     async def edit(self, deployment: str, spec: Json) -> None:
         ref = Ref(ModelDeployment.resource.name, "default", deployment)
         if ref in self.store.items:
@@ -297,14 +303,17 @@ class Fleet:
         if not conditions.is_true(victim.status.conditions, conditions.READY) or board is None or not board.connected:
             return
         unavailable, _ = self._strategy(deployment)
-        left = sum(self._available(one) for one in others)
+        seconds = float(deployment.spec.min_ready_seconds) if self._available(victim, deployment.spec.min_ready_seconds) else 0.0
+        left = sum(self._available(one, seconds) for one in others)
         minimum = max(deployment.spec.replicas - unavailable, 0)
         assert left >= minimum, f"{victim.metadata.name} was taken away with {left} others available, the minimum is {minimum}"
 
-    def _available(self, replica: Replica) -> bool:
+    def _available(self, replica: Replica, min_ready_seconds: float) -> bool:
         board = self.boards.get(replica.spec.board_name)
-        ready = conditions.is_true(replica.status.conditions, conditions.READY)
-        return replica.spec.activation == "Serving" and ready and board is not None and board.connected
+        ready = conditions.find(replica.status.conditions, conditions.READY)
+        if replica.spec.activation != "Serving" or ready is None or ready.status != "True" or board is None or not board.connected:
+            return False
+        return (self.clock.now() - parse_time(ready.last_transition_time)).total_seconds() >= min_ready_seconds
 
     def _check_memory(self, placed: Replica) -> None:
         board = self.boards[placed.spec.board_name]

@@ -201,8 +201,40 @@ def test_a_rule_names_its_field(strategy: Json) -> None:
     assert causes(refused) == {"spec.strategy.maxUnavailable": "maxUnavailable and maxSurge must not both be 0"}
 
 
-def test_percentages_satisfy_the_rule() -> None:
-    create(ModelDeployment, deployment(strategy={"maxUnavailable": "25%", "maxSurge": "0%"}))
+@pytest.mark.parametrize("strategy", [{"maxUnavailable": "25%", "maxSurge": "0%"}, {"maxUnavailable": "0%", "maxSurge": "100%"}])
+def test_percentages_satisfy_the_rule(strategy: Json) -> None:
+    create(ModelDeployment, deployment(strategy=strategy))
+
+
+@pytest.mark.parametrize("value", ["101%", "200%", "-1%", "25", "1.5%", "%", -1, 1.5, True])
+@pytest.mark.parametrize("field", ["maxUnavailable", "maxSurge"])
+def test_a_strategy_takes_numbers_from_0_and_percentages_up_to_100(field: str, value: Any) -> None:
+    with pytest.raises(Invalid) as refused:
+        create(ModelDeployment, deployment(strategy={"maxUnavailable": 1, "maxSurge": 1, field: value}))
+    assert list(causes(refused)) == [f"spec.strategy.{field}"]
+
+
+@pytest.mark.parametrize(("deadline", "settling"), [(60, 60), (600, 900)])
+def test_the_progress_deadline_is_longer_than_min_ready_seconds(deadline: int, settling: int) -> None:
+    create(ModelDeployment, deployment(progressDeadlineSeconds=settling + 1, minReadySeconds=settling))
+    with pytest.raises(Invalid) as refused:
+        create(ModelDeployment, deployment(progressDeadlineSeconds=deadline, minReadySeconds=settling))
+    said = "progressDeadlineSeconds must be greater than minReadySeconds"
+    assert causes(refused) == {"spec.progressDeadlineSeconds": said}
+    with pytest.raises(Invalid, match=said):
+        create(ModelDeployment, deployment(minReadySeconds=600))
+
+
+@pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute", "PreferNoSchedule"])
+def test_a_taint_has_an_effect_that_is_followed(effect: str) -> None:
+    tainted = {"metadata": {"name": "cpu-1"}, "spec": {"taints": [{"key": "k", "effect": effect}]}}
+    if effect == "PreferNoSchedule":
+        with pytest.raises(Invalid) as refused:
+            create(Board, tainted)
+        assert list(causes(refused)) == ["spec.taints[0].effect"]
+    else:
+        create(Board, tainted)
+        create(ModelDeployment, deployment(placement={"tolerations": [{"operator": "Exists", "effect": effect}]}))
 
 
 def test_variants_may_be_added_and_reordered_but_not_changed() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.planning.actions import CreateReplica, CreateRevision, Delete, Plan, Record, RenumberRevision, WriteStatus
+from controller.planning.actions import Activate, CreateReplica, CreateRevision, Delete, Plan, Record, RenumberRevision, WriteStatus
 from controller.planning.claims import find_holder
 from controller.planning.deployment import SETTLE_SECONDS, BoardsView, Observed, plan_deployment
+from controller.planning.eviction import evicting_boards
 from controller.planning.revision import revision_hash
 from rkfleet.conditions import Condition
 from rkfleet.kinds import Model, ModelDeployment, ModelRevision, Replica
+from rkfleet.kinds.board import Toleration
 from tests.support import planned
 from tests.support.planned import NOW, said, seconds_ago
 
@@ -176,6 +178,203 @@ def test_the_oldest_revisions_above_the_limit_go_and_used_ones_stay() -> None:
     assert deleted(found, ModelRevision) == ["chat-old2", "chat-old3"]
 
 
+def test_without_a_history_no_revision_is_kept_but_those_that_run() -> None:
+    chat = planned.deployment(replicas=1, revisionHistoryLimit=0)
+    old = [planned.revision(f"chat-old{number}", chat, number=number, serving={"threads": number}) for number in range(1, 4)]
+    mine = planned.revision(name_of(chat), chat, number=4)
+    used = planned.replica("chat-old2-7", chat, "chat-old2", slot=7, board="b7", activation="Draining")
+    found = plan(chat, revisions=(*old, mine), replicas=(*world(chat, 1)["replicas"], used))
+    assert deleted(found, ModelRevision) == ["chat-old1", "chat-old3"]
+
+
+def test_the_revision_that_the_last_rollout_reached_is_kept_while_the_next_one_is_on_its_way() -> None:
+    old = planned.deployment(replicas=1)
+    status = {"currentRevision": name_of(old)}
+    chat = planned.deployment(replicas=0, revisionHistoryLimit=0, template={"serving": {"threads": 1}}, status=status)
+    revisions = (planned.revision(name_of(old), old), planned.revision(name_of(chat), chat, number=2, serving={"threads": 1}))
+    assert deleted(plan(chat, revisions=revisions, model=None), ModelRevision) == []
+
+
+def test_undo_to_a_kept_revision_makes_no_new_one_and_prunes_none_that_undo_needs() -> None:
+    """`rollout undo` writes the template of a ModelRevision into the deployment; that is all there is to going back."""
+    chat = planned.deployment(replicas=0, revisionHistoryLimit=2)
+    kept = [planned.revision(f"chat-old{number}", chat, number=number, serving={"threads": number}) for number in (1, 2, 3)]
+    template = msgspec.to_builtins(kept[0].spec.template)
+    undone = planned.deployment(replicas=0, revisionHistoryLimit=2, template=template)
+    found = plan(undone, revisions=tuple(kept))
+    (action,) = [one for one in found.actions if isinstance(one, RenumberRevision)]
+    assert (action.ref.name, action.number) == ("chat-old1", 4)
+    assert not [one for one in found.actions if isinstance(one, CreateRevision)]
+    assert deleted(found, ModelRevision) == []
+    assert fields(found)["updateRevision"] == "chat-old1"
+
+
+def test_restart_makes_a_revision_of_the_same_model_and_exchanges_every_replica() -> None:
+    """`rollout restart` writes an annotation of the template."""
+    before = planned.deployment(replicas=2)
+    restarted = {"metadata": {"annotations": {"rkfleet.dev/restartedAt": "2026-01-01T12:00:00Z"}}}
+    chat = planned.deployment(replicas=2, strategy={"maxUnavailable": 0, "maxSurge": 2}, template=restarted)
+    found = plan(chat, **world(before, 2))
+    (revision,) = [one for one in found.actions if isinstance(one, CreateRevision)]
+    assert revision.ref.name != name_of(before)
+    assert (revision.spec.template.model, revision.spec.model_uid) == ("qwen", "uid-qwen")
+    assert [one.spec.revision_name for one in found.actions if isinstance(one, CreateReplica)] == [revision.ref.name] * 2
+    assert plan(chat, revisions=(planned.revision(revision.ref.name, chat, number=2, **restarted),)).structural
+
+
+def test_a_paused_deployment_is_scaled_down_and_up() -> None:
+    chat = planned.deployment(replicas=3, paused=True)
+    assert [one.spec.slot for one in plan(chat, **world(chat, 2)).actions if isinstance(one, CreateReplica)] == ["2"]
+    fewer = planned.deployment(replicas=1, paused=True)
+    assert [one.ref.name for one in plan(fewer, **world(fewer, 2)).actions if isinstance(one, Activate)] == [f"{name_of(fewer)}-1"]
+
+
+def test_resumed_the_rollout_goes_on() -> None:
+    old = planned.deployment(replicas=1)
+    chat = planned.deployment(replicas=1, template={"serving": {"contextTokens": 2048}})
+    assert [one.spec.activation for one in plan(chat, **world(old, 1)).actions if isinstance(one, CreateReplica)] == ["Staged"]
+
+
+# ---- minReadySeconds -----------------------------------------------------------------------------------------------------------
+
+
+def test_min_ready_seconds_make_no_revision_and_lengthen_the_time_until_a_replica_counts() -> None:
+    chat = planned.deployment(replicas=1, minReadySeconds=30)
+    assert name_of(chat) == name_of(planned.deployment(replicas=1))
+    name = name_of(chat)
+    fresh = planned.replica(f"{name}-0", chat, name, board="b0", conditions=[said("Scheduled"), said("Ready", since=seconds_ago(12))])
+    found = plan(chat, revisions=(planned.revision(name, chat),), replicas=(fresh,), stalled_seconds=12.0)
+    assert (fields(found)["readyReplicas"], fields(found)["availableReplicas"]) == (1, 0)
+    assert found.again_after_seconds == 18.0
+    ready = told(found)["Ready"]
+    assert (ready.status, ready.reason) == ("False", "RollingOut")
+    assert (
+        f"waits for replica {name}-0 on b0, Ready since {seconds_ago(12)}, which counts after 30 s (spec.minReadySeconds)" in ready.message
+    )
+    settled = planned.replica(f"{name}-0", chat, name, board="b0", conditions=[said("Scheduled"), said("Ready", since=seconds_ago(30))])
+    assert fields(plan(chat, revisions=(planned.revision(name, chat),), replicas=(settled,)))["availableReplicas"] == 1
+
+
+def test_waiting_for_min_ready_seconds_is_not_being_stuck() -> None:
+    """The deadline is longer than minReadySeconds, and counts from the moment at which the replica became Ready."""
+    chat = planned.deployment(replicas=1, minReadySeconds=59, progressDeadlineSeconds=60)
+    name = name_of(chat)
+    fresh = planned.replica(f"{name}-0", chat, name, board="b0", conditions=[said("Scheduled"), said("Ready", since=seconds_ago(58))])
+    found = plan(chat, revisions=(planned.revision(name, chat),), replicas=(fresh,), stalled_seconds=58.0)
+    assert told(found)["Progressing"].reason == "RollingOut"
+    assert found.again_after_seconds == 1.0
+
+
+def test_a_clock_that_was_set_back_makes_no_replica_wait_for_it() -> None:
+    chat = planned.deployment(replicas=1, minReadySeconds=600, progressDeadlineSeconds=900)
+    name = name_of(chat)
+    future = planned.replica(f"{name}-0", chat, name, board="b0", conditions=[said("Scheduled"), said("Ready", since=seconds_ago(-60))])
+    assert fields(plan(chat, revisions=(planned.revision(name, chat),), replicas=(future,)))["availableReplicas"] == 1
+
+
+# ---- Boards that are emptied ---------------------------------------------------------------------------------------------------
+
+DRAIN = "rkfleet.dev/drain:NoExecute"
+
+
+def done(replicas: int, **spec: Any) -> ModelDeployment:
+    """Return a deployment that is rolled out."""
+    name = name_of(planned.deployment())
+    return planned.deployment(replicas=replicas, status={"currentRevision": name, "updateRevision": name}, **spec)
+
+
+def draining(*boards: str) -> BoardsView:
+    return BoardsView(evicting=dict.fromkeys(boards, DRAIN))
+
+
+def test_a_replica_on_a_board_that_is_drained_is_staged_elsewhere_and_says_so() -> None:
+    chat = done(2)
+    found = plan(chat, **world(chat, 2), boards=draining("b1"))
+    (created,) = [one for one in found.actions if isinstance(one, CreateReplica)]
+    assert (created.spec.activation, created.spec.replaces) == ("Staged", f"uid-{name_of(chat)}-1")
+    (target,) = [one for one in found.actions if isinstance(one, WriteStatus) and one.ref.name == f"{name_of(chat)}-1"]
+    (condition,) = target.conditions
+    assert (condition.type, condition.status, condition.reason) == ("DisruptionTarget", "True", "BoardDraining")
+    assert condition.message.startswith(f"Board b1 has taint {DRAIN}, which spec.placement.tolerations does not tolerate")
+    assert condition.message.endswith("Try: kubectl describe modeldeployment chat -n default")
+    said = told_of(found, chat)
+    assert (said["Ready"].status, said["Ready"].reason) == ("False", "BoardDraining")
+    assert said["Ready"].message.startswith(f"1 of 2 replicas must leave board b1 (taint {DRAIN}); waits for replica")
+    assert (said["Progressing"].status, said["Progressing"].reason) == ("True", "RolloutComplete")
+    assert said["Available"].status == "True"
+
+
+def test_a_drain_is_said_once_and_taken_back() -> None:
+    chat = done(1)
+    target = said("DisruptionTarget", reason="BoardDraining", message="Board b0 has another taint")
+    ready = [said("Scheduled"), said("Ready"), target]
+    one = planned.replica(f"{name_of(chat)}-0", chat, name_of(chat), board="b0", conditions=ready)
+    revisions = (planned.revision(name_of(chat), chat),)
+    found = plan(chat, revisions=revisions, replicas=(one,), boards=draining("b0"))
+    (write,) = [action for action in found.actions if isinstance(action, WriteStatus) and action.ref == one.ref]
+    said_now = [*ready[:2], msgspec.to_builtins(write.conditions[0])]
+    again = planned.replica(f"{name_of(chat)}-0", chat, name_of(chat), board="b0", conditions=said_now)
+    writes = [a for a in plan(chat, revisions=revisions, replicas=(again,), boards=draining("b0")).actions if isinstance(a, WriteStatus)]
+    assert [write.ref for write in writes] == [chat.ref]
+    back = plan(chat, revisions=revisions, replicas=(again,))
+    (taken,) = [action for action in back.actions if isinstance(action, WriteStatus) and action.ref == one.ref]
+    assert (taken.owner, taken.conditions) == ("deployment", ())
+
+
+def test_a_paused_deployment_leaves_a_board_with_the_same_revision() -> None:
+    old = planned.deployment(replicas=1)
+    chat = planned.deployment(replicas=1, paused=True, template={"serving": {"contextTokens": 2048}})
+    found = plan(chat, **world(old, 1), boards=draining("b0"))
+    (created,) = [one for one in found.actions if isinstance(one, CreateReplica)]
+    assert (created.spec.revision_name, created.spec.activation) == (name_of(old), "Staged")
+    assert created.ref.name == f"{name_of(old)}-1"
+    assert told_of(found, chat)["Ready"].reason == "BoardDraining"
+    assert told_of(found, chat)["Progressing"].reason == "DeploymentPaused"
+
+
+def test_a_drain_without_room_says_so_and_what_ends_it() -> None:
+    chat = done(1)
+    name = name_of(chat)
+    homeless = planned.replica(
+        f"{name}-1", chat, name, slot=1, activation="Staged", replaces=f"uid-{name}-0",
+        conditions=[said("Scheduled", "False", "NoBoardFits", f"{NO_ROOM}. Try: kubectl get boards")],
+    )  # fmt: skip
+    found = plan(chat, revisions=(planned.revision(name, chat),), replicas=(*world(chat, 1)["replicas"], homeless), boards=draining("b0"))
+    assert not found.structural
+    assert told_of(found, chat)["Ready"].message == (
+        f"1 of 1 replicas must leave board b0 (taint {DRAIN}); waits for room for replica {name}-1 on a board that is not emptied:"
+        f" {NO_ROOM}; fewer spec.replicas, another board, or an end of the drain helps. Try: rkfleet board uncordon b0"
+    )
+
+
+def test_a_rollout_whose_replicas_must_move_again_is_complete_all_the_same() -> None:
+    """A drain is no rollout: no deadline runs for it."""
+    chat = planned.deployment(replicas=2)
+    found = plan(chat, **world(chat, 2), boards=draining("b1"), stalled_seconds=10_000.0)
+    assert told_of(found, chat)["Progressing"].reason == "RolloutComplete"
+    assert told_of(found, chat)["Ready"].reason == "BoardDraining"
+
+
+def test_a_board_is_left_only_for_a_taint_with_no_execute_that_is_not_tolerated() -> None:
+    def leave(effect: str, *tolerations: dict[str, str]) -> dict[str, str]:
+        tainted = planned.board("b0", spec={"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "k", "value": "v", "effect": effect}]})
+        return evicting_boards([tainted, planned.board("b1")], [Toleration(**one) for one in tolerations])
+
+    assert leave("NoExecute") == {"b0": "k=v:NoExecute"}
+    assert leave("NoSchedule") == {}
+    assert leave("NoExecute", {"key": "k", "value": "v"}) == {}
+    assert leave("NoExecute", {"operator": "Exists", "effect": "NoExecute"}) == {}
+    assert leave("NoExecute", {"operator": "Exists", "effect": "NoSchedule"}) == {"b0": "k=v:NoExecute"}
+
+
+def told_of(found: Plan, deployment: ModelDeployment) -> dict[str, Condition]:
+    (write,) = [action for action in found.actions if isinstance(action, WriteStatus) and action.ref == deployment.ref]
+    return {one.type: one for one in write.conditions}
+
+
+# ---- The progress deadline -----------------------------------------------------------------------------------------------------
+
+
 def test_nothing_moves_for_too_long_and_the_rollout_says_so() -> None:
     chat = planned.deployment(replicas=1, progressDeadlineSeconds=60)
     found = plan(chat, **world(chat, 1, ready=0), stalled_seconds=60.0)
@@ -186,19 +385,99 @@ def test_nothing_moves_for_too_long_and_the_rollout_says_so() -> None:
     assert plan(chat, **world(chat, 1, ready=0), stalled_seconds=20.0).again_after_seconds == 40.0
 
 
-def test_a_surge_that_no_board_can_hold_is_told_with_what_helps() -> None:
-    old = planned.deployment(replicas=1)
-    chat = planned.deployment(replicas=1, strategy={"maxUnavailable": 0, "maxSurge": 1}, template={"serving": {"threads": 1}})
+NO_ROOM = "No board of 2 can take the replica: variant q4 needs 2.48Gi of memory: rk3588-1 (1.1Gi of 15Gi free), rk3588-2 (0 of 15Gi free)"
+
+
+def surging(
+    count: int = 1, *, message: str = NO_ROOM, max_unavailable: int | str = 0, **more: Any
+) -> tuple[ModelDeployment, dict[str, Any]]:
+    """Return a rollout by surge of `count` replicas whose first new replica finds no board, since long."""
+    old = planned.deployment(replicas=count)
+    chat = planned.deployment(
+        replicas=count, strategy={"maxUnavailable": max_unavailable, "maxSurge": 1}, template={"serving": {"threads": 1}}, **more
+    )
     name = name_of(chat)
-    message = "No board of 1 can take the replica: less memory free: b0. Try: kubectl get boards"
-    surge = planned.replica(f"{name}-1", chat, name, slot=1, conditions=[said("Scheduled", "False", "NoBoardFits", message)])
-    before = world(old, 1)
+    command = f"{message}. Try: kubectl get boards"
+    surge = planned.replica(f"{name}-{count}", chat, name, slot=count, conditions=[said("Scheduled", "False", "NoBoardFits", command)])
+    before = world(old, count)
     revisions = (*before["revisions"], planned.revision(name, chat, number=2, serving={"threads": 1}))
-    found = plan(chat, revisions=revisions, replicas=(*before["replicas"], surge))
-    assert told(found)["Progressing"].reason == "SurgeImpossible"
-    assert "maxUnavailable is 0 and no board can hold a surge" in told(found)["Ready"].message
-    assert '"maxUnavailable":1' in told(found)["Ready"].message
+    return chat, {"revisions": revisions, "replicas": (*before["replicas"], surge), "stalled_seconds": 30.0}
+
+
+def test_a_surge_that_no_board_can_hold_is_told_with_boards_bytes_and_the_field_to_change() -> None:
+    chat, rollout = surging()
+    found = plan(chat, **rollout)
+    progressing, ready = told(found)["Progressing"], told(found)["Ready"]
+    assert (progressing.status, progressing.reason) == (ready.status, ready.reason) == ("False", "SurgeImpossible")
+    assert (
+        progressing.message
+        == ready.message
+        == (
+            f"0 of 1 replicas run revision {name_of(chat)}; waits for room for surge replica {name_of(chat)}-1, because maxUnavailable is"
+            f" 0, so none may stop before it serves: {NO_ROOM}. Try: kubectl patch modeldeployment chat -n default --type merge"
+            ' -p \'{"spec":{"strategy":{"maxUnavailable":1}}}\''
+        )
+    )
+    assert told(found)["Available"].status == "True"
+    assert "SurgeImpossible" in events(found)
     assert not found.structural
+
+
+def test_a_percentage_that_comes_out_as_0_is_told_as_such() -> None:
+    chat, rollout = surging(3, max_unavailable="10%")
+    assert "maxUnavailable is 0 (10% of 3, rounded down), so" in told(plan(chat, **rollout))["Progressing"].message
+
+
+def test_a_surge_is_impossible_only_when_placement_has_had_time_to_look_again() -> None:
+    """What it said last may be about a replica that has just gone, and `rollout status` gives up at this word."""
+    chat, rollout = surging()
+    found = plan(chat, **{**rollout, "stalled_seconds": 1.0})
+    assert (told(found)["Progressing"].status, told(found)["Progressing"].reason) == ("True", "RollingOut")
+    assert found.again_after_seconds == 4.0
+
+
+def test_a_surge_is_not_impossible_while_another_one_is_on_its_way_or_an_old_one_drains() -> None:
+    chat, rollout = surging(3)
+    loading = planned.replica(f"{name_of(chat)}-8", chat, name_of(chat), slot=8, board="b8", conditions=[said("Scheduled")])
+    drains = planned.replica("chat-old-9", chat, "chat-old", slot=9, board="b9", activation="Draining")
+    for other in (loading, drains):
+        found = plan(chat, **{**rollout, "replicas": (*rollout["replicas"], other)})
+        assert (told(found)["Progressing"].status, told(found)["Progressing"].reason) == ("True", "RollingOut")
+
+
+def test_where_replicas_may_be_missing_no_surge_is_needed() -> None:
+    chat, rollout = surging(max_unavailable=1)
+    found = plan(chat, **rollout)
+    assert told(found)["Progressing"].reason == "RollingOut"
+    assert [one.spec.activation for one in found.actions if isinstance(one, CreateReplica)] == ["Staged"]
+
+
+def test_a_sentence_about_thousands_of_boards_is_cut() -> None:
+    chat, rollout = surging(message=NO_ROOM + "".join(f", board-{number:04} (0 of 15Gi free)" for number in range(900)))
+    message = told(plan(chat, **rollout))["Ready"].message
+    assert len(message) < 3000
+    assert "free) and others. Try: kubectl patch modeldeployment" in message
+
+
+def test_the_first_rollout_has_a_deadline_too_and_recovers_by_itself() -> None:
+    chat = planned.deployment(replicas=1, progressDeadlineSeconds=60)
+    name = name_of(chat)
+    waiting = planned.replica(f"{name}-0", chat, name, conditions=[said("Scheduled", "False", "NoBoardFits", NO_ROOM)])
+    revisions = (planned.revision(name, chat),)
+    stuck = told(plan(chat, revisions=revisions, replicas=(waiting,), stalled_seconds=60.0))["Progressing"]
+    assert (stuck.status, stuck.reason) == ("False", "ProgressDeadlineExceeded")
+    assert stuck.message.endswith(NO_ROOM)
+    status = {"conditions": [msgspec.to_builtins(stuck)]}
+    moves = told(plan(planned.deployment(replicas=1, progressDeadlineSeconds=60, status=status), revisions=revisions, replicas=(waiting,)))
+    assert (moves["Progressing"].status, moves["Progressing"].reason) == ("True", "RollingOut")
+
+
+def test_when_a_rollout_moved_last_is_stored_for_the_next_controller() -> None:
+    chat = planned.deployment(replicas=1)
+    assert fields(plan(chat, **world(chat, 1, ready=0), stalled_seconds=20.0))["lastProgressTime"] == seconds_ago(20)
+    later = planned.deployment(replicas=1, status={"lastProgressTime": seconds_ago(40)})
+    assert fields(plan(later, **world(later, 1, ready=0)))["lastProgressTime"] == seconds_ago(40), "less than a tenth of the deadline"
+    assert fields(plan(later, **world(later, 1)))["lastProgressTime"] == seconds_ago(40), "complete: nothing moves any more"
 
 
 def test_of_two_claims_to_a_name_the_older_wins_and_the_other_says_so() -> None:

@@ -86,7 +86,7 @@ def test_one_plan_never_gives_memory_away_twice() -> None:
 
 def test_a_worker_that_still_runs_holds_its_memory_though_its_replica_is_gone() -> None:
     busy = board("a", memory="1Gi", running=[{"replica": "default/gone", "uid": "uid-gone", "memory": "600Mi"}])
-    assert "a (has 424Mi of 1Gi)" in why_not(fleet([busy], [waiter()]))
+    assert "variant q4 needs 1Gi of memory: a (424Mi of 1Gi free)" in why_not(fleet([busy], [waiter()]))
 
 
 def test_a_successor_shares_the_memory_of_the_one_it_replaces_and_takes_its_board() -> None:
@@ -119,10 +119,10 @@ def test_an_unplaceable_replica_names_every_excluded_board_once_grouped_by_reaso
     message = why_not(fleet(boards, [waiter()], models=(model,)))
     assert message == (
         "No board of 7 can take the replica:"
-        " less memory free than the 3Gi of variant q4: small-1 (has 2Gi of 2Gi), small-2 (has 1Gi of 1Gi);"
-        " cordoned (spec.unschedulable): cordoned;"
+        " variant q4 needs 3Gi of memory: small-1 (2Gi of 2Gi free), small-2 (1Gi of 1Gi free);"
         " llamacpp is outside the >=1.1,<1.4 of variant q4: old (has 1.0.9);"
         " no runtime llamacpp, which variant q4 needs: bare;"
+        " cordoned (spec.unschedulable): cordoned;"
         " no session (BoardLost): away;"
         " taint maintenance:NoSchedule is not tolerated: tainted."
         " Try: kubectl get boards -o wide; kubectl describe modeldeployment chat -n default"

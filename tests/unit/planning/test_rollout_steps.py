@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controller.planning.rollout import Creation, Goal, Member, plan_rollout, resolve_strategy
 
@@ -148,3 +153,87 @@ def test_staged_successors_go_when_nothing_may_be_replaced_in_place_any_more() -
 def test_scaled_to_zero_everything_drains() -> None:
     moves = plan_rollout(goal(0), [member(0), member(1, "old"), waiting(2, activation="Staged", replaces="u1")])
     assert (uids(moves.delete), sorted(uids(moves.drain))) == (["u2"], ["u0", "u1"])
+
+
+# ---- Boards that are emptied ---------------------------------------------------------------------------------------------------
+
+
+def test_by_surge_a_replica_leaves_its_board_when_another_one_serves() -> None:
+    members = [member(0, evicted=True), member(1)]
+    assert plan_rollout(goal(2, 0, 1), members).create == (Creation(slot=2),)
+    assert plan_rollout(goal(2, 0, 1), [*members, waiting(2)]).count == 0
+    assert uids(plan_rollout(goal(2, 0, 1), [*members, member(2)]).drain) == ["u0"]
+
+
+def test_without_surge_a_replica_leaves_its_board_when_its_bytes_are_elsewhere() -> None:
+    members = [member(0), member(1, evicted=True)]
+    assert plan_rollout(goal(2), members).create == (Creation(slot=2, activation="Staged", replaces="u1"),)
+    fetching = waiting(2, activation="Staged", replaces="u1")
+    assert plan_rollout(goal(2), [*members, fetching]).count == 0
+    assert uids(plan_rollout(goal(2), [*members, waiting(2, activation="Staged", replaces="u1", staged=True)]).drain) == ["u1"]
+
+
+def test_a_board_is_not_emptied_below_the_minimum() -> None:
+    members = [waiting(0), member(1, evicted=True), waiting(2, activation="Staged", replaces="u1", staged=True)]
+    assert plan_rollout(goal(2), members).drain == (), "u0 is missing already"
+    assert uids(plan_rollout(goal(2, unavailable=2), members).drain) == ["u1"]
+
+
+def test_a_successor_is_not_staged_on_a_board_that_is_emptied() -> None:
+    members = [member(0, "old", evicted=True), waiting(1, activation="Staged", replaces="u0", staged=True, evicted=True)]
+    moves = plan_rollout(goal(1), members)
+    assert (uids(moves.delete), moves.drain) == (["u1"], ())
+    assert moves.create == (Creation(slot=2, activation="Staged", replaces="u0"),)
+
+
+def test_a_board_is_emptied_although_no_revision_is_started_and_with_the_same_revision() -> None:
+    members = [member(0, "old", evicted=True), member(1, "old"), member(2)]
+    paused = goal(3, rolling=False)
+    assert plan_rollout(paused, members).create == (Creation(slot=3, revision="old", activation="Staged", replaces="u0"),)
+    staged = waiting(3, "old", activation="Staged", replaces="u0", staged=True)
+    assert uids(plan_rollout(paused, [*members, staged]).drain) == ["u0"]
+    assert plan_rollout(goal(3, 0, 1, rolling=False), members).create == (Creation(slot=3, revision="old"),)
+    assert uids(plan_rollout(goal(3, 0, 1, rolling=False), [*members, member(3, "old")]).drain) == ["u0"]
+
+
+def test_in_a_rollout_what_leaves_its_board_leaves_its_revision_too_and_goes_first() -> None:
+    members = [member(0, "old"), member(1, "old", evicted=True), member(2, "old")]
+    staged = [Creation(slot=3, activation="Staged", replaces="u1"), Creation(slot=4, activation="Staged", replaces="u0")]
+    assert list(plan_rollout(goal(3), members).create) == staged
+
+
+def test_when_a_board_stays_after_all_its_successors_go() -> None:
+    staged = waiting(2, activation="Staged", replaces="u0", staged=True)
+    assert uids(plan_rollout(goal(2), [member(0), member(1), staged]).delete) == ["u2"]
+    assert uids(plan_rollout(goal(2, rolling=False), [member(0), member(1), staged]).delete) == ["u2"]
+    moves = plan_rollout(goal(2, 0, 1), [member(0), member(1), waiting(2, placed=False)])
+    assert (uids(moves.delete), moves.drain) == (["u2"], ())
+
+
+def test_scaling_down_takes_what_has_to_leave_first() -> None:
+    assert uids(plan_rollout(goal(2), [member(0, evicted=True), member(1), member(2)]).drain) == ["u0"]
+
+
+def test_a_board_without_room_elsewhere_keeps_what_serves() -> None:
+    """A surge that no board can hold is kept and waited for; nothing is created again and again."""
+    homeless = Member(uid="u9", name="r-9", slot=9, revision="new", unschedulable=True)
+    assert plan_rollout(goal(1, 0, 1), [member(0, evicted=True), homeless]).count == 0
+    staged = Member(uid="u9", name="r-9", slot=9, revision="new", activation="Staged", replaces="u0", unschedulable=True)
+    assert plan_rollout(goal(1), [member(0, evicted=True), staged]).count == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 1000), st.one_of(st.integers(0, 1000), st.integers(0, 100).map("{}%".format)),
+    st.one_of(st.integers(0, 1000), st.integers(0, 100).map("{}%".format)),
+)  # fmt: skip
+def test_a_strategy_resolves_as_in_kubernetes(replicas: int, unavailable: int | str, surge: int | str) -> None:
+    """ResolveFenceposts and MaxUnavailable of `pkg/controller/deployment/util`: round up the surge, down the rest, never both 0."""
+
+    def scaled(value: int | str, round_to: Callable[[Fraction], int]) -> int:
+        return round_to(Fraction(int(value[:-1]), 100) * replicas) if isinstance(value, str) else value
+
+    expected_surge, expected_unavailable = scaled(surge, math.ceil), scaled(unavailable, math.floor)
+    if expected_surge == 0 and expected_unavailable == 0:
+        expected_unavailable = 1
+    assert resolve_strategy(replicas, unavailable, surge) == (min(expected_unavailable, replicas), expected_surge)
