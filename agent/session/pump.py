@@ -221,7 +221,7 @@ class Pump:
                     seen = self._reports.version
                     self._session.report(state, self._reports.log(self._session.log_sent), self._reports.dropped, now)
                 elif not self._answer_log(now):
-                    await self._something(seen, due - now)
+                    await self._something(seen, due, now)
 
     def _answer_log(self, now: float) -> bool:
         """Answer the longest waiting request for lines that can be answered, if it is time; return whether one was."""
@@ -232,11 +232,15 @@ class Pump:
                     return True
         return False
 
-    async def _something(self, seen: int, pause: float) -> None:
-        """Wait until there is something to send, something new to report, or the heartbeat is due."""
+    async def _something(self, seen: int, due: float, now: float) -> None:
+        """Wait until there is something to send, something new to report, lines that are asked for, or the heartbeat is due.
+
+        `now` is when the caller found nothing; what has become due since then must not be taken for something that was looked at.
+        """
         self._to_send.clear()
+        pause = due - now
         waits: list[Awaitable[object]] = [self._to_send.wait()]
-        log_due = self._session.log_due_at - self._clock.monotonic()
+        log_due = self._session.log_due_at - now
         if 0 < log_due < float("inf"):
             waits.append(self._clock.sleep(log_due))
         elif log_due <= 0:

@@ -225,8 +225,9 @@ class Stream:
             while True:
                 await self._to_send.wait()
                 self._to_send.clear()
-                for message in self._session.take_outgoing():
-                    await self._link.write(message)
+                while outgoing := self._session.take_outgoing():  # also what was said while the link took its time
+                    for message in outgoing:
+                        await self._link.write(message)
                 if self._session.left:
                     break
         except Unavailable:
