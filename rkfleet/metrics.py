@@ -6,6 +6,7 @@ mix. A metric that is not declared for the program cannot be made, and a declare
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -61,6 +62,11 @@ class Metrics:
     def clear(self, entry: Metric) -> None:
         """Forget every label value of a metric, before a gauge is set anew from a whole state."""
         self._made[entry.name].clear()
+
+    def forget(self, entry: Metric, **labels: str) -> None:
+        """Forget one combination of label values, because what it was about is gone; an unknown one is left alone."""
+        with contextlib.suppress(KeyError):
+            self._made[entry.name].remove(*(labels[name] for name in entry.labels))
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

@@ -42,12 +42,11 @@ def test_locked_requirements_have_every_dependency_with_hashes() -> None:
 
 def test_a_requirement_has_one_version_in_every_lock() -> None:
     """What runs in an image is what the tests ran with."""
-    versions: dict[str, set[str]] = {}
+    versions: dict[str, set[tuple[str, ...]]] = {}
     for lock in (ROOT / "requirements").glob("*.txt"):
-        for line in lock.read_text().splitlines():
-            if "==" in line and not line.startswith((" ", "#")):
-                name, _, version = line.split()[0].partition("==")
-                versions.setdefault(name.partition("[")[0], set()).add(version)
+        lines = [line.split()[0] for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
+        for name, same in itertools.groupby(sorted(lines), key=lambda line: line.partition("==")[0].partition("[")[0]):
+            versions.setdefault(name, set()).add(tuple(line.partition("==")[2] for line in same))  # several: one for each Python
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 
 
