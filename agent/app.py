@@ -171,11 +171,15 @@ class Agent:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
         # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
-        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if is_loopback(self._config.ops_host) else None)
+        local_clients = is_loopback(self._config.ops_host)
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
-                _log.info("listening", extra={"for": "health, metrics and local clients", "url": local.url})
+                _log.info(
+                    "listening",
+                    extra={"for": "health, metrics and local clients" if local_clients else "health and metrics", "url": local.url},
+                )
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
                 async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
