@@ -9,9 +9,10 @@ import pytest
 
 from rkfleet import explanation
 from rkfleet.errors import NotFound
-from rkfleet.explanation import Explanation, World, find_named
+from rkfleet.explanation import Explanation
 from rkfleet.kinds import Board, Model, ModelDeployment, Object, Replica
 from rkfleet.kinds.board import TAINT_DRAIN
+from rkfleet.world import World, find_named
 from tests.support.planned import NOW, board, deployment, model, replica, revision, said, seconds_ago
 
 Json = dict[str, Any]
