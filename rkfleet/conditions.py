@@ -18,7 +18,7 @@ from msgspec import Meta
 from rkfleet.clock import format_time
 from rkfleet.meta import Struct
 
-__all__ = ["Condition", "Status", "advice", "condition", "explain", "find", "is_true", "merge"]
+__all__ = ["Condition", "Status", "advice", "condition", "explain", "find", "is_true", "merge", "shorten"]
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -105,6 +105,15 @@ def advice(message: str) -> tuple[str, str]:
     """Return the sentence of a condition message, without its full stop, and the command that helps; the inverse of `explain`."""
     why, _, command = message.partition(". Try: ")
     return why.rstrip("."), command
+
+
+def shorten(why: str, length_max: int) -> str:
+    """Return a list of reasons, cut at a comma or semicolon where it would be longer than `length_max` characters."""
+    if len(why) <= length_max:
+        return why
+    cut = why[:length_max]
+    end = max(cut.rfind(", "), cut.rfind("; "))
+    return f"{cut[:end] if end > 0 else cut} and others"
 
 
 def condition(type: str, status: Status, reason: str, message: str = "", observed_generation: int = 0) -> Condition:

@@ -30,6 +30,7 @@ __all__ = ["Cause", "Explanation", "Verdict", "explain"]
 
 Verdict = Literal["Well", "Working", "NeedsHelp"]
 _SEVERITY: Final[Mapping[Verdict, int]] = {"Well": 0, "Working": 1, "NeedsHelp": 2}
+SAYS_LENGTH_MAX: Final = 600  # Of one condition; why each of 5,000 boards does not fit stands in the condition itself.
 NAMED_MAX: Final = 5  # Names in one sentence; more is a list for `get`.
 
 _BLOCKED: Final = frozenset({conditions.MODEL_NOT_FOUND, conditions.VARIANT_NOT_FOUND})
@@ -146,6 +147,8 @@ class _Explainer:
             return _Finding(one, "NeedsHelp", f"the rollout of {name} cannot go on: {why}", command)
         worst = self._worst(one, replicas)
         counts = f"{name} has {status.available_replicas} of {one.spec.replicas} replicas available"
+        if status.available_replicas >= one.spec.replicas:  # Enough serve, and something else is not as declared: a drain, a rollout.
+            counts = f"{name} is not as declared"
         if conditions.DEPLOYMENT_PAUSED in reasons and (worst is None or worst.severity < _SEVERITY["NeedsHelp"]):
             says = f"{name} is paused (spec.paused), so none of its {len(replicas)} replicas moves to the changed template"
             return _Finding(one, "NeedsHelp", says, f"rkfleet rollout resume {meta.name} -n {meta.namespace}")
@@ -405,7 +408,7 @@ def _said(found: Iterable[Condition], type: str) -> Condition:
 def _words(said: Condition, command: str) -> tuple[str, str]:
     """Return what a condition says, to stand in the middle of a sentence, and the command that helps; `command` if it names none."""
     why, helps = conditions.advice(said.message)
-    return _lower(why or said.reason), helps or command
+    return _lower(conditions.shorten(why or said.reason, SAYS_LENGTH_MAX)), helps or command
 
 
 def _is_cordoned(board: Board) -> bool:

@@ -37,17 +37,23 @@ class Taint(Struct, frozen=True, kw_only=True):
     key: Annotated[str, Meta(description="Name of the taint.", min_length=1, max_length=316)]
     value: Annotated[str, Meta(description="Value that tolerations compare.", max_length=63)] = ""
     effect: Annotated[
-        Literal["NoSchedule", "NoExecute"], Meta(description="NoSchedule: nothing new is placed on the board without a toleration.")
+        Literal["NoSchedule", "NoExecute"],
+        Meta(
+            description="NoSchedule: nothing new is placed on the board without a toleration. NoExecute: also, replicas that are there and"
+            " do not tolerate it are moved to other boards, as a rollout moves them."
+        ),
     ] = "NoSchedule"
 
 
 class Toleration(Struct, frozen=True, kw_only=True):
-    """Lets replicas be placed on boards with a matching taint."""
+    """Lets replicas be placed, and stay, on boards with a matching taint."""
 
     key: Annotated[str, Meta(description="Taint key; empty with operator Exists tolerates every taint.", max_length=316)] = ""
     operator: Annotated[Literal["Equal", "Exists"], Meta(description="Equal compares the value, Exists does not.")] = "Equal"
     value: Annotated[str, Meta(description="Taint value for operator Equal.", max_length=63)] = ""
-    effect: Annotated[Literal["", "NoSchedule"], Meta(description="Effect that is tolerated; empty tolerates every effect.")] = ""
+    effect: Annotated[
+        Literal["", "NoSchedule", "NoExecute"], Meta(description="Effect that is tolerated; empty tolerates every effect.")
+    ] = ""
 
 
 class BoardSpec(Struct, frozen=True, kw_only=True):
