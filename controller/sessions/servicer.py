@@ -41,6 +41,7 @@ _OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.tsi.max_frame_size", 4_096),  # A buffer of this size for each connection; a report has half of it, and 16 kB is the default.
     ("grpc.keepalive_time_ms", 20_000),  # Twice the heartbeat: a board that reports is not pinged.
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
