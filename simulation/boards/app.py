@@ -74,9 +74,9 @@ def _boards(config: Config, metrics: Metrics) -> tuple[SimulatedBoard, ...]:
         wanted = config.serving_port_base + place if config.serving_port_base else 0
         return Socket(
             serving_host=config.serving_host,
-            serving_port=ports.choose(name, wanted, config.serving_host),
+            serving_port=ports.choose(name, wanted, config.serving_host) if wanted else ports.keep_or_choose(name, config.serving_host),
             advertise_host=config.advertise_host,
-            ops_port=ports.choose(f"{name}-ops", 0),
+            ops_port=ports.keep_or_choose(f"{name}-ops"),
         )
 
     boards = tuple(
