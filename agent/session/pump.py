@@ -142,6 +142,8 @@ class Pump:
                 try:
                     await self._over.wait()
                 except asyncio.CancelledError:
+                    if self._over.is_set():
+                        raise
                     # The pumps are cancelled after the Goodbye, because cancelling a read of gRPC cancels its call.
                     self._leave(Goodbye(reason=GoodbyeReason.SHUTDOWN, message="the agent is stopping"))
                     await self._over.wait()
@@ -155,6 +157,12 @@ class Pump:
                     waiting.set_exception(Unavailable("the session ended before the grant came"))
         if self.goodbye is None:
             raise Unavailable(self._broken or "the controller closed the stream")
+
+    def break_off(self) -> None:
+        """End the stream at this moment without a word, as a board does that loses its power."""
+        self._broken = "broken off"
+        self._call.cancel()
+        self._over.set()
 
     async def request_grant(self, digests: tuple[str, ...]) -> Grant:
         """Ask for tokens and wait for the answer.
