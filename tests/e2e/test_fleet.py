@@ -6,9 +6,7 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from rkfleet import metric_names
 from rkfleet.kinds import KINDS
 from rkfleet.sample import SMOLLM2
+from tests.support.guides import run_guide
 from tests.support.up import Up, chat, eventually, samples, up
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
@@ -42,11 +41,11 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.to_thread(_commands_work, fleet)
             await _openai_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
-            quickstart = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "quickstart")
-            assert '"smollm2"' in quickstart
-            day_two = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "day-two")
+            assert '"smollm2"' in await asyncio.to_thread(run_guide, "quickstart.md", fleet, tmp_path)
+            day_two = await asyncio.to_thread(run_guide, "day-two.md", fleet, tmp_path)
             assert "does not exist (there is smollm2-135m)" in day_two
             assert "serving.maxOutputTokens: 512 -> 256" in day_two
+            assert "try: rkfleet board uncordon cpu-1" in day_two
             await _metrics_equal_what_was_sent(fleet)
             name = await asyncio.to_thread(_replica_name, fleet)
         await _it_serves_without_a_controller(fleet)
@@ -140,27 +139,6 @@ async def _a_client_that_leaves_frees_the_worker(fleet: Up) -> None:
             return re.search(r"^rkfleet_num_requests_running\{[^}]*\} 0\.0$", text, re.MULTILINE) is not None
 
         await eventually(idle, "no request runs after its client left", 2.0)
-
-
-def _a_guide_is_true(fleet: Up, folder: Path, guide: str) -> str:
-    """Every ```bash block of a guide runs, in a folder that looks like a clone with `make up` running in it; return what they print."""
-    text = (ROOT / f"docs/guides/{guide}.md").read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
-    if shutil.which("kubectl") is None:
-        assert not os.environ.get("CI"), "CI has no kubectl"
-        pytest.skip("no kubectl")
-    clone = folder / guide
-    clone.mkdir()
-    for name in ("manifests", ".venv"):
-        (clone / name).symlink_to(ROOT / name)
-    (clone / ".rkfleet").symlink_to(fleet.data_dir)
-    port = fleet.endpoints.gateway.rpartition(":")[2]
-    script = "set -euo pipefail\n" + "\n".join(blocks).replace("127.0.0.1:7480", f"127.0.0.1:{port}")
-    environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 async def _metrics_equal_what_was_sent(fleet: Up) -> None:

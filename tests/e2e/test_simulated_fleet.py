@@ -18,6 +18,7 @@ from rkfleet.benchmarks import load_table
 from rkfleet.cli.chat import Answer, ask
 from rkfleet.clock import SystemClock
 from rkfleet.simulated import HEADER
+from tests.support.guides import run_guide
 from tests.support.up import Up, eventually, up
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
@@ -43,6 +44,8 @@ def test_a_fleet_of_boards_that_do_not_exist(tmp_path: Path) -> None:
             await _a_board_is_lost_and_found(http, fleet)
             await _a_board_that_fails_leaves_the_others_alone(http, fleet)
             await _all_come_back_when_their_host_was_killed(http, fleet)
+            said = await asyncio.to_thread(run_guide, "simulated-fleet.md", fleet, tmp_path)
+            assert "[simulated rk35" in said
 
     asyncio.run(story())
 
