@@ -64,6 +64,7 @@ async def measure(directory: Path, clock: Clock, boards: int, seconds: float) ->
         limits = httpx2.Limits(max_connections=boards)
         async with httpx2.AsyncClient(timeout=120.0, trust_env=False, verify=False, limits=limits) as http:
             singles = [await stream(http, fleet, clock) for _ in range(SINGLES)]
+            await asyncio.gather(*(stream(http, fleet, clock, 1) for _ in range(boards)))  # the gateway's connections to all boards
             busy, since = cpu_seconds(pid), clock.monotonic()
             together = await asyncio.gather(*(stream(http, fleet, clock) for _ in range(boards)))
             busy = (cpu_seconds(pid) - busy) / (clock.monotonic() - since)
@@ -99,12 +100,12 @@ async def deploy(fleet: LocalFleet, replicas: int) -> None:
         await follow_rollout(client, "default", "qwen2", ROLLOUT_SECONDS_MAX, _say)
 
 
-async def stream(http: httpx2.AsyncClient, fleet: LocalFleet, clock: Clock) -> Answer:
+async def stream(http: httpx2.AsyncClient, fleet: LocalFleet, clock: Clock, output_tokens: int = OUTPUT_TOKENS) -> Answer:
     """Ask once through the gateway and check that the answer is what it must be."""
-    body: dict[str, Any] = {"model": "qwen2", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": OUTPUT_TOKENS}
+    body: dict[str, Any] = {"model": "qwen2", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": output_tokens}
     answer = await ask(http, fleet.endpoints.gateway, body, clock)
     assert answer.simulated, "an answer of a simulated board did not say so"
-    assert answer.output_tokens == OUTPUT_TOKENS, f"{answer.output_tokens} tokens instead of {OUTPUT_TOKENS}"
+    assert answer.output_tokens == output_tokens, f"{answer.output_tokens} tokens instead of {output_tokens}"
     return answer
 
 

@@ -25,6 +25,7 @@ import agent.config
 import controller.config
 import controller.registry.config
 import gateway.config
+import simulation.boards.config
 from rkfleet import session
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
@@ -43,6 +44,7 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
     "gateway": gateway.config.parse_config,
+    "simulated-boards": simulation.boards.config.parse_arguments,
 }
 
 
@@ -76,9 +78,9 @@ def metrics_page() -> str:
         "Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Written by `make docs` from `rkfleet/metric_names.py`.",
         "",
     ]
-    for program in ("every", "controller", "registry", "gateway", "agent"):
+    for program in ("every", "controller", "registry", "gateway", "agent", "simulated-boards"):
         entries = [entry for entry in ALL if entry.program == program]
-        lines += [f"## {'Every program' if program == 'every' else program.capitalize()}", ""]
+        lines += [f"## {'Every program' if program == 'every' else program.capitalize().replace('-', ' ')}", ""]
         lines += table(["metric", "type", "labels", "meaning"], [_metric_row(entry) for entry in entries])
     return page(lines)
 
