@@ -43,7 +43,7 @@ def print_table(table: dict[str, Any], *, wide: bool = False, namespace: bool = 
     """Print a Kubernetes `Table`; `namespace` adds that column, `wide` the columns of priority 1."""
     shown = [index for index, column in enumerate(table["columnDefinitions"]) if wide or not column.get("priority")]
     heads = [table["columnDefinitions"][index]["name"].upper() for index in shown]
-    rows = [["" if row["cells"][index] is None else str(row["cells"][index]) for index in shown] for row in table["rows"] or ()]
+    rows = [[_cell(row["cells"][index]) for index in shown] for row in table["rows"] or ()]
     if namespace:
         heads.insert(0, "NAMESPACE")
         for row, source in zip(rows, table["rows"] or (), strict=True):
@@ -71,6 +71,13 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
     Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return a cell as kubectl prints it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
 
 
 def _style(cell: str) -> str:

@@ -37,8 +37,8 @@ __all__ = ["STATES", "SimulatedBoard", "Socket", "State"]
 RESTART_SECONDS_MIN: Final = 1.0
 RESTART_SECONDS_MAX: Final = 30.0  # A board that cannot run, for whatever reason, costs a try every half minute and is back soon after.
 
-State = Literal["in session", "away", "off", "failed"]
-STATES: Final[tuple[State, ...]] = ("in session", "away", "off", "failed")
+State = Literal["in session", "away", "stopping", "off", "failed"]
+STATES: Final[tuple[State, ...]] = ("in session", "away", "stopping", "off", "failed")
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class SimulatedBoard:
     def state(self) -> State:
         """What the board does now."""
         if not self._on.is_set():
-            return "off"
+            return "off" if self.agent is None else "stopping"
         if self.failure:
             return "failed"
         return "away" if self.agent is None or self.agent.no_session_reason else "in session"
@@ -116,7 +116,7 @@ class SimulatedBoard:
         match self.state:
             case "in session":
                 return ""
-            case "off":
+            case "off" | "stopping":
                 return "it was switched off"
             case "failed":
                 return self.failure

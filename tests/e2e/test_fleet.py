@@ -6,9 +6,7 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from rkfleet import metric_names
 from rkfleet.kinds import KINDS
 from rkfleet.sample import SMOLLM2
+from tests.support.guides import run_guide
 from tests.support.up import Up, chat, eventually, samples, up
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(240)]
@@ -42,7 +41,7 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.to_thread(_commands_work, fleet)
             await _openai_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
-            await asyncio.to_thread(_the_quickstart_is_true, fleet, tmp_path)
+            assert '"smollm2"' in await asyncio.to_thread(run_guide, "quickstart.md", fleet, tmp_path)
             await _metrics_equal_what_was_sent(fleet)
             name = await asyncio.to_thread(_replica_name, fleet)
         await _it_serves_without_a_controller(fleet)
@@ -133,27 +132,6 @@ async def _a_client_that_leaves_frees_the_worker(fleet: Up) -> None:
         await eventually(idle, "no request runs after its client left", 2.0)
 
 
-def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
-    """Every ```bash block of the quickstart runs, in a folder that looks like a clone with `make up` running in it."""
-    text = (ROOT / "docs/guides/quickstart.md").read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 4
-    if shutil.which("kubectl") is None:
-        assert not os.environ.get("CI"), "CI has no kubectl"
-        pytest.skip("no kubectl")
-    clone = folder / "clone"
-    clone.mkdir()
-    for name in ("manifests", ".venv"):
-        (clone / name).symlink_to(ROOT / name)
-    (clone / ".rkfleet").symlink_to(fleet.data_dir)
-    port = fleet.endpoints.gateway.rpartition(":")[2]
-    script = "set -euo pipefail\n" + "\n".join(blocks).replace("127.0.0.1:7480", f"127.0.0.1:{port}")
-    environment = {**os.environ, "HOME": str(folder)}
-    done = subprocess.run(["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert '"smollm2"' in done.stdout
-
-
 async def _metrics_equal_what_was_sent(fleet: Up) -> None:
     """Every documented metric has a sample, and what is counted is what this test sends."""
     async with httpx2.AsyncClient(trust_env=False) as http:
@@ -162,6 +140,8 @@ async def _metrics_equal_what_was_sent(fleet: Up) -> None:
         assert (await chat(http, fleet, "hello", model="nope")).status_code == 404
         after = {program: await samples(http, url) for program, url in fleet.endpoints.metrics.items()}
     for entry in metric_names.ALL:
+        if entry.program == "simulated-boards":
+            continue  # tests/e2e/test_simulated_fleet.py has one
         for program in after if entry.program == "every" else (AGENT if entry.program == "agent" else entry.program,):
             wanted = f"{entry.name}_count" if entry.type == "histogram" else entry.name
             assert entry in OF_ACCIDENTS or any(name == wanted for name, _ in after[program]), f"{program} has no sample of {wanted}"
