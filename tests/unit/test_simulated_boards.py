@@ -39,7 +39,7 @@ class FakeBoard:
         self.why = why
         self.agent = FakeAgent() if state == "in session" else None
 
-    def switch_off(self) -> None:
+    async def switch_off(self) -> None:
         self.state, self.why = "off", "it was switched off"
 
     def switch_on(self) -> None:
