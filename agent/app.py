@@ -165,8 +165,7 @@ class Agent:
     def cut_power(self) -> None:
         """End everything that others see of the board at this moment: no Goodbye, no end of answers. Cancel `run` in the same step.
 
-        The controller sees the stream break, which a machine without power could not tell it: it would learn that from the silence, when
-        its next ping is not answered.
+        The controller sees the stream break, which a machine without power could not tell it: it would learn that from the silence.
         """
         if self._session is not None:
             self._session.break_off()

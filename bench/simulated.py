@@ -27,7 +27,7 @@ from bench.agent import resident_mib
 from bench.report import Goal, Result, finish, result
 from rkfleet.benchmarks import load_table
 from rkfleet.cli.chat import Answer, ask
-from rkfleet.cli.fleet import SIMULATED, FleetPlan, LocalFleet, local_fleet
+from rkfleet.cli.fleet import HOST_OF_SIMULATED, FleetPlan, LocalFleet, local_fleet
 from rkfleet.cli.rollout import follow_rollout
 from rkfleet.cli.samples import run_command
 from rkfleet.clock import Clock, SystemClock
@@ -50,10 +50,10 @@ ROLLOUT_SECONDS_MAX: Final = 180.0
 async def measure(directory: Path, clock: Clock, boards: int, seconds: float) -> list[Result]:
     plan = FleetPlan(
         data_dir=directory, api_port=0, grpc_port=0, registry_port=0, gateway_port=0, cpu_boards=0,
-        simulated={"rk3588": boards - boards // 2, "rk3576": boards // 2},
+        simulated=f"rk3588={boards - boards // 2},rk3576={boards // 2}",
     )  # fmt: skip
     async with local_fleet(plan, clock, _say) as fleet:
-        pid = int((directory / "run" / f"{SIMULATED}.pid").read_text())
+        pid = int((directory / "run" / f"{HOST_OF_SIMULATED}.pid").read_text())
         await clock.sleep(SETTLE_SECONDS)
         idle = await idle_core_share(fleet, pid, clock, seconds, boards)
         empty_mib = resident_mib(pid)
@@ -68,7 +68,7 @@ async def measure(directory: Path, clock: Clock, boards: int, seconds: float) ->
             busy, since = cpu_seconds(pid), clock.monotonic()
             together = await asyncio.gather(*(stream(http, fleet, clock) for _ in range(boards)))
             busy = (cpu_seconds(pid) - busy) / (clock.monotonic() - since)
-        assert int((directory / "run" / f"{SIMULATED}.pid").read_text()) == pid, "the host was restarted during the benchmark"
+        assert int((directory / "run" / f"{HOST_OF_SIMULATED}.pid").read_text()) == pid, "the host was restarted during the benchmark"
         asked = {answer.headers["x-rkfleet-board"] for answer in together}
         assert len(asked) == boards, f"{boards} streams at once reached {len(asked)} boards"
         return [

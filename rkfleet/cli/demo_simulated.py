@@ -19,7 +19,7 @@ from rkfleet import conditions
 from rkfleet.benchmarks import load_table
 from rkfleet.cli.chat import Answer, ask
 from rkfleet.cli.demo_stage import NAMESPACE, Stage
-from rkfleet.cli.fleet import SIMULATED, LocalFleet
+from rkfleet.cli.fleet import HOST_OF_SIMULATED, LocalFleet
 from rkfleet.cli.load import Crowd, crowd
 from rkfleet.cli.samples import run_command
 from rkfleet.cli.step import Step
@@ -29,7 +29,7 @@ from rkfleet.meta import Ref
 
 __all__ = ["SIMULATED_BOARDS", "SIMULATED_DEPLOYMENT", "check_rates", "lose_board", "push_simulated"]
 
-SIMULATED_BOARDS: Final[Mapping[str, int]] = {"rk3588": 3, "rk3576": 3}
+SIMULATED_BOARDS: Final = "rk3588=3,rk3576=3"
 SIMULATED_DEPLOYMENT: Final = "qwen2"
 REFERENCE: Final = "Qwen2-1.5B"
 MODEL: Final = "qwen2-1.5b"
@@ -71,9 +71,9 @@ async def check_rates(stage: Stage, fleet: LocalFleet, http: httpx2.AsyncClient)
     asking = [asyncio.ensure_future(_ask(stage, fleet, http, number, RATE_TOKENS)) for number in range(REPLICAS)]
     if stage.spoil is Step.rates:
         await stage.clock.sleep(FREEZE_AFTER_SECONDS)
-        os.kill(stage.pid(SIMULATED), signal.SIGSTOP)
+        os.kill(stage.pid(HOST_OF_SIMULATED), signal.SIGSTOP)
         await stage.clock.sleep(FREEZE_SECONDS)
-        os.kill(stage.pid(SIMULATED), signal.SIGCONT)
+        os.kill(stage.pid(HOST_OF_SIMULATED), signal.SIGCONT)
     answers = await asyncio.gather(*asking)
     stage.answers.extend(answers)
     boards = {answer.headers.get("x-rkfleet-board", "") for answer in answers}
@@ -131,8 +131,7 @@ async def lose_board(stage: Stage, fleet: LocalFleet, client: ApiClient, http: h
     async with crowd(http, url, lambda number: _body(number, LOSS_TOKENS), CLIENTS, stage.clock, insist=True, on_token=heard) as seen:
         await stage.wait_until(lambda: len(seen.answers) >= CLIENTS, "answers before the loss")
         lost_at = stage.clock.monotonic()
-        switched = await http.post(f"{fleet.endpoints.simulated_boards}/boards/{lost}/stop")
-        assert switched.status_code == 200, f"board {lost} was not switched off: {switched.text}"
+        await fleet.switch_board(http, lost, on=False)
         moved = await _wait_moved(stage, client, lost, taken, limit)
         stage.say(f"the replica of {lost} serves on {moved} {stage.clock.monotonic() - lost_at:.1f} s after the loss")
         await stage.wait_until(lambda: _answered_by(seen, moved), f"answer of {moved}")

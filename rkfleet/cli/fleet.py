@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +21,18 @@ from rkfleet.cli.ports import API_PORT, GATEWAY_PORT, REGISTRY_PORT, SESSION_POR
 from rkfleet.client import ApiClient, Cluster, load_cluster
 from rkfleet.clock import Clock
 from rkfleet.enrolment import JOIN_TOKENS_PATH
-from rkfleet.errors import Invalid
+from rkfleet.errors import Invalid, NotFound, Unavailable
 from rkfleet.ports import Ports
 from rkfleet.process import lock_data_dir
-from rkfleet.simulated import format_boards
+from rkfleet.simulated import board_names, parse_boards
 
-__all__ = ["Endpoints", "FleetPlan", "LocalFleet", "local_fleet"]
+__all__ = ["HOST_OF_SIMULATED", "Endpoints", "FleetPlan", "LocalFleet", "local_fleet"]
 
 HOST: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 60.0  # Each program; a cold start takes two or three on a slow laptop.
 START_SECONDS_PER_BOARD: Final = 1.0  # A simulated board enrols in a tenth of a second; a slow laptop needs more.
 CPU_BOARDS_MAX: Final = 16
-SIMULATED: Final = "simulated-boards"  # Name of the host's log, its pid file and its metrics.
+HOST_OF_SIMULATED: Final = "simulated-boards"  # Name of the host's log, its pid file and its metrics.
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
         data_dir: Where everything is kept; a second start with the same directory comes back to where it was.
         cpu_boards: Boards that run models on the CPU of this machine, named cpu-1 and so on.
         board_memory: Memory that each CPU board reports, a quantity; empty reports the machine's.
-        simulated: Boards that do not exist, by chip, all in one host process; named rk3588-1 and so on.
+        simulated: Boards that do not exist, as `rk3588=3,rk3576=3`, all in one host process; named rk3588-1 and so on.
         load_speedup: How much faster than the assumed storage simulated boards load models.
     """
 
@@ -53,7 +53,7 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway_port: int = GATEWAY_PORT
     cpu_boards: int = 1
     board_memory: str = ""
-    simulated: Mapping[str, int] = {}
+    simulated: str = ""
     load_speedup: float = 1.0
 
 
@@ -97,6 +97,23 @@ class LocalFleet:
         """Return an API client of the admin."""
         return ApiClient(self.cluster, self._clock)
 
+    async def switch_board(self, http: httpx2.AsyncClient, name: str, *, on: bool) -> None:
+        """Take the power of a simulated board away at once, and return when nothing of it runs any more; or let it boot from its disk.
+
+        Raises:
+            NotFound: There is no simulated board of this name.
+            Unavailable: The host of the boards does not answer.
+        """
+        host = self.endpoints.simulated_boards
+        if host is None or name not in board_names(parse_boards(self.plan.simulated)):
+            raise NotFound(f"board {name!r} is not a simulated one of this fleet, which has {self.plan.simulated or 'none'}")
+        try:
+            answer = await http.post(f"{host}/boards/{name}/{'start' if on else 'stop'}")
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"the host of simulated boards at {host} does not answer: {error!r}") from error
+        if answer.status_code != 200:
+            raise Unavailable(f"the host of simulated boards did not switch {name}: {answer.text.strip()}")
+
 
 @contextlib.asynccontextmanager
 async def local_fleet(plan: FleetPlan, clock: Clock, say: Callable[[str], None]) -> AsyncIterator[LocalFleet]:
@@ -108,11 +125,13 @@ async def local_fleet(plan: FleetPlan, clock: Clock, say: Callable[[str], None])
         say: Gets one sentence per step and per program that died.
 
     Raises:
+        Invalid: The plan asks for what there is not.
         FailedPrecondition: The data directory or a port is taken.
         DeadlineExceeded: A program did not become ready; the message has its reason and the last line of its log.
     """
     if not 0 <= plan.cpu_boards <= CPU_BOARDS_MAX:
         raise Invalid(f"--cpu-boards: {plan.cpu_boards} must be an integer 0..{CPU_BOARDS_MAX}")
+    parse_boards(plan.simulated)
     failure: Exception | None = None
     with lock_data_dir(plan.data_dir):
         async with asyncio.TaskGroup() as tasks:
@@ -142,10 +161,10 @@ async def _start(plan: FleetPlan, clock: Clock, children: Children, say: Callabl
             children.start(wiring.agent(name, await _join(client, "board", wiring.agent_dir(name))))
     await children.wait_ready("registry", "gateway", *(f"agent-{name}" for name in wiring.boards), seconds_max=START_SECONDS_MAX)
     endpoints = wiring.endpoints()
-    if count := sum(plan.simulated.values()):
+    if count := len(board_names(parse_boards(plan.simulated))):
         say(f"joining {count} simulated boards")
         children.start(wiring.simulated_boards())
-        await children.wait_ready(SIMULATED, seconds_max=START_SECONDS_MAX + count * START_SECONDS_PER_BOARD)
+        await children.wait_ready(HOST_OF_SIMULATED, seconds_max=START_SECONDS_MAX + count * START_SECONDS_PER_BOARD)
         endpoints = await _with_simulated(endpoints, wiring.simulated_url)
     target = plan.data_dir / "endpoints.json"
     part = target.with_suffix(".part")
@@ -161,7 +180,11 @@ async def _with_simulated(endpoints: Endpoints, url: str) -> Endpoints:
     return msgspec.structs.replace(
         endpoints,
         boards={**endpoints.boards, **{board["name"]: board["opsUrl"] for board in boards}},
-        metrics={**endpoints.metrics, SIMULATED: f"{url}/metrics"},
+        metrics={
+            **endpoints.metrics,
+            HOST_OF_SIMULATED: f"{url}/metrics",
+            **{f"agent-{board['name']}": f"{board['opsUrl']}/metrics" for board in boards},
+        },
         simulated_boards=url,
     )
 
@@ -186,7 +209,7 @@ class _Wiring:
         self.boards: Final = tuple(f"cpu-{number}" for number in range(1, plan.cpu_boards + 1))
         wanted = {
             "api": plan.api_port, "grpc": plan.grpc_port, "registry": plan.registry_port, "gateway": plan.gateway_port,
-            "controller-ops": 0, "registry-ops": 0, "gateway-ops": 0, f"{SIMULATED}-ops": 0,
+            "controller-ops": 0, "registry-ops": 0, "gateway-ops": 0, f"{HOST_OF_SIMULATED}-ops": 0,
         } | {f"agent-{board}{part}": 0 for board in self.boards for part in ("", "-ops")}  # fmt: skip
         self._port: Final = {name: ports.choose(name, port) for name, port in wanted.items()}
 
@@ -225,18 +248,18 @@ class _Wiring:
 
     @property
     def simulated_url(self) -> str:
-        return self._url(f"{SIMULATED}-ops", "http")
+        return self._url(f"{HOST_OF_SIMULATED}-ops", "http")
 
     def simulated_boards(self) -> Program:
         flags = (
             "--boards",
-            format_boards(self._plan.simulated),
+            self._plan.simulated,
             "--kubeconfig",
             self.kubeconfig,
             "--load-speedup",
             self._plan.load_speedup,
         )
-        return self._program(SIMULATED, "simulation.boards", self._dir / SIMULATED, *flags)
+        return self._program(HOST_OF_SIMULATED, "simulation.boards", self._dir / HOST_OF_SIMULATED, *flags)
 
     def endpoints(self) -> Endpoints:
         programs = ("controller", "registry", "gateway", *(f"agent-{board}" for board in self.boards))

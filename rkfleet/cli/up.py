@@ -35,7 +35,6 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
 
     from rkfleet.cli.fleet import FleetPlan
     from rkfleet.process import run_until_stopped
-    from rkfleet.simulated import parse_boards
 
     plan = FleetPlan(
         data_dir=data_dir,
@@ -45,7 +44,7 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
         gateway_port=gateway_port,
         cpu_boards=cpu_boards,
         board_memory=board_memory,
-        simulated=parse_boards(simulated),
+        simulated=simulated,
         load_speedup=load_speedup,
     )
     asyncio.run(run_until_stopped(_run(plan, samples)))
@@ -67,6 +66,5 @@ async def _run(plan: FleetPlan, samples: bool) -> None:
 
 def _ready_line(fleet: LocalFleet) -> str:
     points = fleet.endpoints
-    hosted = sum(fleet.plan.simulated.values())
-    boards = f"  simulated boards {hosted} at {points.simulated_boards}/boards" if hosted else ""
+    boards = f"  simulated boards at {points.simulated_boards}/boards" if points.simulated_boards else ""
     return f"ready: gateway {points.gateway}/v1  api {points.api}{boards}  export KUBECONFIG={points.kubeconfig}"

@@ -154,17 +154,18 @@ class SimulatedBoard:
             pause = min(2 * pause, RESTART_SECONDS_MAX)
 
     async def _until_off(self, work: Coroutine[None, None, None]) -> Exception | None:
-        """Do some work until it ends or the board is switched off; return the error that it ended by."""
+        """Do some work until it ends or the board is switched off; return the error that it ended by itself by."""
         working, off = asyncio.ensure_future(work), asyncio.ensure_future(self._off.wait())
         try:
             await asyncio.wait((working, off), return_when=asyncio.FIRST_COMPLETED)
-            if self.agent is not None and not working.done():
+            ended = working.done()
+            if self.agent is not None and not ended:
                 self.agent.cut_power()
         finally:
             for task in (working, off):
                 task.cancel()
             await asyncio.wait((working, off))
-        error = None if working.cancelled() else working.exception()
+        error = working.exception() if ended else None
         assert error is None or isinstance(error, Exception)
         return error
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from controller.trust.binding import MACHINE_ANNOTATION
+from rkfleet.cli.fleet import Endpoints, FleetPlan, LocalFleet, local_fleet
+from rkfleet.clock import SystemClock
+from rkfleet.errors import Invalid, NotFound, Unavailable
 from tests.support.sessions import until
-from tests.support.simulated_boards import running_host, simulated_world
+from tests.support.simulated_boards import RunningHost, running_host, simulated_world
 
 NAMES = ["rk3588-1", "rk3588-2", "rk3576-1"]
 
@@ -55,15 +59,16 @@ def test_a_board_loses_its_power_and_comes_back_as_itself(tmp_path: Path) -> Non
             async with httpx2.AsyncClient(base_url=said["opsUrl"], trust_env=False, timeout=20) as http:
                 await until(lambda: _serves(http))
                 held = json.loads(ledger.read_bytes())["number"]
+                fleet = _fleet_of(tmp_path, running)
                 with pytest.raises(httpx2.TransportError):
-                    await _ask_until_cut(http, running.http)
+                    await _ask_until_cut(http, lambda: fleet.switch_board(running.http, "rk3588-1", on=False))
                 await until(lambda: not world.sessions.hub.presence("rk3588-1")[0])
                 with pytest.raises(httpx2.ConnectError):
                     await http.get("/healthz")
                 assert (await running.boards())["rk3588-1"]["state"] == "off"
                 assert (await running.http.get("/readyz")).status_code == 200, "a board without power is not waited for"
 
-                await running.http.post("/boards/rk3588-1/start")
+                await fleet.switch_board(running.http, "rk3588-1", on=True)
                 await until(lambda: _serves(http))
                 await until(running.is_ready)
             assert (await running.boards())["rk3588-1"] == said
@@ -84,15 +89,44 @@ async def _serves(http: httpx2.AsyncClient) -> bool:
         return False
 
 
-async def _ask_until_cut(board: httpx2.AsyncClient, host: httpx2.AsyncClient) -> None:
+def _fleet_of(directory: Path, running: RunningHost) -> LocalFleet:
+    """Return what `rkfleet up` would have made around this host."""
+    url = str(running.http.base_url).rstrip("/")
+    endpoints = Endpoints(
+        api="", gateway="", gateway_api_key=None, registry="", metrics={}, ca_file="", kubeconfig="", boards={}, simulated_boards=url
+    )
+    plan = FleetPlan(data_dir=directory, simulated="rk3588=2,rk3576=1")
+    return LocalFleet(plan, SystemClock(), None, endpoints)  # type: ignore[arg-type]  # no children here
+
+
+async def _ask_until_cut(board: httpx2.AsyncClient, cut: Callable[[], Awaitable[None]]) -> None:
     """Ask for an answer of a minute and cut the board's power at its first event."""
     body = {"model": "chat", "stream": True, "max_tokens": 2000, "messages": [{"role": "user", "content": "Count to a thousand."}]}
     async with board.stream("POST", "/v1/chat/completions", json=body) as answer:
         assert answer.headers["x-rkfleet-simulated"] == "true"
-        stopped = False
-        async for _ in answer.aiter_lines():
-            if not stopped:
-                stopped = (await host.post("/boards/rk3588-1/stop")).status_code == 200
+        lines = answer.aiter_lines()
+        await anext(lines)
+        await cut()
+        async for _ in lines:
+            pass
+
+
+def test_a_board_that_is_not_simulated_here_cannot_be_switched(tmp_path: Path) -> None:
+    """The sentence names the board and those that there are; a plan with a chip that there is not starts nothing."""
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient(base_url="http://127.0.0.1:1", trust_env=False) as http:
+            fleet = _fleet_of(tmp_path, RunningHost(http))
+            with pytest.raises(NotFound, match=r"board 'cpu-1' is not a simulated one of this fleet, which has rk3588=2,rk3576=1"):
+                await fleet.switch_board(http, "cpu-1", on=False)
+            with pytest.raises(Unavailable, match="does not answer"):
+                await fleet.switch_board(http, "rk3588-1", on=False)
+        with pytest.raises(Invalid, match="chip 'rk3399' must be one of rk3588, rk3576"):
+            async with local_fleet(FleetPlan(data_dir=tmp_path / "fleet", simulated="rk3399=1"), SystemClock(), print):
+                pass
+        assert not (tmp_path / "fleet").exists()
+
+    asyncio.run(scenario())
 
 
 def test_a_board_that_cannot_start_says_why_and_leaves_the_others_alone(tmp_path: Path) -> None:
