@@ -24,7 +24,7 @@ from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.config import Config
-from controller.machinery.collection import collect_gently
+from controller.machinery.collection import gentle_collection, put_aside
 from controller.machinery.events import EventRecorder
 from controller.machinery.loop_lag import watch_loop_lag
 from controller.machinery.manager import Manager
@@ -71,6 +71,7 @@ async def run(config: Config) -> None:
     await asyncio.to_thread(_ensure_kubeconfig, config, pki, tokens)
     signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(gentle_collection())
         store = await stack.enter_async_context(SqlStore.open(config.data_dir / "store.db", KINDS, metrics=metrics))
         await ensure_namespace(store, DEFAULT_NAMESPACE, clock=clock, ids=_new_id)
         registry_tls = Cluster(config.registry_url, pki.ca_pem("servers")).ssl_context()
@@ -186,7 +187,7 @@ class _Program:
         await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
         _log.info("serving", extra={"api_port": config.api_port, "grpc_port": config.grpc_port, "fleet": self._pki.fleet_id})
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(collect_gently(self._clock))
+            tasks.create_task(put_aside(self._clock))
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())

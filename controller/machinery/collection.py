@@ -1,6 +1,6 @@
 """Garbage collection that does not hold the event loop.
 
-In: nothing. Out: a process whose cycles are collected while they are young, and whose old objects are looked at once in some hours. Started
+In: nothing. Out: a process whose cycles are collected while they are young, and whose old objects are looked at once in some hours. Used
 by `app.py`. Five thousand sessions are a million objects that the collector would walk through whenever a quarter more have come: half
 a second each time, in which no board is heard. Nearly all of them are freed by their reference counts; what forms cycles (a request that
 failed, with its traceback) dies young.
@@ -10,12 +10,14 @@ Source: Python's `gc` module, `freeze` (objects are put aside and still freed by
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from typing import Final
 
 from rkfleet.clock import Clock
 
-__all__ = ["collect_gently"]
+__all__ = ["gentle_collection", "put_aside"]
 
 # Young objects are walked through at 5,000 new ones, what survived at ten times as many: 5 ms at most. The oldest are never collected by
 # their number.
@@ -27,19 +29,25 @@ FREEZE_SECONDS: Final = 10.0  # What has lived so long stays: a session, an obje
 WHOLE_SECONDS: Final = 6 * 3_600.0
 
 
-async def collect_gently(clock: Clock) -> None:
-    """Set the collector up and help it until cancelled; then it is as it was."""
+@contextlib.contextmanager
+def gentle_collection() -> Iterator[None]:
+    """Let young objects be collected often and old ones never by themselves, for as long as the block runs."""
     before = gc.get_threshold()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_ROUNDS, OLD_ROUNDS)
     try:
-        whole_at = clock.monotonic() + WHOLE_SECONDS
-        while True:
-            gc.freeze()
-            await clock.sleep(FREEZE_SECONDS)
-            if clock.monotonic() >= whole_at:
-                gc.unfreeze()
-                gc.collect()
-                whole_at = clock.monotonic() + WHOLE_SECONDS
+        yield
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+async def put_aside(clock: Clock) -> None:
+    """Put aside what has lived for a while, and look through all of it now and then, until cancelled."""
+    whole_at = clock.monotonic() + WHOLE_SECONDS
+    while True:
+        gc.freeze()
+        await clock.sleep(FREEZE_SECONDS)
+        if clock.monotonic() >= whole_at:
+            gc.unfreeze()
+            gc.collect()
+            whole_at = clock.monotonic() + WHOLE_SECONDS
