@@ -1,7 +1,8 @@
 """The agent, wired: the only file that knows every part of it.
 
-In: a `Config`. Out: a board that serves. Called by `agent/__main__.py`. Time, randomness, ids and every object that holds something open
-are made here.
+In: a `Config` and, from whoever hosts boards that do not exist (`simulation/boards`), the `Parts` that differ. Out: a board that serves.
+Called by `agent/__main__.py`. Time, randomness, ids and every object that holds something open are made here. An `Agent` touches nothing
+that belongs to the whole process (executor, log, signals); `run` does, so that many agents can live in one.
 
 Nesting is the order of ending. Told to stop, the loop and the session end first (with a Goodbye), then the listeners, which let open
 answers finish for a few seconds, and last the workers that those answers come from.
@@ -11,40 +12,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
-from agent.board import kernel
 from agent.board.facts import Overrides
-from agent.board.sensors import Sensors
+from agent.board.sensors import MachineSensors, Sensors
 from agent.config import Config
 from agent.fetching import Bytes
+from agent.journal import Journals
 from agent.ledger import Ledger
+from agent.logs import BoardLogs
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
+from agent.own_log import own_log
 from agent.planning.values import Abilities, Served
 from agent.reports import Reports
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
 from agent.workers import backends
+from agent.workers.base import Backend
 from agent.workers.supervisor import Supervisor
-from rkfleet.clock import SystemClock
+from rkfleet.benchmarks import Table
+from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
-from rkfleet.ops import Tls, bracketed, ops_app, serve_asgi
+from rkfleet.ops import Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
-__all__ = ["run"]
+__all__ = ["Agent", "Parts", "machine_parts", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
@@ -61,42 +68,113 @@ async def run(config: Config) -> None:
     """
     with lock_data_dir(config.data_dir):
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="disk"))
-        await run_until_stopped(_Agent(config).run(), config.lifeline)
+        clock = SystemClock()
+        jitter = random.Random()  # noqa: S311 (spreads retries; keys come from `secrets`)
+        agent = Agent(config, machine_parts(config, clock, jitter), clock=clock, jitter=jitter)
+        await run_until_stopped(agent.run(), config.lifeline)
 
 
-class _Agent:
-    """The parts that need no identity, made once; `run` makes the rest as soon as there is one."""
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a board the board that it is.
 
-    def __init__(self, config: Config) -> None:
+    Attributes:
+        backends: What can be started on it.
+        sensors: The machine.
+        identity: Waits until the board has an identity, enrolling if need be, and returns it.
+        tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
+        simulated: Whether the hardware does not exist; said with every answer and figure.
+    """
+
+    backends: tuple[Backend, ...]
+    sensors: Sensors
+    identity: Callable[[], Awaitable[Identity]]
+    tables: Mapping[str, Table] = {}
+    simulated: bool = False
+
+
+def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
+    """Return the parts of a board that is the machine this runs on."""
+    found = (backends.llamacpp(new_api_key=lambda: secrets.token_urlsafe(24)),)
+    installed = tuple(backend for backend in found if backend is not None)
+    overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
+    runtimes = tuple(sorted((backend.runtime for backend in installed), key=lambda runtime: runtime.name))
+    sensors = MachineSensors(config.filesystem_root, config.data_dir, overrides, runtimes)
+
+    async def identity() -> Identity:
+        enrolment = Enrolment(
+            role="board",
+            name=config.name,
+            controller=config.controller,
+            token=config.token,
+            ca_pin=config.ca_pin,
+            machine_id=sensors.machine_id(),
+        )
+        given = enrolment if config.token or config.token_file else None
+        return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
+
+    return Parts(backends=installed, sensors=sensors, identity=identity)
+
+
+class Agent:
+    """One board. What needs no identity is made once; `run` makes the rest as soon as there is one.
+
+    Attributes:
+        metrics: Everything that it counts, for whoever exposes several boards together.
+    """
+
+    def __init__(self, config: Config, parts: Parts, *, clock: Clock, jitter: random.Random) -> None:
+        """Take what differs between boards; nothing is opened before `run`, except the ledger, which is read."""
         self._config: Final = config
-        self._clock: Final = SystemClock()
-        self._jitter: Final = random.Random()  # noqa: S311 (spreads retries; keys come from `secrets`)
+        self._parts: Final = parts
+        self._clock: Final = clock
+        self._jitter: Final = jitter
         self._disk: Final = SystemDisk()
         self._wake: Final = asyncio.Event()
-        self._metrics: Final = Metrics("agent")
-        self._gauges: Final = AgentMetrics(self._metrics)
+        self.metrics: Final = Metrics("agent")
+        self._gauges: Final = AgentMetrics(self.metrics)
         self._routes: Final = Routes()
-        self._serving: Final = Serving(self._routes, self._metrics, self._clock)
-        self._reports: Final = Reports(self._clock)
+        self._reports: Final = Reports(clock)
+        self._journals: Final = Journals(clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
-        self._cache: Final = Cache(config.data_dir, config.artifact_limit_bytes, self._disk, self._metrics)
-        installed = (backends.llamacpp(new_api_key=lambda: secrets.token_urlsafe(24)),)
+        self._cache: Final = Cache(config.data_dir, config.artifact_limit_bytes, self._disk, self.metrics)
         self._supervisor: Final = Supervisor(
-            [backend for backend in installed if backend is not None],
-            clock=self._clock,
-            random=self._jitter,
-            metrics=self._metrics,
+            parts.backends,
+            clock=clock,
+            random=jitter,
+            metrics=self.metrics,
             on_change=self._wake.set,
+            journals=self._journals,
         )
-        overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
-        self._sensors: Final = Sensors(config.filesystem_root, config.data_dir, overrides, self._supervisor.runtimes)
+        self._sensors: Final = parts.sensors
+        self._serving: Final = Serving(self._routes, self.metrics, clock, simulated=self._parts.simulated)
+        self._session: SessionRunner | None = None
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory that workers hold now, as their Models reserve it."""
+        return sum(worker.memory_bytes for worker in self._supervisor.states().values() if worker.phase not in {"Starting", "BackOff"})
+
+    @property
+    def no_session_reason(self) -> str:
+        """Why the board is not in session; empty while it is."""
+        if self._session is None:
+            return "it has not enrolled yet"
+        return self._session.connection.reason
 
     async def run(self) -> None:
         """Enrol if that is still to do, then serve."""
-        ops = ops_app(self._not_ready, self._metrics.text, otherwise=self._serving)
+        with own_log(self._journals):
+            await self._run()
+
+    async def _run(self) -> None:
+        if self._parts.simulated:
+            _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
+        self._gauges.show_simulated(simulated=self._parts.simulated)
+        # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if is_loopback(self._config.ops_host) else None)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
-            async with serve_asgi(ops, "127.0.0.1", self._config.ops_port) as local:
+            async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
                 _log.info("listening", extra={"for": "health, metrics and local clients", "url": local.url})
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
@@ -108,16 +186,17 @@ class _Agent:
 
     async def _converge(self, identity: Identity, serving_url: str) -> None:
         """Keep the session and the loop."""
-        session = SessionRunner(
+        session = self._session = SessionRunner(
             identity=identity,
             machine=lambda: self._machine(serving_url),
             clock=self._clock,
             jitter=self._jitter,
             ledger=self._ledger,
             reports=self._reports,
+            logs=BoardLogs(self._journals, self._clock),
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
         )
-        fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self._metrics)
+        fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -139,35 +218,29 @@ class _Agent:
             tasks.create_task(session.run())
 
     async def _identity(self) -> Identity:
-        config = self._config
-        enrolment = Enrolment(
-            role="board",
-            name=config.name,
-            controller=config.controller,
-            token=config.token,
-            ca_pin=config.ca_pin,
-            machine_id=kernel.observe_machine_id(config.filesystem_root),
-        )
-        directory = config.data_dir / "identity"
-        identity = await ensure_identity(directory, enrolment if config.token else None, self._clock, self._jitter)
-        if identity.name != config.name:
-            raise FailedPrecondition(f"{directory} is the identity of board {identity.name}, not of {config.name}; use another --data-dir")
+        identity = await self._parts.identity()
+        if identity.name != self._config.name:
+            raise FailedPrecondition(
+                f"{identity.directory} is the identity of board {identity.name}, not of {self._config.name}; use another --data-dir"
+            )
         return identity
 
     def _machine(self, serving_url: str) -> Machine:
-        root = self._config.filesystem_root
         return Machine(
-            machine_id=kernel.observe_machine_id(root),
-            boot_id=kernel.observe_boot_id(root),
+            machine_id=self._sensors.machine_id(),
+            boot_id=self._sensors.boot_id(),
             facts=self._sensors.facts(self._cache.used_bytes()),
             serving_url=serving_url,
         )
 
     def _abilities(self, serving_url: str) -> Abilities:
+        facts = self._sensors.facts(self._cache.used_bytes())
         return Abilities(
+            soc=facts.soc,
             libraries={runtime.name: runtime.version for runtime in self._supervisor.runtimes},
-            cores=len(os.sched_getaffinity(0)),
-            memory_bytes=self._sensors.facts(self._cache.used_bytes()).allocatable_memory_bytes,
+            tables=self._parts.tables,
+            cores=self._sensors.cores(),
+            memory_bytes=facts.allocatable_memory_bytes,
             serving_url=serving_url,
         )
 

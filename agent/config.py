@@ -30,11 +30,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         controller: Base URL of the API that this board enrols at; used until there is an identity.
         token: Join token; empty when the board has enrolled before.
         ca_pin: `sha256:<hex>` of the controller's CA key; empty when the board has enrolled before.
+        token_file: File with both, read on the first start only.
         name: Name of the board.
         serving_host: Address of the HTTPS listener for gateways.
         advertise_host: Address that gateways are told to dial; the same if the operator names none.
         serving_port: Its port; 0 takes any free one, which gateways learn with the next report.
-        ops_port: Port of the plain HTTP listener on loopback for health, metrics and local clients.
+        ops_host: Address of the plain HTTP listener for health and metrics; on loopback it serves local clients too.
+        ops_port: Its port; 0 takes any free one.
         memory_bytes: Memory that the board reports to have; 0 for what the machine has.
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
@@ -46,9 +48,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     token: str = ""
     ca_pin: str = ""
+    token_file: Path | None = None
     serving_host: str = "127.0.0.1"
     advertise_host: str = ""
     serving_port: int = 7490
+    ops_host: str = "127.0.0.1"
     ops_port: int = 0
     memory_bytes: int = 0
     artifact_limit_bytes: int = 0
@@ -77,10 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", type=_board_name, required=True, help="name of the board")
     add("--token", default="", help="join token, for the first start only; see: rkfleet join-token create")
     add("--ca-pin", default="", metavar="sha256:HEX", help="pin of the controller's CA, printed with the token")
+    add("--token-file", type=Path, metavar="FILE", help="file with token and pin, instead of both: rkfleet join-token create --token-file")
     add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address of the HTTPS listener for gateways (default %(default)s)")
     add("--advertise-host", default="", metavar="ADDRESS", help="address that gateways dial (default: --serving-host)")
     add("--serving-port", type=_port, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
-    add("--ops-port", type=_port, default=0, help="plain HTTP port on loopback: health, metrics and /v1 for local clients (0 = any)")
+    add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
+    add("--ops-port", type=_port, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
     add(
         "--memory",
         dest="memory_bytes",

@@ -163,6 +163,7 @@ class Loop:
         running = self._supervisor.states()
         self._known = {uid: known for uid in {*running, *assigned} if (known := assigned.get(uid) or self._known.get(uid)) is not None}
         self._leaving = planned.leaving
+        self._supervisor.retain_logs(self._known.keys())
 
     def _act(self, step: Step, tasks: asyncio.TaskGroup) -> None:
         match step:

@@ -16,6 +16,7 @@ from rkfleet.metric_names import (
     ARTIFACT_BYTES,
     ASSIGNMENT_NUMBER,
     BOARD_MEMORY_AVAILABLE,
+    BOARD_SIMULATED,
     BOARD_STORAGE_FREE,
     WORKERS,
 )
@@ -43,6 +44,10 @@ class AgentMetrics:
         """Show what the machine has left."""
         self._metrics.gauge(BOARD_MEMORY_AVAILABLE).set(memory_available_bytes)
         self._metrics.gauge(BOARD_STORAGE_FREE).set(storage_free_bytes)
+
+    def show_simulated(self, *, simulated: bool) -> None:
+        """Show whether every other figure of this board is simulated."""
+        self._metrics.gauge(BOARD_SIMULATED).set(1 if simulated else 0)
 
     def show_session(self, *, open: bool) -> None:
         """Show whether there is a session."""

@@ -15,6 +15,7 @@ import random
 import socket
 import uuid
 from typing import Final
+from urllib.parse import urlsplit
 
 from controller.api.admission import Admission
 from controller.api.app import create_api
@@ -23,7 +24,9 @@ from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.config import Config
+from controller.machinery.collection import collect_gently
 from controller.machinery.events import EventRecorder
+from controller.machinery.loop_lag import watch_loop_lag
 from controller.machinery.manager import Manager
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter
@@ -45,7 +48,6 @@ from rkfleet.registry_client import RegistryClient
 
 __all__ = ["run"]
 
-OPS_HOST: Final = "127.0.0.1"
 ADMIN: Final = "admin"
 
 _log = logging.getLogger(__name__)
@@ -64,8 +66,7 @@ async def run(config: Config) -> None:
     """
     clock = SystemClock()
     metrics = Metrics("controller")
-    hosts = (config.advertise_host, config.host)
-    pki = await asyncio.to_thread(Pki.ensure, config.pki_dir, hosts, clock.now(), f"f-{_new_id()[:8]}")
+    pki = await asyncio.to_thread(_ensure_pki, config, clock)
     tokens = Tokens(config.data_dir / "tokens.json", clock, os.urandom)
     await asyncio.to_thread(_ensure_kubeconfig, config, pki, tokens)
     signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
@@ -78,6 +79,16 @@ async def run(config: Config) -> None:
             config=config, clock=clock, metrics=metrics, pki=pki, tokens=tokens, signer=signer, store=store, registry=registry
         )
         await program.serve(stack)
+
+
+def _ensure_pki(config: Config, clock: Clock) -> Pki:
+    registry_host = urlsplit(config.registry_url).hostname or config.advertise_host
+    pki = Pki.ensure(
+        config.pki_dir, (config.advertise_host, config.host), clock.now(), f"f-{_new_id()[:8]}", registry_hosts=(registry_host, config.host)
+    )
+    if config.registry_files_out is not None:
+        pki.copy_registry_files(config.registry_files_out)
+    return pki
 
 
 def _ensure_kubeconfig(config: Config, pki: Pki, tokens: Tokens) -> None:
@@ -165,17 +176,24 @@ class _Program:
             metrics=self._metrics,
             stopping=self._stopping,
             version=__version__,
+            open_log=self._hub.open_log,
             extra_routes=[*enrollment.routes(), *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock)],
         )
         certificate, key = self._pki.server_files("controller")
-        await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), OPS_HOST, config.ops_port))
+        await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics_text), config.ops_host, config.ops_port))
         await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
         await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
         _log.info("serving", extra={"api_port": config.api_port, "grpc_port": config.grpc_port, "fleet": self._pki.fleet_id})
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(collect_gently(self._clock))
+            tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
+
+    def _metrics_text(self) -> bytes:
+        self._loops.gauges.show(self._metrics)
+        return self._metrics.text()
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

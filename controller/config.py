@@ -20,10 +20,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     api_port: int
     grpc_port: int
+    ops_host: str
     ops_port: int
     advertise_host: str
     registry_url: str
     kubeconfig_out: Path | None
+    registry_files_out: Path | None
     lifeline_fd: int | None
     log_level: str
 
@@ -49,10 +51,16 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on for API and sessions")
     parser.add_argument("--api-port", type=int, default=7443, help="HTTPS port of the API; 0 takes any")
     parser.add_argument("--grpc-port", type=int, default=7444, help="port of the board sessions; 0 takes any")
-    parser.add_argument("--ops-port", type=int, default=0, help="loopback port of /healthz, /readyz and /metrics; 0 takes any")
+    parser.add_argument("--ops-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics, which ask nobody who they are")
+    parser.add_argument("--ops-port", type=int, default=0, help="port of /healthz, /readyz and /metrics; 0 takes any")
     parser.add_argument("--advertise-host", default="127.0.0.1", help="name or address at which boards and people reach this machine")
     parser.add_argument("--registry-url", default="https://127.0.0.1:7445", help="model registry as boards and people reach it")
     parser.add_argument("--kubeconfig-out", type=Path, help="where the admin's kubeconfig is written; default DATA_DIR/kubeconfig")
+    parser.add_argument(
+        "--registry-files-out",
+        type=Path,
+        help="where certificate, key and token key of a registry are copied to that must not see the authorities; default nowhere",
+    )
     parser.add_argument("--lifeline-fd", type=int, help="stop when this descriptor reaches its end")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="least level that is logged")
     given = parser.parse_args(arguments)
@@ -61,10 +69,12 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         host=given.host,
         api_port=given.api_port,
         grpc_port=given.grpc_port,
+        ops_host=given.ops_host,
         ops_port=given.ops_port,
         advertise_host=given.advertise_host,
         registry_url=given.registry_url.rstrip("/"),
         kubeconfig_out=given.kubeconfig_out,
+        registry_files_out=given.registry_files_out,
         lifeline_fd=given.lifeline_fd,
         log_level=given.log_level,
     )

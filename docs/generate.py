@@ -71,7 +71,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "Each program exposes its metrics in the Prometheus text format at `/metrics` of its loopback listener; `endpoints.json` of",
+        "Each program exposes its metrics in the Prometheus text format at `/metrics` of its ops listener; `endpoints.json` of",
         "`rkfleet up` lists the URLs. A duration states its first and last instant; both are read from one monotonic clock of one process.",
         "Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Written by `make docs` from `rkfleet/metric_names.py`.",
         "",

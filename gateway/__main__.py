@@ -23,9 +23,10 @@ async def _program() -> None:
 
 async def _serve(config: Config) -> None:
     enrolment = None
-    if config.token:
+    if config.token or config.token_file:
         enrolment = Enrolment(role="gateway", name=NAME, controller=config.controller, token=config.token, ca_pin=config.ca_pin)
-    identity = await ensure_identity(config.data_dir / "identity", enrolment, SystemClock(), random.Random())  # noqa: S311 (jitter)
+    jitter = random.Random()  # noqa: S311 (spreads retries)
+    identity = await ensure_identity(config.data_dir / "identity", enrolment, SystemClock(), jitter, config.token_file)
     await run(config, identity)
 
 

@@ -136,7 +136,9 @@ class GatewayApp:
 
 
 def _card(served: Served) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "rkfleet"}
+    """Return a model's entry; it says so when a simulated board may answer, and has no such field otherwise."""
+    card = {"id": served.name, "object": "model", "created": served.created, "owned_by": "rkfleet"}
+    return {**card, "simulated": True} if any(target.simulated for target in served.targets) else card
 
 
 def _unknown_model(name: str, models: dict[str, Served]) -> Failure:

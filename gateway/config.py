@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 import msgspec
 
 from rkfleet.errors import Invalid
+from rkfleet.ops import is_loopback
 from rkfleet.process import LOG_LEVELS
 
 __all__ = ["Config", "parse_config"]
@@ -19,12 +19,13 @@ API_KEY_CHARACTERS_MIN: Final = 16  # A key beyond loopback is guessed from afar
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says; `token` and `ca_pin` are needed for the first start only."""
+    """What the command line says; `token` and `ca_pin`, or `token_file`, are needed for the first start only."""
 
     data_dir: Path
     controller: str
     token: str
     ca_pin: str
+    token_file: Path | None
     host: str
     port: int
     ops_host: str
@@ -48,6 +49,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     parser.add_argument("--controller", required=True, help="URL of the API, https://HOST:7443")
     parser.add_argument("--token", default="", help="join token with role gateway, for the first start")
     parser.add_argument("--ca-pin", default="", help="sha256:HEX of the servers' CA key, for the first start")
+    parser.add_argument("--token-file", type=Path, help="file with token and pin, instead of both")
     parser.add_argument("--host", default="127.0.0.1", help="address for clients (default %(default)s)")
     parser.add_argument("--port", type=int, default=7480, help="port for clients (default %(default)s)")
     parser.add_argument("--ops-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics (default %(default)s)")
@@ -63,6 +65,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
         controller=given.controller.rstrip("/"),
         token=given.token,
         ca_pin=given.ca_pin,
+        token_file=given.token_file,
         host=given.host,
         port=given.port,
         ops_host=given.ops_host,
@@ -80,16 +83,9 @@ def parse_config(arguments: Sequence[str]) -> Config:
 def _check_reach(config: Config) -> None:
     if bool(config.tls_cert) != bool(config.tls_key):
         raise Invalid("--tls-cert and --tls-key: give both or none")
-    if _is_loopback(config.host) or (config.tls_cert and config.api_keys):
+    if is_loopback(config.host) or (config.tls_cert and config.api_keys):
         return
     raise Invalid(f"--host: {config.host} is not loopback, so clients need --tls-cert, --tls-key and --api-key-file")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_keys(path: Path) -> tuple[bytes, ...]:

@@ -24,13 +24,14 @@ from rkfleet.clock import Clock
 from rkfleet.http1 import ConnectionLost
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 __all__ = ["Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
 
 _log = logging.getLogger(__name__)
 
 _PASSED_UP: Final = frozenset({b"accept", b"content-type", b"x-request-id", b"traceparent", b"user-agent"})
-_PASSED_DOWN: Final = frozenset({b"content-type", b"retry-after", b"x-request-id", b"cache-control"})
+_PASSED_DOWN: Final = frozenset({b"content-type", b"retry-after", b"x-request-id", b"cache-control", SIMULATED_HEADER.encode()})
 _STREAM: Final = b"text/event-stream"
 _TRY_ANOTHER: Final = frozenset({429, 502, 503})  # Full, or not serving any more: another replica may.
 

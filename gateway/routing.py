@@ -29,6 +29,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
         replica: Namespace and name.
         url: Base URL; `/v1/...` is appended.
         server_name: Name that the board's serving certificate must have.
+        simulated: Whether the board does not exist and its speed is a figure of the benchmark table.
     """
 
     uid: str
@@ -37,6 +38,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     variant: str
     url: str
     server_name: str
+    simulated: bool = False
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ def _target(replica: Replica, boards: Mapping[str, Board], fleet_id: str) -> Tar
         replica.spec.variant_name,
         replica.status.endpoint,
         serving_name(board.metadata.name, fleet_id),
+        board.status.simulated,
     )
 
 

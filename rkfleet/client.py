@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -27,7 +28,7 @@ from rkfleet.kinds import KINDS, Registry
 from rkfleet.kinds.base import Resource
 from rkfleet.meta import Ref, ResourceName
 
-__all__ = ["ApiClient", "Cluster", "Followed", "Listing", "find_kubeconfig", "load_cluster", "resource_path"]
+__all__ = ["TABLE", "ApiClient", "Cluster", "Followed", "Listing", "find_kubeconfig", "load_cluster", "resource_path"]
 
 Json = dict[str, Any]
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
@@ -37,7 +38,10 @@ CONNECT_SECONDS_MAX: Final = 5.0
 REQUEST_SECONDS_MAX: Final = 60.0
 WATCH_SECONDS: Final = 300  # A watch is renewed this often, so that a dead connection is never believed for long.
 WATCH_SILENCE_SECONDS_MAX: Final = 90.0  # Bookmarks arrive once a minute; silence beyond that is a broken connection.
+TEXT_SILENCE_SECONDS_MAX: Final = 3900.0  # The controller ends a log after an hour; a connection that is dead is not believed for longer.
+TEXT_LINE_BYTES_MAX: Final = 64 << 10  # A line without an end is cut; the controller's are below 3 KiB.
 LIST_PAGE_ITEMS: Final = 500
+TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"  # Accept that asks for the rows of `kubectl get`.
 FOLLOW_BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # Local controllers come back in a second or two; the last value repeats.
 KUBECONFIG_BYTES_MAX: Final = 1 << 20
 
@@ -63,17 +67,19 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """All objects of a collection, and the version to watch from."""
+    """All objects of a collection, and the version to watch from; of a table the rows, and the definitions of their columns."""
 
     items: tuple[Json, ...]
     resource_version: str
+    columns: tuple[Json, ...] = ()
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """One step of `follow`: the whole collection anew (REPLACED), or one object."""
+    """One step of `follow`: the whole collection anew (REPLACED), or one object; of a table rows, and with REPLACED its columns."""
 
     type: Literal["REPLACED", "ADDED", "MODIFIED", "DELETED"]
     items: tuple[Json, ...]
+    columns: tuple[Json, ...] = ()
 
 
 def find_kubeconfig(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -184,16 +190,21 @@ class ApiClient:
         found: Json = await self.request("GET", self.path(ref))
         return found
 
-    async def list(self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
-        """Return all objects of a resource, page by page; an empty namespace means all."""
+    async def list(
+        self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "", table: bool = False
+    ) -> Listing:
+        """Return all objects of a resource, or their rows of a table, page by page; an empty namespace means all."""
         items: list[Json] = []
+        columns: tuple[Json, ...] = ()
         query = {"limit": str(LIST_PAGE_ITEMS), "labelSelector": labels, "fieldSelector": fields}
+        path = self.path(Ref(resource, namespace, ""))
         while True:
-            page = await self.request("GET", self.path(Ref(resource, namespace, "")), query={k: v for k, v in query.items() if v})
-            items.extend(page["items"])
+            page = await self.request("GET", path, query={k: v for k, v in query.items() if v}, accept=_accept(table))
+            items.extend(page["rows" if table else "items"] or ())
+            columns = columns or tuple(page.get("columnDefinitions") or ())
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
-                return Listing(tuple(items), page["metadata"]["resourceVersion"])
+                return Listing(tuple(items), page["metadata"]["resourceVersion"], columns)
 
     async def create(self, ref: Ref, obj: Json, *, dry_run: bool = False, manager: str = "rkfleet") -> Json:
         """Create an object; unknown fields are refused."""
@@ -207,11 +218,14 @@ class ApiClient:
         updated: Json = await self.request("PUT", self.path(ref), body=obj, query=_write_query(dry_run, manager))
         return updated
 
-    async def patch(self, ref: Ref, patch: Json, *, subresource: str = "", dry_run: bool = False, manager: str = "rkfleet") -> Json:
-        """Apply a JSON merge patch."""
+    async def patch(
+        self, ref: Ref, patch: Json | Sequence[Json], *, subresource: str = "", dry_run: bool = False, manager: str = "rkfleet"
+    ) -> Json:
+        """Apply a JSON merge patch, or the operations of a JSON patch."""
         path = self.path(ref) + (f"/{subresource}" if subresource else "")
         query = _write_query(dry_run, manager)
-        patched: Json = await self.request("PATCH", path, body=patch, query=query, content_type="application/merge-patch+json")
+        content_type = f"application/{'merge' if isinstance(patch, dict) else 'json'}-patch+json"
+        patched: Json = await self.request("PATCH", path, body=patch, query=query, content_type=content_type)
         return patched
 
     async def delete(self, ref: Ref, *, uid: str = "", propagation: str = "Background") -> Json:
@@ -223,9 +237,18 @@ class ApiClient:
         return deleted
 
     async def watch(
-        self, resource: ResourceName, namespace: str = "", *, resource_version: str, labels: str = "", fields: str = ""
-    ) -> AsyncIterator[tuple[str, Json]]:
+        self,
+        resource: ResourceName,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        labels: str = "",
+        fields: str = "",
+        table: bool = False,
+    ) -> AsyncGenerator[tuple[str, Json]]:
         """Yield (type, object) for every change after `resource_version`, bookmarks included, until the server ends the stream.
+
+        The first is OPENED, without an object: the server has begun. With `table` each object is a Table of one row.
 
         Raises:
             Expired: The version is too old; list again.
@@ -237,9 +260,11 @@ class ApiClient:
         path = self.path(Ref(resource, namespace, ""))
         timeout = httpx2.Timeout(WATCH_SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
         try:
-            async with self._http.stream("GET", path, params={k: v for k, v in query.items() if v}, timeout=timeout) as answer:
+            params, headers = {k: v for k, v in query.items() if v}, {"Accept": _accept(table)}
+            async with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as answer:
                 if answer.status_code != 200:
                     _decode_answer(answer.status_code, await answer.aread())
+                yield "OPENED", {}
                 async for line in answer.aiter_lines():
                     if not line:
                         continue
@@ -250,30 +275,71 @@ class ApiClient:
         except httpx2.HTTPError as error:
             raise Unavailable(f"watch of {resource} at {self.cluster.server} broke: {error}") from error
 
-    async def follow(self, resource: ResourceName, namespace: str = "", *, labels: str = "", fields: str = "") -> AsyncIterator[Followed]:
-        """Yield the whole collection, then every change, for ever.
+    async def stream_text(self, path: str, query: Mapping[str, str] | None = None) -> AsyncGenerator[str]:
+        """Yield the lines of a text answer as they come, until the server ends it; for logs.
 
-        A broken connection is resumed; an expired revision starts over with REPLACED. Errors that waiting cannot heal (denied, unknown
-        resource) are raised.
+        Nobody may write for long, so only the server's own limit ends a silence.
+        """
+        timeout = httpx2.Timeout(TEXT_SILENCE_SECONDS_MAX, connect=CONNECT_SECONDS_MAX)
+        rest = b""
+        try:
+            async with self._http.stream(
+                "GET", path, params=dict(query or {}), headers={"Accept": "text/plain, */*"}, timeout=timeout
+            ) as answer:
+                if answer.status_code != 200:
+                    _decode_answer(answer.status_code, await answer.aread())
+                async for piece in answer.aiter_bytes():
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        yield line.decode(errors="replace")
+                    rest = rest[:TEXT_LINE_BYTES_MAX]
+        except httpx2.TimeoutException as error:
+            raise DeadlineExceeded(f"GET {self.cluster.server}{path}: nothing came for {TEXT_SILENCE_SECONDS_MAX:.0f} s") from error
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"cannot reach {self.cluster.server}: {error}") from error
+        if rest:
+            yield rest.decode(errors="replace")
+
+    async def follow(
+        self,
+        resource: ResourceName,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        table: bool = False,
+        trouble: Callable[[FleetError | None], None] = lambda _error: None,
+    ) -> AsyncGenerator[Followed]:
+        """Yield the whole collection, then every change, for ever; with `table` rows instead of objects.
+
+        `trouble` is told why nothing comes, and None once something does again.
+        Close it (`contextlib.aclosing`) when leaving it early. A broken connection is resumed; an expired revision starts over with
+        REPLACED. Errors that waiting cannot heal (denied, unknown resource) are raised.
         """
         version = ""
         failures = 0
         while True:
             try:
                 if not version:
-                    listing = await self.list(resource, namespace, labels=labels, fields=fields)
+                    listing = await self.list(resource, namespace, labels=labels, fields=fields, table=table)
                     version = listing.resource_version
-                    yield Followed("REPLACED", listing.items)
-                async for type, obj in self.watch(resource, namespace, resource_version=version, labels=labels, fields=fields):
-                    failures = 0
-                    version = obj["metadata"]["resourceVersion"]
-                    if change := _CHANGES.get(type):  # a bookmark is none
-                        yield Followed(change, (obj,))
+                    yield Followed("REPLACED", listing.items, listing.columns)
+                chosen = {"resource_version": version, "labels": labels, "fields": fields}
+                async with aclosing(self.watch(resource, namespace, **chosen, table=table)) as changes:
+                    async for type, obj in changes:
+                        if type == "OPENED":
+                            trouble(None)
+                            continue
+                        failures = 0
+                        version = obj["metadata"]["resourceVersion"]
+                        if change := _CHANGES.get(type):  # a bookmark is none
+                            yield Followed(change, tuple(obj["rows"]) if table else (obj,))
             except Expired:
                 version = ""
             except FleetError as error:
                 if not error.retryable and not isinstance(error, Unavailable):
                     raise
+                trouble(error)
                 await self._clock.sleep(FOLLOW_BACKOFF_SECONDS[min(failures, len(FOLLOW_BACKOFF_SECONDS) - 1)])
                 failures += 1
 
@@ -290,6 +356,10 @@ def resource_path(resource: Resource, namespace: str = "", name: str = "") -> st
     root = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
     scope = f"/namespaces/{quote(namespace, safe='')}" if resource.namespaced and namespace else ""
     return f"{root}{scope}/{resource.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+def _accept(table: bool) -> str:
+    return TABLE if table else "application/json"
 
 
 def _write_query(dry_run: bool, manager: str) -> dict[str, str]:

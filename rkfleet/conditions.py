@@ -80,6 +80,7 @@ MODEL_LOADED: Final = "ModelLoaded"
 LOAD_FAILED: Final = "LoadFailed"
 CRASH_LOOP: Final = "CrashLoopBackOff"
 RUNTIME_MISSING: Final = "RuntimeMissing"
+NO_REFERENCE_ROW: Final = "NoReferenceRow"
 WORKER_STOPPED: Final = "WorkerStopped"
 SERVING: Final = "Serving"
 DRAINING: Final = "Draining"
@@ -125,7 +126,10 @@ def condition(type: str, status: Status, reason: str, message: str = "", observe
 
 def find(conditions: Iterable[Condition], type: str) -> Condition | None:
     """Return the condition of this type, or None."""
-    return next((found for found in conditions if found.type == type), None)
+    for found in conditions:  # A plain loop: planners ask this a dozen times for each replica of a fleet, at every pass.
+        if found.type == type:
+            return found
+    return None
 
 
 def is_true(conditions: Iterable[Condition], type: str) -> bool:

@@ -2,7 +2,8 @@
 
 In: an `Enrolment` as JSON on standard input and the identity directory as argument. Out: the files of `rkfleet/identity.py`, or one line on
 standard error and the exit status of the error. Run as `python -m rkfleet.enroll DIRECTORY` by agent and gateway through
-`ensure_identity`; a process of its own because it needs `cryptography` for a few hundred milliseconds of a program's life.
+`ensure_identity`; a process of its own because it needs `cryptography` for a few hundred milliseconds of a program's life. A simulation,
+which enrols thousands of boards and keeps no directory for them, calls `fetch_ca` once and `request_certificates` for each.
 
 Order matters. The key is on disk before the controller hears of it, so a kill at any moment leaves a key that may repeat the call. The CA
 is fetched without verification and believed only if the hash of its public key is the one in the join command; the token is sent to
@@ -30,7 +31,7 @@ from rkfleet.enrolment import CA_PATH, CERTIFICATES_PATH, CertificateRequest, Ce
 from rkfleet.errors import FleetError, Invalid, PermissionDenied, Unavailable, error_for_reason
 from rkfleet.identity import Enrolment
 
-__all__ = ["enroll", "main"]
+__all__ = ["enroll", "fetch_ca", "main", "new_key", "private_pem", "request_certificates"]
 
 TIMEOUT_SECONDS: Final = 20  # One connection and one signature; a controller that takes longer is asked again later.
 ANSWER_BYTES_MAX: Final = 65536  # Four certificates are 4 kB.
@@ -54,13 +55,63 @@ def enroll(directory: Path, enrolment: Enrolment) -> None:
         key = _ensure_key(directory / "key.pem")
     except OSError as error:
         raise Unavailable(f"identity directory {directory} cannot be written: {error.strerror}") from error
-    host, port = _address(enrolment.controller)
-    ca_pem = _fetch_ca(host, port, enrolment.ca_pin)
-    answer = _post(host, port, ca_pem, _request(enrolment, key))
+    answer = request_certificates(enrolment, key, fetch_ca(enrolment.controller, enrolment.ca_pin))
     try:
         _keep(directory, enrolment, answer)
     except OSError as error:
         raise Unavailable(f"identity directory {directory} cannot be written: {error.strerror}") from error
+
+
+def fetch_ca(controller: str, pin: str) -> str:
+    """Return the CA certificate of the controller at this URL, whose public key has the pinned hash.
+
+    Raises:
+        PermissionDenied: The CA is another one.
+        Invalid: The URL cannot be used.
+        Unavailable: The controller cannot be reached.
+    """
+    host, port = _address(controller)
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    status, body = _call(host, port, unverified, CA_PATH)
+    if status != 200:
+        raise Unavailable(f"https://{host}:{port}{CA_PATH} answered {status}; is this a rkfleet controller?")
+    try:
+        public_key = x509.load_pem_x509_certificate(body).public_key()
+    except ValueError as error:
+        raise Unavailable(f"https://{host}:{port}{CA_PATH} is no certificate: {error}") from error
+    found = hashlib.sha256(public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    if pin.lower() != f"sha256:{found}":
+        raise PermissionDenied(f"the CA of https://{host}:{port} has the pin sha256:{found}, expected {pin}; the token was not sent")
+    return body.decode()
+
+
+def request_certificates(enrolment: Enrolment, key: ec.EllipticCurvePrivateKey, ca_pem: str) -> CertificateResponse:
+    """Send the token with a certificate request for this key, and return the answer; nothing is kept.
+
+    Args:
+        enrolment: Who asks, and with which token.
+        key: Its key; the same key may repeat the request.
+        ca_pem: What `fetch_ca` returned: nobody else gets the token.
+
+    Raises:
+        PermissionDenied: The controller is not the CA's, or refuses the token.
+        Invalid: The name or the URL cannot be used.
+        Unavailable: The controller cannot be reached.
+    """
+    host, port = _address(enrolment.controller)
+    return _post(host, port, ca_pem, _request(enrolment, key))
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a new P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a key as PEM, without a password."""
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -79,27 +130,9 @@ def _ensure_key(path: Path) -> ec.EllipticCurvePrivateKey:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise Invalid(f"{path} must hold a P-256 key; delete it and join again with a new token")
         return key
-    made = ec.generate_private_key(ec.SECP256R1())
-    _write(path, made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    made = new_key()
+    _write(path, private_pem(made))
     return made
-
-
-def _fetch_ca(host: str, port: int, pin: str) -> str:
-    """Return the CA certificate whose public key has the pinned hash."""
-    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
-    status, body = _call(host, port, unverified, CA_PATH)
-    if status != 200:
-        raise Unavailable(f"https://{host}:{port}{CA_PATH} answered {status}; is this a rkfleet controller?")
-    try:
-        public_key = x509.load_pem_x509_certificate(body).public_key()
-    except ValueError as error:
-        raise Unavailable(f"https://{host}:{port}{CA_PATH} is no certificate: {error}") from error
-    found = hashlib.sha256(public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-    if pin.lower() != f"sha256:{found}":
-        raise PermissionDenied(f"the CA of https://{host}:{port} has the pin sha256:{found}, expected {pin}; the token was not sent")
-    return body.decode()
 
 
 def _request(enrolment: Enrolment, key: ec.EllipticCurvePrivateKey) -> CertificateRequest:

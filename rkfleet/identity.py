@@ -20,9 +20,10 @@ from typing import Final, Literal
 import msgspec
 
 from rkfleet.clock import Clock
+from rkfleet.enrolment import JoinTokenResponse
 from rkfleet.errors import Conflict, FailedPrecondition, FleetError, Internal, Invalid, PermissionDenied, Unavailable
 
-__all__ = ["Enrolment", "Identity", "ensure_identity", "load_identity"]
+__all__ = ["Enrolment", "Identity", "ensure_identity", "load_identity", "read_join_token"]
 
 RETRY_SECONDS_MIN: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0  # A controller that is away is asked twice a minute; the join token lives an hour.
@@ -122,8 +123,30 @@ def load_identity(directory: Path) -> Identity | None:
     return identity
 
 
-async def ensure_identity(directory: Path, enrolment: Enrolment | None, clock: Clock, jitter: random.Random) -> Identity:
+def read_join_token(path: Path) -> JoinTokenResponse:
+    """Return the token and the pin that `rkfleet join-token create --token-file` wrote, or that its JSON output says.
+
+    Raises:
+        FailedPrecondition: The file cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=JoinTokenResponse)
+    except (OSError, msgspec.MsgspecError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FailedPrecondition(f"join token file {path} cannot be read: {why}; see: rkfleet join-token create --token-file") from error
+
+
+async def ensure_identity(
+    directory: Path, enrolment: Enrolment | None, clock: Clock, jitter: random.Random, token_file: Path | None = None
+) -> Identity:
     """Return the identity in this directory, enrolling first if there is none; waits for a controller that is away.
+
+    Args:
+        directory: Where it is, or will be.
+        enrolment: What to enrol with; None if the program is only expected to have an identity.
+        clock: Time.
+        jitter: Spreads retries.
+        token_file: Holds the token and the pin that the enrolment lacks; not looked at once there is an identity.
 
     Raises:
         FailedPrecondition: There is no identity and nothing to enrol with.
@@ -133,6 +156,9 @@ async def ensure_identity(directory: Path, enrolment: Enrolment | None, clock: C
     while (found := load_identity(directory)) is None:
         if enrolment is None:
             raise FailedPrecondition(f"{directory} holds no identity; give --token and --ca-pin, see: rkfleet join-token create")
+        if token_file is not None:
+            given = read_join_token(token_file)
+            enrolment = msgspec.structs.replace(enrolment, token=given.token, ca_pin=given.ca_pin)
         refusal = await _enroll(directory, enrolment)
         if refusal is not None:
             if not refusal.retryable:

@@ -27,7 +27,7 @@ from rkfleet.errors import BadRequest, Cause, Invalid, NotFound
 from rkfleet.kinds.base import Object, Registry
 from rkfleet.validation import KindValidator, Path, format_path, metadata_faults, parse_path
 
-__all__ = ["Document", "Source", "load", "read"]
+__all__ = ["Document", "Source", "Values", "load", "parse", "read"]
 
 DEPTH_MAX: Final = 64  # Our deepest kind has about 12 levels.
 NODES_MAX: Final = 200_000  # An object of 1 MiB has some 50,000.
@@ -124,6 +124,37 @@ def load(sources: Iterable[Source], registry: Registry) -> tuple[Document, ...]:
     if found:
         raise Invalid("\n".join(_shown(*one) for one in found), tuple(cause for _, _, cause in found))
     return tuple(documents)
+
+
+class Values(msgspec.Struct, frozen=True):
+    """One document that is no object of a kind: a program's own file, read with the same care.
+
+    Attributes:
+        value: What was written; None for an empty text.
+        lines: Line of every field, by its path as text.
+    """
+
+    value: Any
+    lines: Mapping[str, int]
+
+    def line_of(self, field: str) -> int:
+        """Return the line of a field; of a field that was not written, the line of what should hold it."""
+        return _line_of(self.lines, field, 1)
+
+
+def parse(source: Source) -> Values:
+    """Return the one document of a source, whatever it says.
+
+    Raises:
+        Invalid: It is not one document of YAML or JSON as this module takes it.
+    """
+    reader = _Reader(source.text)
+    documents = list(reader.documents())
+    if len(documents) > 1:
+        reader.problems.append((documents[1].line, Cause(field="", message="one document is allowed, here begins a second")))
+    if reader.problems:
+        raise Invalid("\n".join(_shown(source.name, *one) for one in reader.problems), tuple(cause for _, cause in reader.problems))
+    return Values(documents[0].value, documents[0].lines) if documents else Values(None, {})
 
 
 def _read(path: str, stdin: IO[bytes]) -> Iterator[Source]:

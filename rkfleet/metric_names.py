@@ -29,7 +29,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Full name as exposed; counters end in `_total`.
-        program: Which program exposes it: controller, registry, gateway or agent.
+        program: Which program exposes it.
         instants: For durations: from which instant to which.
     """
 
@@ -37,7 +37,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["counter", "gauge", "histogram"]
     unit: str
     help: str
-    program: Literal["controller", "registry", "gateway", "agent", "every"]
+    program: Literal["controller", "registry", "gateway", "agent", "simulated-boards", "every"]
     labels: tuple[str, ...] = ()
     buckets: Buckets = ()
     instants: str = ""
@@ -168,6 +168,10 @@ BOARD_STORAGE_FREE: Final = _metric(
     name="rkfleet_board_storage_free_bytes", type="gauge", unit="bytes", program="agent",
     help="Free bytes of the file system that holds the artifacts.",
 )  # fmt: skip
+BOARD_SIMULATED: Final = _metric(
+    name="rkfleet_board_simulated", type="gauge", unit="boolean", program="agent",
+    help="1 when the board's hardware does not exist, so that every other figure of it is simulated; else 0.",
+)  # fmt: skip
 
 # ---- gateway -------------------------------------------------------------------------------------------------------------------
 GATEWAY_REQUESTS: Final = _metric(
@@ -276,9 +280,48 @@ SESSION_MESSAGES: Final = _metric(
     name="rkfleet_session_messages_total", type="counter", unit="", program="controller", labels=("direction", "message"),
     help="Messages on the sessions of boards; direction is received or sent.",
 )  # fmt: skip
+# The fleet as the controller's caches know it: the same figures as `kubectl get` shows, for alerts and dashboards.
+BOARDS: Final = _metric(
+    name="rkfleet_boards", type="gauge", unit="boards", program="controller",
+    labels=("condition", "status", "reason", "soc", "simulated"),
+    help="Boards by condition, its status and reason, chip, and whether the hardware is simulated; a board counts once for each condition.",
+)  # fmt: skip
+DEPLOYMENT_REPLICAS: Final = _metric(
+    name="rkfleet_deployment_replicas", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas that a deployment wants.",
+)  # fmt: skip
+DEPLOYMENT_AVAILABLE: Final = _metric(
+    name="rkfleet_deployment_replicas_available", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas of a deployment that serve and count for the minimum available.",
+)  # fmt: skip
+DEPLOYMENT_UPDATED: Final = _metric(
+    name="rkfleet_deployment_replicas_updated", type="gauge", unit="replicas", program="controller", labels=("namespace", "deployment"),
+    help="Replicas of a deployment that are of its newest revision.",
+)  # fmt: skip
+DEPLOYMENT_CONDITION: Final = _metric(
+    name="rkfleet_deployment_condition", type="gauge", unit="", program="controller",
+    labels=("namespace", "deployment", "condition", "status", "reason"),
+    help="1 for each condition of a deployment (Ready, Available, Progressing) with the status and the reason that it has now.",
+)  # fmt: skip
+
 STATUS_WRITES: Final = _metric(
     name="rkfleet_status_writes_total", type="counter", unit="", program="controller", labels=("kind",),
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",
+)  # fmt: skip
+
+LOOP_LAG_SECONDS: Final = _metric(
+    name="rkfleet_event_loop_lag_seconds", type="histogram", unit="seconds", program="controller",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    help="How late the event loop is: 20 probes a second, so that a pause counts as long as it lasts.",
+    instants="From the moment at which a sleeping task was due to the moment at which it ran.",
+)  # fmt: skip
+LOG_STREAMS: Final = _metric(
+    name="rkfleet_log_streams", type="gauge", unit="", program="controller",
+    help="Logs of workers and agents that clients of the API read now.",
+)  # fmt: skip
+LOG_LINES_DROPPED: Final = _metric(
+    name="rkfleet_log_lines_dropped_total", type="counter", unit="lines", program="controller",
+    help="Lines of logs that a reader did not get because the board had to forget them first; the reader is told how many.",
 )  # fmt: skip
 
 # ---- registry ------------------------------------------------------------------------------------------------------------------
@@ -301,6 +344,16 @@ REGISTRY_UPLOADS: Final = _metric(
 REGISTRY_FREE_BYTES: Final = _metric(
     name="rkfleet_registry_storage_free_bytes", type="gauge", unit="bytes", program="registry",
     help="Free bytes of the file system that holds the blobs, the reserve included.",
+)  # fmt: skip
+
+# ---- host of simulated boards --------------------------------------------------------------------------------------------------
+SIMULATED_BOARDS: Final = _metric(
+    name="rkfleet_simulated_boards", type="gauge", unit="boards", program="simulated-boards", labels=("state",),
+    help="Boards of this host by state: in session, away (running without a session), off (stopped on purpose), failed.",
+)  # fmt: skip
+SIMULATED_BOARD_FAILURES: Final = _metric(
+    name="rkfleet_simulated_board_failures_total", type="counter", unit="failures", program="simulated-boards", labels=("board",),
+    help="Times that a board of this host ended by an error and was started again.",
 )  # fmt: skip
 
 ALL: Final[tuple[Metric, ...]] = tuple(_entries)

@@ -6,16 +6,18 @@ mix. A metric that is not declared for the program cannot be made, and a declare
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 
 from rkfleet import __version__
 from rkfleet.metric_names import ALL, BUILD_INFO, Metric
 
 __all__ = ["Metrics"]
 
-Program = Literal["controller", "registry", "gateway", "agent"]
+Program = Literal["controller", "registry", "gateway", "agent", "simulated-boards"]
 
 
 class Metrics:
@@ -61,6 +63,10 @@ class Metrics:
     def clear(self, entry: Metric) -> None:
         """Forget every label value of a metric, before a gauge is set anew from a whole state."""
         self._made[entry.name].clear()
+
+    def families(self) -> Iterable[Family]:
+        """Return every metric with its samples now, for whoever exposes several programs together."""
+        return self._registry.collect()
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
@@ -20,7 +21,7 @@ import uvicorn
 
 from rkfleet.errors import FailedPrecondition, Invalid
 
-__all__ = ["ASGIApp", "Listener", "Tls", "bracketed", "ops_app", "serve_asgi", "server_context"]
+__all__ = ["ASGIApp", "Listener", "Tls", "bracketed", "is_loopback", "ops_app", "serve_asgi", "server_context"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -90,6 +91,14 @@ def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: A
 def bracketed(host: str) -> str:
     """Return a host as URLs write it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only programs of this machine reach a listener at this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _answer(send: Send, status: int, body: bytes, content_type: bytes = _TEXT) -> None:

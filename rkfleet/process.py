@@ -26,7 +26,16 @@ import msgspec
 from rkfleet.clock import format_time
 from rkfleet.errors import FailedPrecondition, FleetError
 
-__all__ = ["lock_data_dir", "main", "run_until_stopped", "setup_logging", "wait_for_stop", "wait_for_stop_signals", "watch_lifeline"]
+__all__ = [
+    "extra_fields",
+    "lock_data_dir",
+    "main",
+    "run_until_stopped",
+    "setup_logging",
+    "wait_for_stop",
+    "wait_for_stop_signals",
+    "watch_lifeline",
+]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -176,6 +185,11 @@ def _first_fleet_error(error: BaseException) -> FleetError | None:
     return error if isinstance(error, FleetError) else None
 
 
+def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what was given to a log call as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object per record: time, level, logger, message, the `extra` fields, and the traceback of an error."""
 
@@ -186,7 +200,7 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD_FIELDS)
+        line.update(extra_fields(record))
         if record.exc_info and record.exc_info[0] is not None:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         return msgspec.json.encode(line, enc_hook=str).decode()

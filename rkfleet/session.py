@@ -26,13 +26,18 @@ from rkfleet.errors import BadRequest, Internal
 from rkfleet.report import BoardFacts, BoardState, LogEntry
 
 __all__ = [
-    "GRANTS_OUTSTANDING_MAX", "PROTOCOL_VERSION", "TRANSITIONS", "AssignmentAnswer", "AssignmentOffer", "BoardMessage",
-    "ControllerMessage", "Conversation", "End", "Goodbye", "GoodbyeReason", "Grant", "GrantRequest", "Hello", "Message", "Report",
-    "ReportAck", "State", "Table", "Verdict", "Welcome",
+    "GRANTS_OUTSTANDING_MAX", "LOG_CHUNK_BYTES_MAX", "LOG_CHUNK_LINES_MAX", "LOG_LINE_LENGTH_MAX", "LOG_REQUESTS_OUTSTANDING_MAX",
+    "PROTOCOL_VERSION", "TRANSITIONS", "AssignmentAnswer", "AssignmentOffer", "BoardMessage", "ControllerMessage", "Conversation", "End",
+    "Goodbye", "GoodbyeReason", "Grant", "GrantRequest", "Hello", "LogCancel", "LogChunk", "LogLine", "LogRequest", "LogSource", "Message",
+    "Report", "ReportAck", "State", "Table", "Verdict", "Welcome",
 ]  # fmt: skip
 
 PROTOCOL_VERSION: Final = 1
 GRANTS_OUTSTANDING_MAX: Final = 16  # One for each replica that is fetched at the same time; a board fetches a few.
+LOG_REQUESTS_OUTSTANDING_MAX: Final = 8  # Twice what the controller lets people open on a board: cancelled ones wait for their answer.
+LOG_CHUNK_LINES_MAX: Final = 200  # A screen or four; with the next limit, what a report may have to wait for.
+LOG_CHUNK_BYTES_MAX: Final = 16 << 10  # Two seconds of a link of 64 kbit/s, a fifth of the silence that ends a session.
+LOG_LINE_LENGTH_MAX: Final = 512  # Characters; the lines of a runtime are shorter, and who dumps data into its log is cut.
 
 
 class Verdict(enum.Enum):
@@ -69,6 +74,7 @@ class Hello(_Value, frozen=True, kw_only=True):
         assignment_number: Number in the board's ledger; 0 for none.
         assignment_sha256: Hash in the board's ledger; empty for none.
         serving_url: Base URL at which gateways reach the board.
+        answers_logs: The board answers a LogRequest; False for agents of before it existed, which must not be asked.
     """
 
     protocol: int
@@ -79,6 +85,7 @@ class Hello(_Value, frozen=True, kw_only=True):
     assignment_sha256: str
     facts: BoardFacts
     serving_url: str = ""
+    answers_logs: bool = False
 
 
 class Welcome(_Value, frozen=True, kw_only=True):
@@ -152,6 +159,74 @@ class Grant(_Value, frozen=True, kw_only=True):
     refusal: str = ""
 
 
+class LogSource(enum.Enum):
+    """Whose journal is asked for."""
+
+    UNSPECIFIED = "UNSPECIFIED"  # One of a newer controller; the board refuses it with a sentence.
+    WORKER = "WORKER"  # What a replica's worker wrote, and what its supervisor says about it.
+    AGENT = "AGENT"  # What the agent itself logs.
+
+
+class LogRequest(_Value, frozen=True, kw_only=True):
+    """The controller wants lines of a journal; exactly one LogChunk answers it, also when it is cancelled.
+
+    The board remembers nothing between two requests: whoever follows a journal asks again with what the last chunk said.
+
+    Attributes:
+        request_id: Rises within a session.
+        replica_uid: Whose worker, for `LogSource.WORKER`.
+        run: 0 is the worker's newest run and all that follow, -1 the one before it, a positive number names a run.
+        after: Number of the last line that was seen; None in the first request.
+        tail_lines: Of the first request: no more lines than so many, the last ones; None for all.
+        since_seconds: Of the first request: lines that are no older; 0 for all.
+        wait: Answer when there is a line, not now.
+    """
+
+    request_id: int
+    source: LogSource
+    replica_uid: str = ""
+    run: int = 0
+    after: int | None = None
+    tail_lines: int | None = None
+    since_seconds: int = 0
+    wait: bool = False
+
+
+class LogLine(_Value, frozen=True, kw_only=True):
+    """One line, with the milliseconds since 1970 at which it was written, by the board's clock as it is now."""
+
+    time_milliseconds: int
+    text: str
+
+
+class LogChunk(_Value, frozen=True, kw_only=True):
+    """Lines of a journal, at most `LOG_CHUNK_LINES_MAX` of together `LOG_CHUNK_BYTES_MAX`.
+
+    Attributes:
+        next: What to ask after next time.
+        newest: Number of the newest line of the journal.
+        dropped: Lines between `after` of the request and the first of these that the journal had to forget.
+        run: The run that was asked for, as a number.
+        ended: Nothing will ever follow.
+        refusal: Why there is nothing to read; empty when there is.
+    """
+
+    request_id: int
+    lines: tuple[LogLine, ...] = ()
+    next: int = 0
+    newest: int = 0
+    dropped: int = 0
+    run: int = 0
+    ended: bool = False
+    refusal: str = ""
+
+
+class LogCancel(_Value, frozen=True, kw_only=True):
+    """The controller waits for this answer no longer; the board gives it at once, empty."""
+
+    request_id: int
+
+
 class Goodbye(_Value, frozen=True, kw_only=True):
     """Last message of its sender; the board comes back no sooner than after `reconnect_after_seconds`."""
 
@@ -160,8 +235,8 @@ class Goodbye(_Value, frozen=True, kw_only=True):
     reconnect_after_seconds: float = 0.0
 
 
-BoardMessage = Hello | AssignmentAnswer | Report | GrantRequest | Goodbye
-ControllerMessage = Welcome | AssignmentOffer | ReportAck | Grant | Goodbye
+BoardMessage = Hello | AssignmentAnswer | Report | GrantRequest | LogChunk | Goodbye
+ControllerMessage = Welcome | AssignmentOffer | ReportAck | Grant | LogRequest | LogCancel | Goodbye
 Message = BoardMessage | ControllerMessage
 
 
@@ -198,6 +273,9 @@ TRANSITIONS: Final[Table] = MappingProxyType({
     (State.TAKEN, End.CONTROLLER, ReportAck): State.TAKEN,
     (State.TAKEN, End.BOARD, GrantRequest): State.TAKEN,
     (State.TAKEN, End.CONTROLLER, Grant): State.TAKEN,
+    (State.TAKEN, End.CONTROLLER, LogRequest): State.TAKEN,
+    (State.TAKEN, End.CONTROLLER, LogCancel): State.TAKEN,
+    (State.TAKEN, End.BOARD, LogChunk): State.TAKEN,
     (State.TAKEN, End.BOARD, Goodbye): State.BOARD_LEFT,
     (State.TAKEN, End.CONTROLLER, Goodbye): State.CONTROLLER_LEFT,
 
@@ -206,6 +284,9 @@ TRANSITIONS: Final[Table] = MappingProxyType({
     (State.OFFERED, End.CONTROLLER, ReportAck): State.OFFERED,
     (State.OFFERED, End.BOARD, GrantRequest): State.OFFERED,
     (State.OFFERED, End.CONTROLLER, Grant): State.OFFERED,
+    (State.OFFERED, End.CONTROLLER, LogRequest): State.OFFERED,
+    (State.OFFERED, End.CONTROLLER, LogCancel): State.OFFERED,
+    (State.OFFERED, End.BOARD, LogChunk): State.OFFERED,
     (State.OFFERED, End.BOARD, Goodbye): State.BOARD_LEFT,
     (State.OFFERED, End.CONTROLLER, Goodbye): State.CONTROLLER_LEFT,
 
@@ -214,11 +295,14 @@ TRANSITIONS: Final[Table] = MappingProxyType({
     (State.BOARD_LEFT, End.CONTROLLER, AssignmentOffer): State.BOARD_LEFT,
     (State.BOARD_LEFT, End.CONTROLLER, ReportAck): State.BOARD_LEFT,
     (State.BOARD_LEFT, End.CONTROLLER, Grant): State.BOARD_LEFT,
+    (State.BOARD_LEFT, End.CONTROLLER, LogRequest): State.BOARD_LEFT,
+    (State.BOARD_LEFT, End.CONTROLLER, LogCancel): State.BOARD_LEFT,
     (State.BOARD_LEFT, End.CONTROLLER, Goodbye): State.BOARD_LEFT,
     (State.CONTROLLER_LEFT, End.BOARD, Hello): State.CONTROLLER_LEFT,
     (State.CONTROLLER_LEFT, End.BOARD, AssignmentAnswer): State.CONTROLLER_LEFT,
     (State.CONTROLLER_LEFT, End.BOARD, Report): State.CONTROLLER_LEFT,
     (State.CONTROLLER_LEFT, End.BOARD, GrantRequest): State.CONTROLLER_LEFT,
+    (State.CONTROLLER_LEFT, End.BOARD, LogChunk): State.CONTROLLER_LEFT,
     (State.CONTROLLER_LEFT, End.BOARD, Goodbye): State.CONTROLLER_LEFT,
 })  # fmt: skip
 

@@ -21,6 +21,8 @@ from rkfleet.kinds.board import DriverVersion, Runtime, Versions
 from rkfleet.kinds.replica import ExitReason, LastExit, Measured, Progress
 from rkfleet.report import LOG_ENTRIES_MAX, BoardFacts, BoardState, LogEntry, ReplicaState, RunningWorker
 from rkfleet.session import (
+    LOG_CHUNK_LINES_MAX,
+    LOG_LINE_LENGTH_MAX,
     AssignmentAnswer,
     AssignmentOffer,
     BoardMessage,
@@ -30,6 +32,11 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogCancel,
+    LogChunk,
+    LogLine,
+    LogRequest,
+    LogSource,
     Report,
     ReportAck,
     Verdict,
@@ -45,6 +52,7 @@ REPLICAS_MAX: Final = 256  # As `Board.status.running` in the schema.
 CONDITIONS_MAX: Final = 32  # As every list of conditions in the schema.
 RUNTIMES_MAX: Final = 16  # As `Board.status.runtimes` in the schema.
 DIGESTS_MAX: Final = 64  # Files of one variant; a model has a handful.
+LOG_TIME_MAX: Final = 253_402_300_799_999  # The last millisecond of the year 9999, which every reader can still write down.
 SOURCES_MAX: Final = 16  # Registry and peers of one site.
 
 T = TypeVar("T")
@@ -52,6 +60,7 @@ Word = TypeVar("Word", bound=str)
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # All but the tab: a line is one line, and moves no cursor.
 _STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 _EVENT_TYPES: Final[tuple[Literal["Normal", "Warning"], ...]] = ("Normal", "Warning")
 _EXIT_REASONS: Final[tuple[ExitReason, ...]] = get_args(ExitReason)
@@ -70,6 +79,8 @@ def encode_board_message(message: BoardMessage) -> pb.SessionRequest:
             return pb.SessionRequest(report=pb.Report(state=_encode_state(state), log=entries, log_dropped=dropped))
         case GrantRequest(request_id=request_id, digests=digests):
             return pb.SessionRequest(grant_request=pb.GrantRequest(request_id=request_id, digests=digests))
+        case LogChunk():
+            return pb.SessionRequest(log_chunk=_encode_log_chunk(message))
         case Goodbye():
             return pb.SessionRequest(goodbye=_encode_goodbye(message))
 
@@ -93,6 +104,8 @@ def decode_board_message(message: pb.SessionRequest) -> BoardMessage:
             if bad := next((digest for digest in digests if not _DIGEST.fullmatch(digest)), None):
                 raise BadRequest(f"digest {bad[:80]!r} is not sha256: and 64 hex digits")
             return GrantRequest(request_id=message.grant_request.request_id, digests=tuple(digests))
+        case "log_chunk":
+            return _decode_log_chunk(message.log_chunk)
         case "goodbye":
             return _decode_goodbye(message.goodbye)
         case _:
@@ -125,6 +138,10 @@ def encode_controller_message(message: ControllerMessage) -> pb.SessionResponse:
                     refusal=message.refusal,
                 )
             )
+        case LogRequest():
+            return pb.SessionResponse(log_request=_encode_log_request(message))
+        case LogCancel(request_id=request_id):
+            return pb.SessionResponse(log_cancel=pb.LogCancel(request_id=request_id))
         case Goodbye():
             return pb.SessionResponse(goodbye=_encode_goodbye(message))
 
@@ -158,6 +175,10 @@ def decode_controller_message(message: pb.SessionResponse) -> ControllerMessage:
                 expires_in_seconds=grant.expires_in_seconds,
                 refusal=_text("refusal", grant.refusal),
             )
+        case "log_request":
+            return _decode_log_request(message.log_request)
+        case "log_cancel":
+            return LogCancel(request_id=message.log_cancel.request_id)
         case "goodbye":
             return _decode_goodbye(message.goodbye)
         case _:
@@ -174,6 +195,7 @@ def _encode_hello(hello: Hello) -> pb.Hello:
         assignment_sha256=hello.assignment_sha256,
         facts=_encode_facts(hello.facts),
         serving_url=hello.serving_url,
+        answers_logs=hello.answers_logs,
     )
 
 
@@ -190,6 +212,7 @@ def _decode_hello(hello: pb.Hello) -> Hello:
         assignment_sha256=held,
         facts=_decode_facts(hello.facts),
         serving_url=_text("serving_url", hello.serving_url),
+        answers_logs=hello.answers_logs,
     )
 
 
@@ -199,6 +222,65 @@ def _verdict(code: int) -> Verdict:
         return Verdict(pb.AssignmentAnswer.Verdict.Name(code).removeprefix("VERDICT_"))
     except ValueError:
         return Verdict.INVALID
+
+
+def _encode_log_request(request: LogRequest) -> pb.LogRequest:
+    return pb.LogRequest(
+        request_id=request.request_id,
+        source=f"SOURCE_{request.source.value}",
+        replica_uid=request.replica_uid,
+        run=request.run,
+        after=request.after,
+        tail_lines=request.tail_lines,
+        since_seconds=request.since_seconds,
+        wait=request.wait,
+    )
+
+
+def _decode_log_request(request: pb.LogRequest) -> LogRequest:
+    try:
+        source = LogSource(pb.LogRequest.Source.Name(request.source).removeprefix("SOURCE_"))
+    except ValueError:
+        source = LogSource.UNSPECIFIED
+    return LogRequest(
+        request_id=request.request_id,
+        source=source,
+        replica_uid=_text("replica_uid", request.replica_uid),
+        run=request.run,
+        after=request.after if request.HasField("after") else None,
+        tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
+        since_seconds=request.since_seconds,
+        wait=request.wait,
+    )
+
+
+def _encode_log_chunk(chunk: LogChunk) -> pb.LogChunk:
+    return pb.LogChunk(
+        request_id=chunk.request_id,
+        lines=[pb.LogLine(time_milliseconds=line.time_milliseconds, text=line.text) for line in chunk.lines],
+        next=chunk.next,
+        newest=chunk.newest,
+        dropped=chunk.dropped,
+        run=chunk.run,
+        ended=chunk.ended,
+        refusal=chunk.refusal,
+    )
+
+
+def _decode_log_chunk(chunk: pb.LogChunk) -> LogChunk:
+    return LogChunk(
+        request_id=chunk.request_id,
+        lines=tuple(
+            LogLine(time_milliseconds=min(line.time_milliseconds, LOG_TIME_MAX), text=_CONTROL.sub("", line.text[:LOG_LINE_LENGTH_MAX]))
+            for line in _list("lines", chunk.lines, LOG_CHUNK_LINES_MAX)
+        ),
+        next=chunk.next,
+        newest=chunk.newest,
+        dropped=chunk.dropped,
+        run=chunk.run,
+        ended=chunk.ended,
+        refusal=_text("refusal", chunk.refusal),
+    )
 
 
 def _encode_goodbye(goodbye: Goodbye) -> pb.Goodbye:

@@ -1,22 +1,64 @@
-"""Everything that the loop looks at on the machine, behind one object with the paths filled in.
+"""Everything that the agent looks at on the machine, behind one seam.
 
-Made by `agent/app.py`, called by `agent/loop.py` each time it looks around.
+Made by `agent/app.py`, called by `agent/loop.py` each time it looks around and by the session for every Hello. A board that does not exist
+has sensors of its own (`simulation/boards/machine.py`).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from agent.board import facts, memory, storage
+from agent.board import facts, kernel, memory, storage
 from rkfleet.kinds.board import Runtime
 from rkfleet.report import BoardFacts
 
-__all__ = ["Sensors"]
+__all__ = ["MachineSensors", "Sensors"]
 
 
-class Sensors:
-    """The machine of one agent."""
+class Sensors(Protocol):
+    """What can be asked about the machine. The figures are those of the moment, except where it says otherwise."""
+
+    def facts(self, cached_bytes: int) -> BoardFacts:
+        """Return the facts; `cached_bytes` is what artifacts take already.
+
+        Raises:
+            OSError: The machine does not tell.
+        """
+        ...
+
+    def memory(self) -> memory.Memory:
+        """Return the machine's memory.
+
+        Raises:
+            OSError: The machine does not tell.
+        """
+        ...
+
+    def storage(self) -> storage.Storage:
+        """Return the data directory's file system.
+
+        Raises:
+            OSError: The directory is gone.
+        """
+        ...
+
+    def machine_id(self) -> str:
+        """Return what tells this machine from every other, the same for its whole life; empty if nothing does."""
+        ...
+
+    def boot_id(self) -> str:
+        """Return what changes with every boot, and only then; empty if nothing does."""
+        ...
+
+    def cores(self) -> int:
+        """Return the CPU cores that the agent may use; does not change while it runs."""
+        ...
+
+
+class MachineSensors:
+    """The machine that the agent runs on."""
 
     def __init__(self, root: Path, data_dir: Path, overrides: facts.Overrides, runtimes: tuple[Runtime, ...]) -> None:
         """Take the file system root to read from, the data directory, what the operator says instead, and what can be started."""
@@ -26,25 +68,25 @@ class Sensors:
         self._runtimes: Final = runtimes
 
     def facts(self, cached_bytes: int) -> BoardFacts:
-        """Return the facts now; `cached_bytes` is what artifacts take already.
-
-        Raises:
-            OSError: The machine does not tell.
-        """
+        """Read them."""
         return facts.observe_facts(self._root, self._data_dir, cached_bytes, self._overrides, self._runtimes)
 
     def memory(self) -> memory.Memory:
-        """Return the machine's memory now.
-
-        Raises:
-            OSError: The machine does not tell.
-        """
+        """Read it."""
         return memory.observe_memory(self._root)
 
     def storage(self) -> storage.Storage:
-        """Return the data directory's file system now.
-
-        Raises:
-            OSError: The directory is gone.
-        """
+        """Ask the file system."""
         return storage.observe_storage(self._data_dir)
+
+    def machine_id(self) -> str:
+        """Read it."""
+        return kernel.observe_machine_id(self._root)
+
+    def boot_id(self) -> str:
+        """Read it."""
+        return kernel.observe_boot_id(self._root)
+
+    def cores(self) -> int:
+        """Ask the scheduler, which knows about containers and `taskset`."""
+        return len(os.sched_getaffinity(0))

@@ -74,6 +74,15 @@ def runtime_missing(replica: AssignedReplica, abilities: Abilities) -> Standing:
     return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet get boards -o yaml")
 
 
+def no_reference_row(replica: AssignedReplica, soc: str, missing: str, steps: tuple[Step, ...]) -> Standing:
+    """The runtime is simulated and the table has no speed for the variant on this chip."""
+    if replica.reference_model:
+        why = f"this board is simulated and has no speed for variant {replica.variant} of {replica.model}: {missing}"
+    else:
+        why = f"this board is simulated, and variant {replica.variant} of {replica.model} names no row of the benchmark table (reference)"
+    return Standing(reason=conditions.NO_REFERENCE_ROW, why=why, command=f"rkfleet bench table --soc {soc}", steps=steps)
+
+
 def waiting_for_predecessor(replica: AssignedReplica, before: AssignedReplica | None, steps: tuple[Step, ...]) -> Standing:
     """Memory or the place itself is still taken by a worker on its way out."""
     command = _describe(before) if before else _describe(replica)

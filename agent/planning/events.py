@@ -24,7 +24,7 @@ _NORMAL: Final = frozenset({
 })  # fmt: skip
 _WARNINGS: Final = frozenset({
     conditions.FETCH_FAILED, conditions.DISK_FULL, conditions.DIGEST_MISMATCH, conditions.RUNTIME_MISSING, conditions.DRAIN_DEADLINE,
-    conditions.LOW_MEMORY,
+    conditions.LOW_MEMORY, conditions.NO_REFERENCE_ROW,
 })  # fmt: skip
 
 

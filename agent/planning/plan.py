@@ -153,6 +153,9 @@ def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
         return say.draining(replica, worker, cut=one.cut if one else False)
     missing = _missing(replica, observed)
     fetch = _fetch_steps(replica, missing, observed)
+    if replica.activation == "Serving" and not missing and (why := _why_no_row(replica, scene.abilities)):
+        stop = (Stop(uid=replica.uid),) if worker is not None and worker.phase != "Stopping" else ()
+        return say.no_reference_row(replica, scene.abilities.soc, why, stop)
     if worker is not None:
         if replica.activation == "Staged":
             return say.stopping(replica, fetch)
@@ -164,6 +167,17 @@ def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
     return _standing_before_start(replica, scene)
 
 
+def _why_no_row(replica: AssignedReplica, abilities: Abilities) -> str:
+    """Return why a simulated runtime cannot run the replica; empty if it can, and for a runtime that is not simulated."""
+    table = abilities.tables.get(replica.runtime)
+    words = (replica.reference_model, replica.dtype, abilities.soc, replica.reference_sdk_version)
+    return table.why_missing(*words) if table is not None and table.find(*words) is None else ""
+
+
+def _key(replica: AssignedReplica, library: str, abilities: Abilities) -> str:
+    return worker_key(replica, library, simulated=replica.runtime in abilities.tables)
+
+
 def _standing_with_worker(
     replica: AssignedReplica, worker: WorkerState, missing: tuple[AssignedFile, ...], fetch: tuple[Step, ...], scene: _Scene
 ) -> say.Standing:
@@ -173,7 +187,7 @@ def _standing_with_worker(
     if missing and (worker.phase == "BackOff" or any(file.digest in scene.observed.mismatched for file in missing)):
         return msgspec.structs.replace(say.fetching(replica, missing, scene.observed, ()), steps=(Stop(uid=replica.uid), *fetch))
     library = scene.abilities.libraries.get(replica.runtime)
-    if library is not None and worker.key != worker_key(replica, library) and not missing:
+    if library is not None and worker.key != _key(replica, library, scene.abilities) and not missing:
         return say.loading(replica, (Start(spec=_spec(replica, library, scene)),))
     if worker.phase == "BackOff":
         return say.back_off(replica, worker, _verify_steps(replica, worker, scene.observed))
@@ -228,13 +242,16 @@ def _spec(replica: AssignedReplica, library: str, scene: _Scene) -> WorkerSpec:
         uid=replica.uid,
         namespace=replica.namespace,
         name=replica.name,
-        key=worker_key(replica, library),
+        key=_key(replica, library, scene.abilities),
         runtime=replica.runtime,
         model_path=scene.observed.files[weight.digest],
         context_tokens=replica.serving.context_tokens,
         max_concurrent=replica.serving.max_concurrent,
         threads=share_threads(replica.serving.threads, scene.abilities.cores, sharers),
         memory_bytes=replica.memory_bytes,
+        dtype=replica.dtype,
+        reference_model=replica.reference_model,
+        reference_sdk_version=replica.reference_sdk_version,
     )
 
 

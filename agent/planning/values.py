@@ -12,6 +12,7 @@ import msgspec
 
 from agent.workers.base import WorkerSpec, WorkerState
 from rkfleet.assignment import AssignedFile, AssignedReplica
+from rkfleet.benchmarks import Table
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import ReplicaState
 
@@ -27,6 +28,8 @@ class Abilities(_Value, frozen=True, kw_only=True):
 
     Attributes:
         libraries: Version of the library of each runtime that can be started, by runtime name.
+        soc: The board's chip; only asked for where a runtime is simulated.
+        tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         cores: CPU cores that the agent may use.
         memory_bytes: Memory that workers may take together.
         serving_url: Base URL at which gateways reach this board.
@@ -36,6 +39,8 @@ class Abilities(_Value, frozen=True, kw_only=True):
     cores: int
     memory_bytes: int
     serving_url: str
+    soc: str = ""
+    tables: Mapping[str, Table] = {}
 
 
 class FetchState(_Value, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, FleetError, Internal, NotFound, Unavailable
 from rkfleet.kinds.replica import Measured
 from rkfleet.metrics import Metrics
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 __all__ = ["Serving"]
 
@@ -44,7 +45,10 @@ class _NoSuchMethod(BadRequest):
 class Serving:
     """The application and what the agent's loop reads of it."""
 
-    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, *, simulated: bool = False) -> None:
+        """Take the routes, and whether every answer must say that the board is simulated."""
+        self._own_headers: Final = [(SIMULATED_HEADER.encode(), b"true")] if simulated else []
+        self._simulated: Final = simulated
         self._routes: Final = routes
         self._clock: Final = clock
         self._queue: Final = Queue()
@@ -64,6 +68,7 @@ class Serving:
         """Answer one request (ASGI)."""
         arrived_at = self._clock.monotonic()
         client = Connection(receive, send)
+        client.headers = [*self._own_headers]
         try:
             await self._dispatch(scope, client, arrived_at)
         except FleetError as error:
@@ -83,7 +88,7 @@ class Serving:
             await self._generate(kind, replica, client, arrived_at)
         elif path == "models":
             _allow(scope, "GET", "HEAD")
-            cards = [openai.model_card(route.served_model_name, route.context_tokens) for route in self._models(replica)]
+            cards = [self._card(route) for route in self._models(replica)]
             await client.json(msgspec.json.encode({"object": "list", "data": cards}))
         elif path.startswith("models/"):
             _allow(scope, "GET", "HEAD")
@@ -91,7 +96,7 @@ class Serving:
             route = next((one for one in self._models(replica) if one.served_model_name == name), None)
             if route is None:
                 raise self._unknown_model(name, replica)
-            await client.json(msgspec.json.encode(openai.model_card(route.served_model_name, route.context_tokens)))
+            await client.json(msgspec.json.encode(self._card(route)))
         else:
             raise _unknown_path(scope["path"])
 
@@ -120,12 +125,15 @@ class Serving:
     async def _generate(self, kind: openai.Kind, replica: Route | None, client: Connection, arrived_at: float) -> None:
         request = openai.parse_request(kind, await client.body())
         route = self._choose(request.model, replica)
-        client.headers = [
+        client.headers += [
             (b"x-rkfleet-board", route.board.encode()),
             (b"x-rkfleet-replica", f"{route.namespace}/{route.name}".encode()),
             (b"x-rkfleet-variant", route.variant.encode()),
         ]
         await client.while_connected(self._proxy.answer(request, route, arrived_at, client))
+
+    def _card(self, route: Route) -> dict[str, Any]:
+        return openai.model_card(route.served_model_name, route.context_tokens, simulated=self._simulated)
 
     def _choose(self, model: str, replica: Route | None) -> Route:
         """Return the route that should answer: ready before not ready, then the least busy.

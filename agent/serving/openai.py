@@ -312,6 +312,10 @@ def error_event(error: FleetError) -> bytes:
     return b"data: " + error_body(error) + b"\n\n"
 
 
-def model_card(name: str, context_tokens: int) -> dict[str, Any]:
-    """Return one entry of `/v1/models`. Creation time is unknown here and 0; `context_window` is what several clients look for."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "rkfleet", "context_window": context_tokens}
+def model_card(name: str, context_tokens: int, *, simulated: bool = False) -> dict[str, Any]:
+    """Return one entry of `/v1/models`. Creation time is unknown here and 0; `context_window` is what several clients look for.
+
+    A simulated board says so in a field of its own, which is absent elsewhere.
+    """
+    card = {"id": name, "object": "model", "created": 0, "owned_by": "rkfleet", "context_window": context_tokens}
+    return {**card, "simulated": True} if simulated else card

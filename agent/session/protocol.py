@@ -5,6 +5,9 @@ Report is due. `runner.py` pumps it over a stream. It stands apart so that every
 
 Reports are latest-value: one is sent when something changed, no sooner than the controller's minimum interval after the last, and one is
 sent as heartbeat when nothing changed. A log entry travels once per session; the agent keeps it until it is acknowledged.
+
+Lines of journals are sent when asked for, and so slowly that they disturb neither reports nor the worker's cores. Requests are answered
+in turn: who asks again stands behind those who wait.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from rkfleet.errors import BadRequest
+from rkfleet.errors import BadRequest, Internal
 from rkfleet.report import BoardState, LogEntry
 from rkfleet.session import (
     GRANTS_OUTSTANDING_MAX,
+    LOG_REQUESTS_OUTSTANDING_MAX,
     TRANSITIONS,
     AssignmentAnswer,
     AssignmentOffer,
@@ -27,6 +31,9 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogCancel,
+    LogChunk,
+    LogRequest,
     Report,
     ReportAck,
     State,
@@ -34,11 +41,13 @@ from rkfleet.session import (
     Welcome,
 )
 
-__all__ = ["HEARTBEAT_SECONDS_MAX", "HEARTBEAT_SECONDS_MIN", "WELCOME_SECONDS_MAX", "BoardSession"]
+__all__ = ["HEARTBEAT_SECONDS_MAX", "HEARTBEAT_SECONDS_MIN", "LOG_CHUNK_SECONDS_MIN", "WELCOME_SECONDS_MAX", "BoardSession"]
 
 WELCOME_SECONDS_MAX: Final = 30.0  # Taking a session is one write; a controller that needs longer is stuck, and another may answer.
 HEARTBEAT_SECONDS_MIN: Final = 0.1  # A controller that asks for more than ten reports a second is mistaken.
 HEARTBEAT_SECONDS_MAX: Final = 600.0  # And one that asks for none in ten minutes would not see the board die.
+LOG_CHUNK_SECONDS_MIN: Final = 0.05  # Twenty chunks a second, all readers together, cost the board a hundredth of a core.
+LOG_LINES_PER_SECOND_MAX: Final = 1000  # A whole journal in half a second; 100 KiB/s of usual lines.
 
 
 class BoardSession:
@@ -61,6 +70,9 @@ class BoardSession:
         self._log_sent = 0
         self._grants: set[int] = set()
         self._grant_last = 0
+        self._log_requests: dict[int, LogRequest] = {}
+        self._log_request_last = 0
+        self._log_due_at = -math.inf
         self._send(hello)
 
     @property
@@ -101,6 +113,11 @@ class BoardSession:
                 raise BadRequest(f"the controller answered grant request {request_id}, which is not open")
             case Grant(request_id=request_id):
                 self._grants.discard(request_id)
+            case LogRequest():
+                self._note_log_request(message)
+            case LogCancel(request_id=request_id):
+                if self._log_requests.pop(request_id, None):  # else the answer is on its way
+                    self._send(LogChunk(request_id=request_id, ended=True))
             case ReportAck() | AssignmentOffer() | Goodbye():
                 pass  # The table has said all about them.
 
@@ -135,6 +152,27 @@ class BoardSession:
         self._send(GrantRequest(request_id=self._grant_last, digests=digests))
         return self._grant_last
 
+    @property
+    def log_requests(self) -> tuple[LogRequest, ...]:
+        """Requests for lines that wait for an answer, the longest waiting first."""
+        return tuple(self._log_requests.values())
+
+    @property
+    def log_due_at(self) -> float:
+        """Monotonic time of the next answer to a request for lines; infinity while there is none, or none may be sent."""
+        return self._log_due_at if self._log_requests and self._talk.may_send(LogChunk) else math.inf
+
+    def answer_log(self, chunk: LogChunk, now: float) -> None:
+        """Answer an open request for lines; the next answer is due when this one has been paid for with time.
+
+        Raises:
+            Internal: There is no such request, which is our own mistake.
+        """
+        if self._log_requests.pop(chunk.request_id, None) is None:
+            raise Internal(f"log request {chunk.request_id} is not open")
+        self._send(chunk)
+        self._log_due_at = now + max(LOG_CHUNK_SECONDS_MIN, len(chunk.lines) / LOG_LINES_PER_SECOND_MAX)
+
     def goodbye(self, goodbye: Goodbye) -> None:
         """Leave; does nothing if either end has left already, or before the stream has carried Hello."""
         if not self._talk.left:
@@ -148,6 +186,14 @@ class BoardSession:
     def _send(self, message: BoardMessage) -> None:
         self._talk.send(message)
         self._outgoing.append(message)
+
+    def _note_log_request(self, request: LogRequest) -> None:
+        if request.request_id <= self._log_request_last:
+            raise BadRequest(f"log request {request.request_id} came after {self._log_request_last}")
+        self._log_request_last = request.request_id
+        self._log_requests[request.request_id] = request
+        if len(self._log_requests) > LOG_REQUESTS_OUTSTANDING_MAX:
+            raise BadRequest(f"{len(self._log_requests)} log requests are open, at most {LOG_REQUESTS_OUTSTANDING_MAX} are allowed")
 
     def _note_welcome(self, welcome: Welcome) -> None:
         if welcome.fleet_id != self._fleet_id:

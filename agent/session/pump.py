@@ -4,7 +4,8 @@ In: an open call. Out: offers judged, reports sent, grants answered, and the Goo
 attempt. It stands apart from the protocol because it waits, and from the runner because it lives as long as one stream.
 
 One task writes. It reads the reports cell when a report may be sent, not when it changes, and queues nothing behind a message that the link
-has not taken: a slow link carries the latest state, less often.
+has not taken: a slow link carries the latest state, less often. Lines of journals come last: a chunk is put together when there is nothing
+else to send, so a report waits for one chunk at most.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Final, Protocol
 import grpc
 import grpc.aio
 
-from agent.session.protocol import BoardSession
+from agent.session.logs import Logs
+from agent.session.protocol import LOG_CHUNK_SECONDS_MIN, BoardSession
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, Unavailable
 from rkfleet.report import BoardState, LogEntry
@@ -29,6 +31,8 @@ from rkfleet.session import (
     GoodbyeReason,
     Grant,
     Hello,
+    LogCancel,
+    LogRequest,
     ReportAck,
     Welcome,
 )
@@ -106,13 +110,14 @@ class Pump:
     """
 
     def __init__(
-        self, call: Call, hello: Hello, clock: Clock, ledger: Ledger, reports: Reports, *, on_welcome: Callable[[Welcome], None]
+        self, call: Call, hello: Hello, clock: Clock, ledger: Ledger, reports: Reports, *, logs: Logs, on_welcome: Callable[[Welcome], None]
     ) -> None:
         """Take an open call and what the stream is about; `on_welcome` must not block."""
         self._call: Final = call
         self._clock: Final = clock
         self._ledger: Final = ledger
         self._reports: Final = reports
+        self._logs: Final = logs
         self._on_welcome: Final = on_welcome
         self._session: Final = BoardSession(hello, clock.monotonic())
         self._to_send: Final = asyncio.Event()
@@ -194,6 +199,8 @@ class Pump:
                 waiting = self._grants.pop(request_id, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case LogRequest() | LogCancel():
+                self._to_send.set()
             case Goodbye():
                 self.goodbye = self.goodbye or message
                 self._over.set()
@@ -213,18 +220,37 @@ class Pump:
                 if state is not None and due <= now:
                     seen = self._reports.version
                     self._session.report(state, self._reports.log(self._session.log_sent), self._reports.dropped, now)
-                else:
+                elif not self._answer_log(now):
                     await self._something(seen, due - now)
+
+    def _answer_log(self, now: float) -> bool:
+        """Answer the longest waiting request for lines that can be answered, if it is time; return whether one was."""
+        if self._session.log_due_at <= now:
+            for request in self._session.log_requests:
+                if (chunk := self._logs.answer(request)) is not None:
+                    self._session.answer_log(chunk, now)
+                    return True
+        return False
 
     async def _something(self, seen: int, pause: float) -> None:
         """Wait until there is something to send, something new to report, or the heartbeat is due."""
         self._to_send.clear()
         waits: list[Awaitable[object]] = [self._to_send.wait()]
+        log_due = self._session.log_due_at - self._clock.monotonic()
+        if 0 < log_due < float("inf"):
+            waits.append(self._clock.sleep(log_due))
+        elif log_due <= 0:
+            waits.append(self._lines_came(self._logs.version))
         if self._reports.version == seen or self._reports.state is None:
             waits.append(self._reports.changed(self._reports.version))
         if pause < float("inf") and self._reports.state is not None:
             waits.append(self._clock.sleep(pause))
         await _first(waits)
+
+    async def _lines_came(self, seen: int) -> None:
+        """Wait until there are lines, and a moment more: a worker that prints much is answered for in few chunks."""
+        await self._logs.changed(seen)
+        await self._clock.sleep(LOG_CHUNK_SECONDS_MIN)
 
     async def _answer(self) -> None:
         while True:

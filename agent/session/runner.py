@@ -10,16 +10,18 @@ Reconnects are jittered and grow to half a minute. All durations are monotonic, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import grpc
 import grpc.aio
 import msgspec
 
-from agent.session.pump import Ledger, Pump, Reports
+from agent.session.logs import Logs, NoLogs
+from agent.session.pump import Call, Ledger, Pump, Reports
 from rkfleet.clock import Clock
 from rkfleet.enrolment import server_name
 from rkfleet.errors import FailedPrecondition, PermissionDenied, Unavailable
@@ -29,7 +31,7 @@ from rkfleet.session import GRANTS_OUTSTANDING_MAX, PROTOCOL_VERSION, Goodbye, G
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import MESSAGE_BYTES_MAX
 
-__all__ = ["Connection", "Machine", "SessionRunner", "longest_pause"]
+__all__ = ["Connect", "Connection", "Machine", "SessionRunner", "credentials_of", "longest_pause", "open_call"]
 
 RECONNECT_SECONDS_MIN: Final = 1.0  # The first attempt comes somewhere in this second: a restarted controller meets its fleet spread out.
 RECONNECT_SECONDS_MAX: Final = 30.0  # 5,000 boards then knock 170 times a second, below the 275 handshakes that one process can do.
@@ -48,6 +50,9 @@ _OPTIONS: Final[list[tuple[str, int | str]]] = [
 ]
 
 _log: Final = logging.getLogger(__name__)
+
+Connect = Callable[[], contextlib.AbstractAsyncContextManager[Call]]
+"""Opens a call, closed when the block ends; raises Unavailable if that is not possible now."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +95,9 @@ class SessionRunner:
         jitter: random.Random,
         ledger: Ledger,
         reports: Reports,
+        logs: Logs = NoLogs(),
         on_change: Callable[[], None] = lambda: None,
+        connect: Connect | None = None,
     ) -> None:
         """Take what a session needs.
 
@@ -101,14 +108,18 @@ class SessionRunner:
             jitter: Spreads reconnects.
             ledger: Where offers go.
             reports: Where reports come from.
+            logs: Where lines come from that the controller asks for.
             on_change: Called when `connection` changed; must not block.
+            connect: How a call is opened; by default `open_call`, with the files of the identity as they are when `run` begins.
         """
         self._identity: Final = identity
+        self._given_connect: Final = connect
         self._machine: Final = machine
         self._clock: Final = clock
         self._jitter: Final = jitter
         self._ledger: Final = ledger
         self._reports: Final = reports
+        self._logs: Final = logs
         self._on_change: Final = on_change
         self._grant_slots: Final = asyncio.Semaphore(GRANTS_OUTSTANDING_MAX)
         self._pump: Pump | None = None
@@ -121,11 +132,11 @@ class SessionRunner:
         Raises:
             FailedPrecondition: A file of the identity cannot be read.
         """
-        credentials = _credentials(self._identity)
+        connect = self._given_connect or self._connect()
         away_since = self._clock.monotonic()
         while True:
             began = self._clock.monotonic()
-            goodbye = await self._session(credentials)
+            goodbye = await self._session(connect)
             ended = self._clock.monotonic()
             if ended - began >= STEADY_SECONDS:
                 away_since = ended
@@ -151,24 +162,30 @@ class SessionRunner:
             raise PermissionDenied(grant.refusal)
         return grant
 
-    async def _session(self, credentials: grpc.ChannelCredentials) -> Goodbye | None:
+    def _connect(self) -> Connect:
+        identity, credentials = self._identity, credentials_of(self._identity)
+        return lambda: open_call(identity.session_address, identity.fleet_id, credentials)
+
+    async def _session(self, connect: Connect) -> Goodbye | None:
         """Hold one session from connecting to its end; return the controller's Goodbye, or None if there was none."""
-        options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", self._identity.fleet_id))]
-        async with grpc.aio.secure_channel(self._identity.session_address, credentials, options=options) as channel:
-            stub = agent_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-            pump = Pump(stub.Session(), self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)
-            self._pump = pump
-            try:
-                await pump.run()
-            except Unavailable as error:
-                self._lost(f"session with {self._identity.session_address}: {error.message}")
-            else:
-                assert pump.goodbye is not None
-                self._lost(f"{pump.goodbye.reason.value}: {pump.goodbye.message}")
-            finally:
-                self._taken.clear()
-                self._pump = None
-        return pump.goodbye
+        goodbye: Goodbye | None = None
+        try:
+            async with connect() as call:
+                pump = Pump(call, self._hello(), self._clock, self._ledger, self._reports, logs=self._logs, on_welcome=self._welcomed)
+                self._pump = pump
+                try:
+                    await pump.run()
+                finally:
+                    goodbye = pump.goodbye
+        except Unavailable as error:
+            self._lost(f"session with {self._identity.session_address}: {error.message}")
+        else:
+            assert goodbye is not None
+            self._lost(f"{goodbye.reason.value}: {goodbye.message}")
+        finally:
+            self._taken.clear()
+            self._pump = None
+        return goodbye
 
     def _hello(self) -> Hello:
         machine, held = self._machine(), self._ledger.held
@@ -181,6 +198,7 @@ class SessionRunner:
             assignment_sha256=held.sha256,
             facts=machine.facts,
             serving_url=machine.serving_url,
+            answers_logs=True,
         )
 
     def _welcomed(self, welcome: Welcome) -> None:
@@ -196,7 +214,20 @@ class SessionRunner:
         self._on_change()
 
 
-def _credentials(identity: Identity) -> grpc.ChannelCredentials:
+@contextlib.asynccontextmanager
+async def open_call(address: str, fleet_id: str, credentials: grpc.ChannelCredentials) -> AsyncIterator[Call]:
+    """Open the stream to the controller at `address`; the connection is made in the background and closed with the block."""
+    options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", fleet_id))]
+    async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+        yield agent_pb2_grpc.AgentServiceStub(channel).Session()  # type: ignore[no-untyped-call]  # generated
+
+
+def credentials_of(identity: Identity) -> grpc.ChannelCredentials:
+    """Return the credentials in the files of an identity.
+
+    Raises:
+        FailedPrecondition: A file cannot be read.
+    """
     try:
         return grpc.ssl_channel_credentials(
             root_certificates=identity.ca_file.read_bytes(),

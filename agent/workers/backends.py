@@ -55,7 +55,7 @@ class ChildBackend:
         """Return the runtime as the board advertises it."""
         return self._runtime
 
-    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None]) -> Worker:
+    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None], log: Callable[[str], None]) -> Worker:
         """Start a worker process and send it its load line.
 
         Raises:
@@ -78,7 +78,7 @@ class ChildBackend:
             )  # fmt: skip
         except OSError as error:
             raise Unavailable(f"worker process for {spec.namespace}/{spec.name} cannot be started: {error}") from error
-        worker = _ChildWorker(process, load, beat, lambda: _kernel_kills(self._proc) > killed_before)
+        worker = _ChildWorker(process, load, beat, log, lambda: _kernel_kills(self._proc) > killed_before)
         tasks.create_task(worker.follow(), name=f"worker {process.pid}")
         return worker
 
@@ -87,11 +87,17 @@ class _ChildWorker:
     """One worker process; `follow` must run for the rest to happen."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, load: pipe.Load, beat: Callable[[], None], kernel_killed: Callable[[], bool]
+        self,
+        process: asyncio.subprocess.Process,
+        load: pipe.Load,
+        beat: Callable[[], None],
+        log: Callable[[str], None],
+        kernel_killed: Callable[[], bool],
     ) -> None:
         self._process: Final = process
         self._load: Final = load
         self._beat: Final = beat
+        self._log: Final = log
         self._kernel_killed: Final = kernel_killed
         self._loaded: Final[asyncio.Future[Listener | None]] = asyncio.get_running_loop().create_future()
         self._exited: Final[asyncio.Future[Exit]] = asyncio.get_running_loop().create_future()
@@ -186,9 +192,15 @@ class _ChildWorker:
             *lines, rest = (rest + piece).split(b"\n")
             rest = rest[:LOG_LINE_BYTES_MAX]
             for line in lines:
-                text = line[:LOG_LINE_BYTES_MAX].decode(errors="replace").rstrip()
-                self._said.append(text)
-                _log.debug("worker %d: %s", self.pid, text)
+                self._note_line(line)
+        if rest:  # its last words, which a crash cut off
+            self._note_line(rest)
+
+    def _note_line(self, line: bytes) -> None:
+        text = line[:LOG_LINE_BYTES_MAX].decode(errors="replace").rstrip()
+        self._said.append(text)
+        self._log(text)
+        _log.debug("worker %d: %s", self.pid, text)
 
 
 def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool) -> Exit:

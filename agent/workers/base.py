@@ -41,6 +41,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         max_concurrent: Requests that the library works on at the same time.
         threads: CPU threads, already shared out (`share_threads`), at least 1. A running worker keeps what it started with.
         memory_bytes: Memory reserved for it, reported while it runs.
+        dtype: Quantization of the variant.
+        reference_model: Model of the benchmark row that the variant refers to; empty for none. Only simulated workers ask for it.
+        reference_sdk_version: Release of that row; empty for the newest that has one.
     """
 
     uid: str
@@ -53,6 +56,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     max_concurrent: int = 1
     threads: int = 1
     memory_bytes: int = 0
+    dtype: str = ""
+    reference_model: str = ""
+    reference_sdk_version: str = ""
 
 
 class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -143,13 +149,14 @@ class Backend(Protocol):
         """Return the runtime's name, the library's version and the backend's name, as the board advertises them."""
         ...
 
-    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None]) -> Worker:
+    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None], log: Callable[[str], None]) -> Worker:
         """Start a worker; it loads in the background.
 
         Args:
             spec: What to load.
             tasks: Where the worker's own tasks live; cancelling them ends the worker.
             beat: Called each time the worker proved that it makes progress.
+            log: Called with each line that the worker or its library prints, without the line's end; never after `exited` returned.
 
         Raises:
             Unavailable: No process could be started.
@@ -157,15 +164,18 @@ class Backend(Protocol):
         ...
 
 
-def worker_key(replica: AssignedReplica, library: str) -> str:
+def worker_key(replica: AssignedReplica, library: str, *, simulated: bool = False) -> str:
     """Return the hex key of what a running worker depends on: digests, library and load parameters.
 
     Parameters that the agent itself applies (queue length, longest answer, served name) are left out, because changing them needs no
-    new process; so is the thread share, because a neighbour that comes or goes is no reason to drop requests.
+    new process; so is the thread share, because a neighbour that comes or goes is no reason to drop requests. The reference to a benchmark
+    row is what a `simulated` worker is made of, and nothing to any other.
     """
     serving = replica.serving
     digests = sorted(f"{file.role}={file.path}={file.digest}" for file in replica.files)
     facts = [replica.runtime, library, serving.context_tokens, serving.max_concurrent, serving.threads, digests]
+    if simulated:
+        facts += [replica.dtype, replica.reference_model, replica.reference_sdk_version]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import xllamacpp
 
 from agent.workers.pipe import Load
+from rkfleet import simulated
 from rkfleet.errors import FailedPrecondition, Internal
 
 __all__ = ["PREFILL_BATCH_TOKENS", "LlamaCpp", "load"]
@@ -27,7 +28,6 @@ __all__ = ["PREFILL_BATCH_TOKENS", "LlamaCpp", "load"]
 PREFILL_BATCH_TOKENS: Final = 32
 
 GGUF_MAGIC: Final = b"GGUF"  # Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-SIMULATED_MAGIC: Final = b"RKFLEET-SIMULATED\n"
 
 LOG_WARNINGS: Final = 2  # llama.cpp's verbosity: 1 errors, 2 warnings. Above that it would log a line per request.
 
@@ -79,10 +79,10 @@ def load(load: Load) -> LlamaCpp:
 def _check_magic(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            head = file.read(len(SIMULATED_MAGIC))
+            head = file.read(len(simulated.MAGIC))
     except OSError as error:
         raise FailedPrecondition(f"model file {path} cannot be read: {error.strerror}") from error
-    if head == SIMULATED_MAGIC:
+    if head == simulated.MAGIC:
         raise FailedPrecondition(f"model file {path} is a placeholder for simulated boards; backend llamacpp runs real models only")
     if not head.startswith(GGUF_MAGIC):
         raise FailedPrecondition(f"model file {path} is no GGUF file: it starts with {head[:4]!r}, not {GGUF_MAGIC!r}")

@@ -13,10 +13,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
 
+from agent.journal import Journals
 from agent.workers.base import Backend, Exit, Listener, Phase, Worker, WorkerSpec, WorkerState
 from rkfleet import metric_names as names
 from rkfleet.clock import Clock, format_time
@@ -103,13 +105,26 @@ class Supervisor:
         metrics: Metrics,
         on_change: Callable[[], None],
         limits: Limits = Limits(),
+        journals: Journals | None = None,
     ) -> None:
+        """Take what workers are made of.
+
+        Args:
+            backends: How to start a worker of each runtime.
+            clock: Monotonic time for waits, wall time for exits.
+            random: Jitter of the back-off.
+            metrics: Where exits are counted.
+            on_change: Called after every change of a state; must not block.
+            limits: How long to wait for what.
+            journals: Where lines of workers go; its own, which nobody reads, if none are given.
+        """
         self._backends: Final[Mapping[str, Backend]] = {backend.runtime.name: backend for backend in backends}
         self._clock: Final = clock
         self._random: Final = random
         self._metrics: Final = metrics
         self._on_change: Final = on_change
         self._limits: Final = limits
+        self._journals: Final = journals or Journals(clock)
         self._slots: Final[dict[str, _Slot]] = {}
         self._asked: Final = asyncio.Event()
 
@@ -140,6 +155,10 @@ class Supervisor:
         """Return the state of every worker that is wanted or still there, by replica uid."""
         return {uid: slot.state() for uid, slot in self._slots.items()}
 
+    def retain_logs(self, uids: AbstractSet[str]) -> None:
+        """Forget what workers of other replicas than these said."""
+        self._journals.retain(uids)
+
     async def run(self) -> None:
         """Keep the workers until cancelled; then none is left."""
         async with asyncio.TaskGroup() as tasks:
@@ -157,11 +176,13 @@ class Supervisor:
             slot.spec = spec
             exit = await self._run_once(slot, spec)
             if exit.reason is None:
+                self._journals.say(uid, f"the worker ended: {exit.message}")
                 continue
             stable = slot.ready_at is not None and self._clock.monotonic() - slot.ready_at >= self._limits.stable_seconds
             failures = 1 if stable or exit.reason == "Killed" else failures + 1
             self._note_exit(slot, spec, exit.reason, exit.message)
             pause = backoff_seconds(failures, self._limits, self._random.random())
+            self._journals.say(uid, f"the worker ended: {exit.reason}: {exit.message}; it starts again in {pause:.1f} s")
             await self._back_off(slot, spec, pause)
         del self._slots[uid]
         self._on_change()
@@ -176,13 +197,16 @@ class Supervisor:
         """Start one process and mind it to its end."""
         slot.ready_at, slot.listener, slot.pid = None, None, 0
         self._enter(slot, "Starting")
+        run = self._journals.begin_run(spec.uid)
         backend = self._backends.get(spec.runtime)
         if backend is None:
             return Exit(reason="LoadFailed", message=f"runtime {spec.runtime} is not installed on this board")
         async with asyncio.TaskGroup() as tasks:
             slot.beat_at = self._clock.monotonic()
+            threads = f"{spec.threads} thread{'s' if spec.threads != 1 else ''}"
+            self._journals.say(spec.uid, f"run {run} starts: {spec.runtime} {backend.runtime.version}, {threads}, {spec.model_path}")
             try:
-                worker = await backend.start(spec, tasks, lambda: self._beat(slot))
+                worker = await backend.start(spec, tasks, lambda: self._beat(slot), lambda text: self._journals.write(spec.uid, text))
             except Unavailable as error:
                 return Exit(reason="LoadFailed", message=error.message)
             slot.pid = worker.pid
@@ -197,7 +221,9 @@ class Supervisor:
         listener = await worker.loaded()
         if listener is not None and slot.phase == "Loading":
             slot.listener = listener
-            slot.ready_at = slot.beat_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            self._journals.say(slot.spec.uid, f"the model is loaded, after {now - slot.beat_at:.1f} s")
+            slot.ready_at = slot.beat_at = now
             self._enter(slot, "Ready")
             slot.changed.set()
 

@@ -22,14 +22,15 @@ from controller.api.admission import Admission
 from controller.api.documents import Documents
 from controller.api.edge import TARGET, VERB, Edge
 from controller.api.errors import no_such_path
-from controller.api.limits import REQUESTS_MAX, WATCHES_MAX, Limit
+from controller.api.limits import LOG_STREAMS_MAX, REQUESTS_MAX, WATCHES_MAX, Limit
+from controller.api.logs import Logs, OpenLog, no_sessions
 from controller.api.resources import Resources, verb_of
 from controller.api.responses import json_response
 from controller.api.writes import Writes
 from controller.store.base import Store
 from rkfleet.clock import Clock
 from rkfleet.kinds.base import Registry
-from rkfleet.metric_names import API_WATCHES
+from rkfleet.metric_names import API_WATCHES, LOG_STREAMS
 from rkfleet.metrics import Metrics
 
 __all__ = ["KUBERNETES_MINOR", "create_api"]
@@ -49,8 +50,10 @@ def create_api(
     stopping: asyncio.Event,
     version: str,
     extra_routes: Sequence[BaseRoute] = (),
+    open_log: OpenLog = no_sessions,
     requests_max: int = REQUESTS_MAX,
     watches_max: int = WATCHES_MAX,
+    log_streams_max: int = LOG_STREAMS_MAX,
 ) -> ASGIApp:
     """Return the API.
 
@@ -65,13 +68,18 @@ def create_api(
         stopping: Set by the program before it stops its listener, so that open watches end.
         version: Version of rkfleet, shown by `/version`.
         extra_routes: Routes of other parts; they come first.
-        requests_max: Requests that may be under way at once, watches left out.
+        open_log: Asks boards for lines; by default there is no board to ask.
+        requests_max: Requests that may be under way at once, watches and logs left out.
         watches_max: Watches that may be open at once.
+        log_streams_max: Logs that may be read at once.
     """
     resources = Resources(store, Writes(store, admission, clock, ids), clock, stopping)
     requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
+    log_streams = Limit("log streams", log_streams_max)
     metrics.gauge(API_WATCHES).set_function(lambda: watches.taken)
-    kubernetes = _Kubernetes(registry, identify, resources, requests=requests, watches=watches)
+    metrics.gauge(LOG_STREAMS).set_function(lambda: log_streams.taken)
+    logs = Logs(store, open_log, clock, metrics, stopping)
+    kubernetes = _Kubernetes(registry, identify, resources, logs, requests=requests, watches=watches, log_streams=log_streams)
     routes = [
         *extra_routes,
         *(Route(path, _version(version)) for path in ("/version", "/version/")),
@@ -112,13 +120,25 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
 class _Kubernetes:
     """Serves resources, discovery and schemas to callers with a token."""
 
-    def __init__(self, registry: Registry, identify: auth.Identify, resources: Resources, *, requests: Limit, watches: Limit) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        identify: auth.Identify,
+        resources: Resources,
+        logs: Logs,
+        *,
+        requests: Limit,
+        watches: Limit,
+        log_streams: Limit,
+    ) -> None:
         self._registry: Final = registry
         self._identify: Final = identify
         self._resources: Final = resources
         self._documents: Final = Documents(registry)
         self._requests: Final = requests
         self._watches: Final = watches
+        self._logs: Final = logs
+        self._log_streams: Final = log_streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -137,6 +157,12 @@ class _Kubernetes:
         scope[TARGET] = target
         scope[VERB] = verb = verb_of(request, target)
         auth.authorize(identity, verb, target)
+        if target.subresource == "log":
+            scope[VERB] = "log"  # It is authorized as a read, and takes as long as a watch.
+            with self._log_streams.place():
+                response = await self._logs.serve(request, target)
+                await response(scope, receive, send)
+            return
         with (self._watches if verb == "watch" else self._requests).place():
             response = await self._resources.serve(request, target, verb)
             await response(scope, receive, send)

@@ -27,6 +27,7 @@ Json = dict[str, Any]
 AGGREGATED_CONTENT_TYPE: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 VERBS: Final = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 SUBRESOURCE_VERBS: Final = ("get", "patch", "update")
+LOG_VERBS: Final = ("get",)
 
 
 def core(registry: Registry) -> Json:
@@ -110,7 +111,7 @@ def _entry(kind: type[Object]) -> Json:
         entry["categories"] = list(resource.categories)
     if subresources := _subresources(kind):
         entry["subresources"] = [
-            {"subresource": name, "responseKind": response_kind, "verbs": list(SUBRESOURCE_VERBS)}
+            {"subresource": name, "responseKind": response_kind, "verbs": _subresource_verbs(name)}
             for name, response_kind in subresources.items()
         ]
     return entry
@@ -135,7 +136,7 @@ def _legacy_entries(kind: type[Object]) -> list[Json]:
             "singularName": "",
             "namespaced": resource.namespaced,
             **response_kind,
-            "verbs": list(SUBRESOURCE_VERBS),
+            "verbs": _subresource_verbs(name),
         }
         for name, response_kind in _subresources(kind).items()
     ]
@@ -150,7 +151,13 @@ def _subresources(kind: type[Object]) -> dict[str, Json]:
         subresources["status"] = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     if resource.scale:
         subresources["scale"] = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
+    if resource.log:
+        subresources["log"] = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     return subresources
+
+
+def _subresource_verbs(name: str) -> list[str]:
+    return list(LOG_VERBS if name == "log" else SUBRESOURCE_VERBS)
 
 
 def _versions(registry: Registry) -> dict[str, list[str]]:

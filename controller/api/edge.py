@@ -30,6 +30,8 @@ TARGET: Final = "rkfleet.target"
 VERB: Final = "rkfleet.verb"
 """Keys of the ASGI scope under which a handler leaves what the request turned out to be about."""
 
+OPEN_ENDED: Final = ("watch", "log")  # Verbs that take as long as the client likes; their durations say nothing.
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -80,7 +82,7 @@ class Edge:
         verb = scope.get(VERB, "")
         resource = target.kind.resource.name if target else ""
         self._metrics.counter(API_REQUESTS, verb=verb, resource=resource, code=str(code)).inc()
-        if verb != "watch":
+        if verb not in OPEN_ENDED:
             self._metrics.histogram(API_REQUEST_SECONDS, verb=verb).observe(self._clock.monotonic() - started)
 
 

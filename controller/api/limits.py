@@ -11,10 +11,11 @@ from typing import Final
 
 from rkfleet.errors import ResourceExhausted
 
-__all__ = ["REQUESTS_MAX", "WATCHES_MAX", "Limit"]
+__all__ = ["LOG_STREAMS_MAX", "REQUESTS_MAX", "WATCHES_MAX", "Limit"]
 
 REQUESTS_MAX: Final = 400  # As kube-apiserver's reads in flight: each may hold a body of 3 MiB, so 1.2 GiB at the very worst.
 WATCHES_MAX: Final = 2000  # Each holds a buffer and a TLS connection, about 60 KiB; a fleet's clients need tens.
+LOG_STREAMS_MAX: Final = 64  # Each holds a connection and one chunk of 16 KiB; a screen shows ten, and boards are asked in real time.
 
 
 class Limit:

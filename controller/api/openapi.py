@@ -204,7 +204,15 @@ def _paths(kind: type[Object]) -> Json:
     if resource.scale:
         scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
         paths[f"{scoped}/{{name}}/scale"] = _subresource_path(kind, "Scale", _SCALE, scale)
+    if resource.log:
+        paths[f"{scoped}/{{name}}/log"] = {"parameters": _path_parameters(resource, named=True), "get": _log_operation(kind)}
     return paths
+
+
+def _log_operation(kind: type[Object]) -> Json:
+    operation = _operation(kind, "get", query=_LOG_QUERY, suffix="Log")
+    operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return operation
 
 
 def _object_path(kind: type[Object]) -> Json:
@@ -285,6 +293,16 @@ _LIST_QUERY: Final = (
     _query("watch", "Stream changes in place of the list.", "boolean"),
     _query("allowWatchBookmarks", "Send bookmarks, which tell where a watch can be resumed.", "boolean"),
     _query("timeoutSeconds", "Seconds after which a watch ends.", "integer"),
+)
+_LOG_QUERY: Final = (
+    _query("follow", "Go on as lines come.", "boolean"),
+    _query("tailLines", "Only so many lines, the last ones.", "integer"),
+    _query("sinceSeconds", "Only lines that are no older.", "integer"),
+    _query("previous", "Of a worker: the run before the newest.", "boolean"),
+    _query("run", "Of a worker: the run with this number.", "integer"),
+    _query("timestamps", "Begin each line with its time.", "boolean"),
+    _query("limitBytes", "End after so many bytes.", "integer"),
+    _query("source", "worker, or the agent of the board."),
 )
 _WRITE_QUERY: Final = (
     _query("dryRun", "All: check everything, store nothing."),

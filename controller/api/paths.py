@@ -17,7 +17,7 @@ from rkfleet.meta import Ref
 
 __all__ = ["Subresource", "Target", "parse_path"]
 
-Subresource = Literal["", "status", "scale"]
+Subresource = Literal["", "status", "scale", "log"]
 
 _OF_NAMESPACES: Final = ("status",)
 """What `/api/v1/namespaces/<name>/<here>` may be, when it is not the plural of a namespaced kind."""
@@ -72,4 +72,6 @@ def _subresource(kind: type[Object], word: str) -> Subresource | None:
         return "status"
     if word == "scale" and kind.resource.scale:
         return "scale"
+    if word == "log" and kind.resource.log:
+        return "log"
     return None

@@ -8,7 +8,7 @@ Source: Kubernetes `apimachinery/pkg/apis/meta/v1/types.go`, ListOptions and the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -18,10 +18,11 @@ from controller.store.base import Selection
 from rkfleet.errors import BadRequest, Cause, Invalid
 from rkfleet.meta import parse_field_selector, parse_selector
 
-__all__ = ["ReadOptions", "WriteOptions", "check_dry_run", "is_watch", "read_options", "write_options"]
+__all__ = ["LogOptions", "ReadOptions", "WriteOptions", "check_dry_run", "is_watch", "log_options", "read_options", "write_options"]
 
 FIELD_MANAGER_LENGTH_MAX: Final = 128  # As Kubernetes.
 WATCH_SECONDS_MAX: Final = 3600  # A watch that names no end is ended after an hour, so that clients spread anew over time.
+LOG_NUMBER_MAX: Final = (1 << 31) - 1  # What the session's numbers hold; more is more than any journal has.
 
 
 class ReadOptions(msgspec.Struct, frozen=True):
@@ -50,6 +51,51 @@ class WriteOptions(msgspec.Struct, frozen=True):
 
     dry_run: bool = False
     field_validation: FieldValidation = "Warn"
+
+
+class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a read of a log asks for, in the words of Kubernetes' pods; `run` and `source` are our own.
+
+    Attributes:
+        run: 0 is the newest run of a worker and all that follow, -1 the one before it, a positive number names a run.
+        tail_lines: None for all.
+        since_seconds: 0 for all.
+        limit_bytes: None for no limit.
+        source: Empty for what the object has.
+    """
+
+    follow: bool = False
+    run: int = 0
+    tail_lines: int | None = None
+    since_seconds: int = 0
+    timestamps: bool = False
+    limit_bytes: int | None = None
+    source: Literal["", "worker", "agent"] = ""
+
+
+def log_options(query: QueryParams) -> LogOptions:
+    """Read the options of a log.
+
+    Raises:
+        BadRequest: A parameter cannot be read, is not served, or contradicts another.
+    """
+    source = _log_source(query.get("source", ""))
+    if query.get("sinceTime"):
+        raise BadRequest("sinceTime is not served, because a board may not know the time; use sinceSeconds")
+    previous, run = _flag(query, "previous"), _number(query, "run", 0, LOG_NUMBER_MAX)
+    if previous and run:
+        raise BadRequest(f"previous goes with no run, and run is {run}")
+    if source == "agent" and (previous or run):
+        raise BadRequest("the log of an agent has no runs; leave out previous and run")
+    return LogOptions(
+        follow=_flag(query, "follow"),
+        run=-1 if previous else run,
+        tail_lines=_number(query, "tailLines", 0, LOG_NUMBER_MAX) if query.get("tailLines") else None,
+        since_seconds=_number(query, "sinceSeconds", 0, LOG_NUMBER_MAX),
+        timestamps=_flag(query, "timestamps"),
+        limit_bytes=_number(query, "limitBytes", 0, LOG_NUMBER_MAX) if query.get("limitBytes") else None,
+        source=source,
+    )
 
 
 def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOptions:
@@ -125,6 +171,14 @@ def check_dry_run(values: Iterable[str]) -> bool:
 def is_watch(query: QueryParams) -> bool:
     """Return whether a read asks for a watch."""
     return _flag(query, "watch")
+
+
+def _log_source(text: str) -> Literal["", "worker", "agent"]:
+    match text:
+        case "" | "worker" | "agent":
+            return text
+        case other:
+            raise BadRequest(f"source is {other[:40]!r}, it must be worker or agent")
 
 
 def _flag(query: QueryParams, name: str) -> bool:

@@ -37,6 +37,10 @@ def verb_of(request: Request, target: Target) -> str:
         MethodNotAllowed: The path does not know the method.
     """
     over_all_namespaces = target.kind.resource.namespaced and not target.namespace
+    if target.subresource == "log":
+        if request.method != "GET":
+            raise MethodNotAllowed(f"the server does not allow the method {request.method} on a log")
+        return "get"
     match request.method, bool(target.name):
         case "GET" | "HEAD", True:
             return "watch" if query.is_watch(request.query_params) else "get"

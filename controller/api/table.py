@@ -7,7 +7,7 @@ kubectl prints cells as they are.
 A field that is not stored has the default of its struct: writers leave defaults out, and `0` replicas is not an empty cell. A row that
 carries the whole object holds its stored bytes as `msgspec.Raw`, so a table must be encoded with msgspec.
 
-Source: Kubernetes `apimachinery/pkg/apis/meta/v1/types.go` (Table), `apimachinery/pkg/util/duration/duration.go` (ages),
+Source: Kubernetes `apimachinery/pkg/apis/meta/v1/types.go` (Table),
 `apiextensions-apiserver/pkg/registry/customresource/tableconvertor`.
 """
 
@@ -23,19 +23,15 @@ import msgspec
 from msgspec.structs import fields
 
 from controller.store.base import Item
-from rkfleet.clock import parse_time
+from rkfleet.clock import human_duration, parse_time
 from rkfleet.errors import BadRequest
 from rkfleet.kinds.base import Column, Object
 
-__all__ = ["human_duration", "table"]
+__all__ = ["table"]
 
 Json = dict[str, Any]
 
 _STEP: Final = re.compile(r"""\.(?P<name>\w+)|\[(?P<star>\*)\]|\[\?\(@\.(?P<key>\w+)\s*==\s*["'](?P<value>[^"']*)["']\)\]""")
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86400
-_YEAR: Final = 365 * _DAY
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -76,33 +72,6 @@ def table(kind: type[Object], items: Iterable[Item], now: datetime, include_obje
         "columnDefinitions": [dict(definition) for definition in definitions],
         "rows": [_row(item, cells, now, include_object) for item in items],
     }
-
-
-def human_duration(seconds: float) -> str:
-    """Return a duration as kubectl prints ages: `42s`, `5m`, `3h12m`, `2d`, `1y30d`."""
-    whole = int(seconds)
-    if whole < -1:
-        return "<invalid>"
-    if whole < 2 * _MINUTE:
-        return f"{max(whole, 0)}s"
-    if whole < 10 * _MINUTE:
-        return _two(whole, _MINUTE, "m", 1, "s")
-    if whole < 3 * _HOUR:
-        return f"{whole // _MINUTE}m"
-    if whole < 8 * _HOUR:
-        return _two(whole, _HOUR, "h", _MINUTE, "m")
-    if whole < 2 * _DAY:
-        return f"{whole // _HOUR}h"
-    if whole < 8 * _DAY:
-        return _two(whole, _DAY, "d", _HOUR, "h")
-    if whole < 2 * _YEAR:
-        return f"{whole // _DAY}d"
-    return _two(whole, _YEAR, "y", _DAY, "d") if whole < 8 * _YEAR else f"{whole // _YEAR}y"
-
-
-def _two(whole: int, large: int, large_unit: str, small: int, small_unit: str) -> str:
-    rest = whole % large // small
-    return f"{whole // large}{large_unit}{rest}{small_unit}" if rest else f"{whole // large}{large_unit}"
 
 
 @functools.cache

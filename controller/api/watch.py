@@ -10,17 +10,17 @@ Source: Kubernetes API concepts, "Efficient detection of changes"; KEP-3157 for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from controller.api.errors import status_of
 from controller.api.paths import Target
 from controller.api.query import ReadOptions
 from controller.api.responses import COMMON_HEADERS
+from controller.api.streams import body, client_leaves, until_first
 from controller.api.views import View
 from controller.store.base import Change, Page, Store, Watch
 from rkfleet.clock import give_way
@@ -70,70 +70,48 @@ class WatchResponse(Response):
         """Stream until the first of: an error, the client leaves, the time is over, the server stops."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send(_body(b""))  # The head leaves now: a client waits for it before it believes in the watch.
-            pump, leaves = self._pump(send), _client_leaves(receive)
+            await send(body(b""))  # The head leaves now: a client waits for it before it believes in the watch.
+            pump, leaves = self._pump(send), client_leaves(receive)
             time_is_over = self._view.clock.sleep(self._options.timeout_seconds)
-            ended = await _until_first(pump, leaves, time_is_over, self._stopping.wait(), self._keep_alive(send))
+            ended = await until_first(pump, leaves, time_is_over, self._stopping.wait(), self._keep_alive(send))
             if not ended & {pump, leaves} and self._options.bookmarks and self._seen_version:
-                await send(_body(self._view.bookmark(self._seen_version)))
+                await send(body(self._view.bookmark(self._seen_version)))
             if leaves not in ended:
-                await send(_body(b"", more=False))
+                await send(body(b"", more=False))
         finally:
             if not isinstance(self._watch, Expired):
                 await self._watch.aclose()
 
     async def _pump(self, send: Send) -> None:
         if isinstance(self._watch, Expired):
-            await send(_body(_error_line(self._watch)))
+            await send(body(_error_line(self._watch)))
             return
         for start in range(0, len(self._existing), LINES_AT_ONCE):
             changes = [Change("ADDED", item.resource_version, item) for item in self._existing[start : start + LINES_AT_ONCE]]
             lines = [self._view.change(change, first=start + index == 0) for index, change in enumerate(changes)]
-            await send(_body(b"".join(lines)))
+            await send(body(b"".join(lines)))
             await give_way()
         first = not self._existing
         self._existing = ()
         self._seen_version = self._start_version
         if self._options.initial_events:
-            await send(_body(self._view.bookmark(self._seen_version, initial_events_end=True)))
+            await send(body(self._view.bookmark(self._seen_version, initial_events_end=True)))
         try:
             async for change in self._watch:
                 bookmark = change.type == "BOOKMARK"
-                await send(_body(self._view.bookmark(change.resource_version) if bookmark else self._view.change(change, first=first)))
+                await send(body(self._view.bookmark(change.resource_version) if bookmark else self._view.change(change, first=first)))
                 self._seen_version = change.resource_version
                 first = first and bookmark
         except FleetError as error:
-            await send(_body(_error_line(error)))
+            await send(body(_error_line(error)))
 
     async def _keep_alive(self, send: Send) -> None:
         """Send a bookmark of what was sent last, again and again; nothing where none were asked for."""
         while True:
             await self._view.clock.sleep(BOOKMARK_SECONDS)
             if self._options.bookmarks and self._seen_version:
-                await send(_body(self._view.bookmark(self._seen_version)))
-
-
-def _body(line: bytes, *, more: bool = True) -> Message:
-    return {"type": "http.response.body", "body": line, "more_body": more}
+                await send(body(self._view.bookmark(self._seen_version)))
 
 
 def _error_line(error: FleetError) -> bytes:
     return msgspec.json.encode({"type": "ERROR", "object": status_of(error)}) + b"\n"
-
-
-async def _client_leaves(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-_Work = Coroutine[Any, Any, object]
-
-
-async def _until_first(*works: _Work) -> set[_Work]:
-    """Run all until one ends, cancel the others, and return what ended by itself; an error of any is raised."""
-    async with asyncio.TaskGroup() as group:
-        tasks = {group.create_task(work): work for work in works}
-        ended, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in unfinished:
-            task.cancel()
-    return {tasks[task] for task in ended}

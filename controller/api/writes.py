@@ -116,11 +116,13 @@ class Writes:
         Raises:
             FleetError: BadRequest, Invalid, NotFound, Conflict, Unavailable.
         """
-        assert target.subresource != "scale", "a scale is a change of the object itself, see resources.py"
+        subresource = target.subresource
+        assert subresource != "scale", "a scale is a change of the object itself, see resources.py"
+        assert subresource != "log", "a log is only read"
         for attempt in range(1, ATTEMPTS_MAX + 1):
             stored = await self._store.get(target.ref)
             old = msgspec.json.decode(stored.body)
-            version, uid, subresource, now = stored.resource_version, stored.uid, target.subresource, self._clock.now()
+            version, uid, now = stored.resource_version, stored.uid, self._clock.now()
             new = require_object(make(old), f"a {target.kind.resource.kind}")
             admitted = self._admission.admit_update(target.kind, old, new, mode=options.field_validation, subresource=subresource)
             _check_version(stored, admitted.obj["metadata"].get("resourceVersion"))

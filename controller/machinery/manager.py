@@ -17,15 +17,17 @@ import msgspec
 
 from controller.machinery.cache import Cache
 from controller.machinery.reconciler import Reconciler, Source
-from controller.machinery.workqueue import WorkQueue
+from controller.machinery.workqueue import CONFLICT_SECONDS_MAX, RETRY_SECONDS_MAX, WorkQueue
 from rkfleet import metric_names
 from rkfleet.clock import Clock
-from rkfleet.errors import FleetError
+from rkfleet.errors import Conflict, FleetError
 from rkfleet.kinds.base import Object
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
 
 __all__ = ["Manager"]
+
+REST_SECONDS_MAX: Final = 0.25  # However long a pass took, what changed since is looked at within a quarter of a second.
 
 _log: Final = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class _Loop(msgspec.Struct, frozen=True):
     reconciler: Reconciler
     queue: WorkQueue
     workers: int
+    rest_share: float
 
 
 class Manager:
@@ -53,7 +56,7 @@ class Manager:
         self._loops: Final[list[_Loop]] = []
         self._caches: Final[list[Cache[Any]]] = []
 
-    def add(self, name: str, reconciler: Reconciler, *sources: Source, workers: int = 1) -> WorkQueue:
+    def add(self, name: str, reconciler: Reconciler, *sources: Source, workers: int = 1, rest_share: float = 0.0) -> WorkQueue:
         """Add a loop and return its queue, so that facts outside of the store may wake keys too.
 
         Args:
@@ -61,12 +64,14 @@ class Manager:
             reconciler: What is called for each key.
             sources: What wakes it; their caches are run by the manager.
             workers: Keys reconciled at the same time.
+            rest_share: How long a key is left alone after a pass, in times of what the pass took: a key whose pass is long, and which
+                each of a thousand changes wakes, then sees them together instead of one after the other.
         """
         queue = WorkQueue(clock=self._clock, random=self._random)
         for source in sources:
             self.follow(source.cache)
             source.cache.subscribe(_waker(source, queue))
-        self._loops.append(_Loop(name, reconciler, queue, workers))
+        self._loops.append(_Loop(name, reconciler, queue, workers, rest_share))
         return queue
 
     def follow(self, cache: Cache[Any]) -> None:
@@ -104,15 +109,16 @@ class Manager:
             try:
                 result = await self._reconcile(loop, key)
             finally:
-                loop.queue.done(key)
+                seconds = self._clock.monotonic() - started
+                loop.queue.done(key, min(loop.rest_share * seconds, REST_SECONDS_MAX))
             self._metrics.counter(metric_names.RECONCILES, loop=loop.name, result=result).inc()
-            self._metrics.histogram(metric_names.RECONCILE_SECONDS, loop=loop.name).observe(self._clock.monotonic() - started)
+            self._metrics.histogram(metric_names.RECONCILE_SECONDS, loop=loop.name).observe(seconds)
 
     async def _reconcile(self, loop: _Loop, key: Ref) -> str:
         try:
             again_after_seconds = await loop.reconciler.reconcile(key)
         except FleetError as error:
-            seconds = loop.queue.add_failed(key)
+            seconds = loop.queue.add_failed(key, CONFLICT_SECONDS_MAX if isinstance(error, Conflict) else RETRY_SECONDS_MAX)
             level = logging.DEBUG if error.retryable else logging.WARNING
             _log.log(level, "loop %s: %s: %s: %s; again in %.2f s", loop.name, key, type(error).__name__, error.message, seconds)
             return "retry" if error.retryable else "error"

@@ -17,10 +17,14 @@ from typing import Final
 from rkfleet.clock import Clock
 from rkfleet.meta import Ref
 
-__all__ = ["WorkQueue"]
+__all__ = ["CONFLICT_SECONDS_MAX", "RETRY_SECONDS_MAX", "WorkQueue"]
 
-RETRY_SECONDS_MIN: Final = 0.01  # A Conflict with a cache that lags is over as soon as the cache has caught up: milliseconds.
+RETRY_SECONDS_MIN: Final = 0.01
+# A Conflict with a cache that lags is over as soon as the cache has caught up, and the next one says nothing about the one before: while
+# many write, several in a row are usual, and a wait that grew with them would outlast the crowd.
+CONFLICT_SECONDS_MAX: Final = 0.16
 RETRY_SECONDS_MAX: Final = 60.0  # A longer wait would make the recovery of what the error named look like a hang.
+RESTING_MAX: Final = 1_000  # Rests that are over are forgotten when so many are known.
 RETRY_DOUBLINGS_MAX: Final = 16  # Enough to reach the longest wait; keeps the power of two a small number.
 
 
@@ -39,6 +43,7 @@ class WorkQueue:
         self._dirty: Final[set[Ref]] = set()  # In `_waiting`, or to be put there when its worker is done.
         self._working: Final[set[Ref]] = set()
         self._failures: Final[dict[Ref, int]] = {}
+        self._resting: dict[Ref, float] = {}  # Monotonic end of the rest of keys that were worked on lately.
         self._due: Final[dict[Ref, float]] = {}  # When a delayed key is due; the heap may hold older entries of it.
         self._heap: Final[list[tuple[float, Ref]]] = []
         self._sooner: Final = asyncio.Event()
@@ -56,6 +61,12 @@ class WorkQueue:
         """Queue the key, or remember that it must be looked at once more if a worker has it."""
         if key in self._dirty:
             return
+        if (rest := self._resting.get(key)) is not None:
+            left = rest - self._clock.monotonic()
+            if left > 0:
+                self.add_after(key, left)
+                return
+            del self._resting[key]
         self._dirty.add(key)
         if key not in self._working:
             self._waiting.put_nowait(key)
@@ -72,11 +83,11 @@ class WorkQueue:
         heapq.heappush(self._heap, (due, key))
         self._sooner.set()
 
-    def add_failed(self, key: Ref) -> float:
-        """Queue the key after a wait that doubles with each failure in a row; return the seconds."""
+    def add_failed(self, key: Ref, seconds_max: float = RETRY_SECONDS_MAX) -> float:
+        """Queue the key after a wait that doubles with each failure in a row, up to `seconds_max`; return the seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        ceiling = min(RETRY_SECONDS_MIN * 2.0 ** min(failures, RETRY_DOUBLINGS_MAX), RETRY_SECONDS_MAX)
+        ceiling = min(RETRY_SECONDS_MIN * 2.0 ** min(failures, RETRY_DOUBLINGS_MAX), seconds_max)
         seconds = ceiling * self._random.uniform(0.5, 1.0)
         self.add_after(key, seconds)
         return seconds
@@ -92,10 +103,18 @@ class WorkQueue:
         self._working.add(key)
         return key
 
-    def done(self, key: Ref) -> None:
-        """End the work on a key; if it was added meanwhile it waits again."""
+    def done(self, key: Ref, rest_seconds: float = 0.0) -> None:
+        """End the work on a key; if it was or is added it waits again, but nobody gets it before `rest_seconds` are over."""
         self._working.discard(key)
-        if key in self._dirty:
+        if rest_seconds > 0:
+            if len(self._resting) >= RESTING_MAX:
+                now = self._clock.monotonic()
+                self._resting = {other: end for other, end in self._resting.items() if end > now}
+            self._resting[key] = self._clock.monotonic() + rest_seconds
+            if key in self._dirty:
+                self._dirty.discard(key)
+                self.add(key)
+        elif key in self._dirty:
             self._waiting.put_nowait(key)
 
     async def run(self) -> None:

@@ -57,6 +57,7 @@ class Need(Value, frozen=True, kw_only=True):
     Attributes:
         variants: Those that may be used, in order of preference.
         replaces: Uid of the replica whose place it takes; empty for none.
+        order_stated: Whether the order is the template's; else it is the Model's.
     """
 
     deployment: str
@@ -64,6 +65,7 @@ class Need(Value, frozen=True, kw_only=True):
     variants: Sequence[Variant]
     context_tokens: int
     replaces: str = ""
+    order_stated: bool = False
 
 
 class Fit(Value, frozen=True, kw_only=True):

@@ -139,6 +139,8 @@ def view_boards(
         missing: Boards that its replicas name and that certainly do not exist.
     """
     away = {name: one for name, one in presences.items() if not one.connected}
+    if not away:
+        return BoardsView(absent=frozenset(missing), lost=frozenset(missing), gone=frozenset(missing))
     stopped = _stopped_sites(boards, away)
     site_of = {board.metadata.name: board.metadata.labels.get(LABEL_SITE, "") for board in boards}
     limits = {name: lost_seconds if one.seen else max(lost_seconds, LOST_SECONDS) for name, one in away.items()}

@@ -48,7 +48,8 @@ def plan_placement(fleet: Fleet) -> Plan:
     """Return the bindings that are possible now and the `Scheduled` conditions that are not as they should be."""
     loads = board_loads(fleet)
     candidates: dict[tuple[str, ...], _Candidates] = {}
-    actions: list[Action] = []
+    binds: list[Action] = []
+    said: list[Action] = []
     unplaced: list[tuple[Replica, _Candidates]] = []
     bindings = 0
     waiters = sorted((one for one in fleet.replicas if not one.spec.board_name and not one.metadata.deletion_timestamp), key=_order)
@@ -57,7 +58,7 @@ def plan_placement(fleet: Fleet) -> Plan:
         if need is None:
             continue
         if bindings == BINDINGS_MAX:
-            return Plan(actions=tuple(actions), waiting="the first bindings to be written", again_after_seconds=0.0)
+            return Plan(actions=(*binds, *said), waiting="the first bindings to be written", again_after_seconds=0.0)
         same = (need.deployment, replica.spec.revision_name)
         if same not in candidates:
             candidates[same] = _Candidates(need, loads)
@@ -70,16 +71,17 @@ def plan_placement(fleet: Fleet) -> Plan:
         loads[name] = _with(loads[name], replica.metadata.uid, fit.reservation)
         for others in candidates.values():
             others.renew(name)
-        actions.extend(_bind(replica, name, fit.variant.name))
+        binds.append(_bind(replica, name, fit.variant.name))
+        said.extend(_write(replica, _scheduled(name, fit.variant.name)))
     # Said last, about what is left after all bindings.
     explained = [(replica, _unscheduled(replica, excluded.misfits())) for replica, excluded in unplaced]
-    for replica, said in explained:
-        actions.extend(_write(replica, said))
+    for replica, why in explained:
+        said.extend(_write(replica, why))
     waiting = explained[0][1].message if explained else ""
     for replica in fleet.replicas:
         if replica.spec.board_name:
-            actions.extend(_write(replica, _scheduled(replica.spec.board_name, replica.spec.variant_name), event=False))
-    return Plan(actions=tuple(actions), waiting=waiting)
+            said.extend(_write(replica, _scheduled(replica.spec.board_name, replica.spec.variant_name), event=False))
+    return Plan(actions=(*binds, *said), waiting=waiting)
 
 
 class _Candidates:
@@ -193,6 +195,7 @@ def _need(replica: Replica, fleet: Fleet) -> Need | None:
         placement=deployment.spec.placement,
         variants=tuple(_allowed(model, template.variants)),
         context_tokens=template.serving.context_tokens,
+        order_stated=bool(template.variants),
     )
 
 
@@ -206,10 +209,9 @@ def _allowed(model: Model, names: Iterable[str]) -> Iterator[Variant]:
 # ---- What is written -----------------------------------------------------------------------------------------------------------
 
 
-def _bind(replica: Replica, board: str, variant: str) -> Iterator[Action]:
+def _bind(replica: Replica, board: str, variant: str) -> Bind:
     meta = replica.metadata
-    yield Bind(ref=replica.ref, uid=meta.uid, resource_version=meta.resource_version, board=board, variant=variant)
-    yield from _write(replica, _scheduled(board, variant))
+    return Bind(ref=replica.ref, uid=meta.uid, resource_version=meta.resource_version, board=board, variant=variant)
 
 
 def _scheduled(board: str, variant: str) -> Condition:

@@ -2,7 +2,8 @@
 
 In: actions in order. Out: writes to the store, events to the recorder. Every reconciler uses it. Actions of one kind that stand next to
 each other are written at the same time, so that they share a commit; everything else is written one after the other, and an error ends
-the rest: the key is planned again from what is then there.
+the rest: the key is planned again from what is then there. A `Record` tells of the action before it, and does not stand between that and
+the next one of its kind: people hear of what was done, in the order in which it was planned.
 
 Before anything but status is written, a reconciler has `check_current` compare the objects that its plan was made from with the store.
 Caches lag and another process may believe it leads, and a plan over counts (how many may drain, how much memory is free) is right only
@@ -43,6 +44,9 @@ __all__ = ["Applier", "Recorder"]
 
 T = TypeVar("T", bound=Object)
 
+_Step = tuple[Action, list[Record]]
+"""An action, and what people are told when it is done."""
+
 WRITES_AT_ONCE: Final = 64  # They share commits; more would make other writers wait without being faster.
 
 
@@ -79,12 +83,17 @@ class Applier:
             Conflict: An object is not as the planner saw it, or gone; what was planned before it is done, the rest is not.
             FleetError: The store could not write.
         """
-        for _, run in itertools.groupby(actions, key=type):
+        for _, run in itertools.groupby(_with_records(actions), key=lambda one: type(one[0])):
             while batch := tuple(itertools.islice(run, WRITES_AT_ONCE)):
                 await self._together(batch)
 
     async def check_current(
-        self, kind: type[T], selection: Selection, seen: Iterable[T], *, matters: Callable[[T, T], bool] = lambda _old, _new: True
+        self,
+        kind: type[T],
+        selection: Selection,
+        seen: Iterable[T],
+        *,
+        matters: Callable[[T | None, T | None], bool] = lambda _old, _new: True,
     ) -> None:
         """Compare what a plan was made from with what the store holds now.
 
@@ -92,7 +101,8 @@ class Applier:
             kind: Of the objects.
             selection: Which of them the plan depends on.
             seen: How the planner saw them; others than those selected do not matter.
-            matters: Whether the difference between a seen object and its newer version matters for the plan.
+            matters: Whether the difference between an object as it was seen (None: not at all) and as it is (None: gone) matters for the
+                plan.
 
         Raises:
             Conflict: They differ: the cache lags behind, plan again.
@@ -101,36 +111,41 @@ class Applier:
         page = await self._store.list(kind.resource.name, selection)
         for item in page.items:
             old = known.pop(item.ref, None)
-            if old is None or old.metadata.uid != item.uid:
-                raise Conflict(f"{item.ref} is not known yet")
-            if old.metadata.resource_version != item.resource_version and matters(old, decode_item(kind, item)):
-                raise Conflict(f"{item.ref} has changed")
-        for ref in known:
-            raise Conflict(f"{ref} does not exist any more")
+            if old is not None and old.metadata.resource_version == item.resource_version:
+                continue
+            if old is not None and old.metadata.uid != item.uid:
+                old = None
+            if matters(old, decode_item(kind, item)):
+                raise Conflict(f"{item.ref} is not known yet" if old is None else f"{item.ref} has changed")
+        for ref, old in known.items():
+            if matters(old, None):
+                raise Conflict(f"{ref} does not exist any more")
 
-    async def _together(self, actions: Sequence[Action]) -> None:
-        if len(actions) == 1:
-            await self._attempt(actions[0])
+    async def _together(self, steps: Sequence[_Step]) -> None:
+        if len(steps) == 1:
+            await self._attempt(*steps[0])
             return
         failures: list[FleetError] = []
 
-        async def attempt(action: Action) -> None:
+        async def attempt(step: _Step) -> None:
             try:
-                await self._attempt(action)
+                await self._attempt(*step)
             except FleetError as error:
                 failures.append(error)
 
         async with asyncio.TaskGroup() as tasks:
-            for action in actions:
-                tasks.create_task(attempt(action))
+            for step in steps:
+                tasks.create_task(attempt(step))
         if failures:
             raise failures[0]
 
-    async def _attempt(self, action: Action) -> None:
+    async def _attempt(self, action: Action, records: Sequence[Record]) -> None:
         try:
             await self._one(action)
         except NotFound as error:  # Deleted since the plan was made, which is not what the planner saw either.
             raise Conflict(error.message) from error
+        for record in records:
+            await self._one(record)
 
     async def _one(self, action: Action) -> None:
         now = self._clock.now()
@@ -193,3 +208,14 @@ class Applier:
             metadata["ownerReferences"] = [msgspec.to_builtins(one) for one in action.owner_references] or None
         patch = {"metadata": metadata}
         await self._store.patch(action.ref, patch, uid=action.uid, resource_version=action.resource_version, now=self._clock.now())
+
+
+def _with_records(actions: Iterable[Action]) -> Iterable[_Step]:
+    """Return each action with the Records that follow it; Records that nothing stands before are steps of their own."""
+    steps: list[_Step] = []
+    for action in actions:
+        if isinstance(action, Record) and steps and not isinstance(steps[-1][0], Record):
+            steps[-1][1].append(action)
+        else:
+            steps.append((action, []))
+    return steps

@@ -18,6 +18,7 @@ from controller.reconcilers import deployment, placement
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter, AssignmentReconciler
 from controller.reconcilers.deployment import DeploymentReconciler
+from controller.reconcilers.fleet_gauges import FleetGauges
 from controller.reconcilers.garbage import GarbageReconciler
 from controller.reconcilers.health import HealthReconciler
 from controller.reconcilers.model import ModelReconciler
@@ -52,9 +53,10 @@ MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 
 
 class Loops:
-    """The queues of all loops, for facts that no store holds."""
+    """The queues of all loops, for facts that no store holds, and the gauges over their caches."""
 
-    def __init__(self, health: WorkQueue, assignments: WorkQueue) -> None:
+    def __init__(self, health: WorkQueue, assignments: WorkQueue, gauges: FleetGauges) -> None:
+        self.gauges: Final = gauges
         self._health: Final = health
         self._assignments: Final = assignments
 
@@ -96,7 +98,7 @@ def add_loops(
     views = make_views(store, clock=clock, random=random, metrics=metrics)
     presence = PresenceReader(sessions, clock)
     deployments = DeploymentReconciler(views, store, presence, applier, clock)
-    manager.add("deployment", deployments, *_deployment_sources(views, deployments.forget), workers=DEPLOYMENTS_AT_ONCE)
+    manager.add("deployment", deployments, *_deployment_sources(views, deployments.forget), workers=DEPLOYMENTS_AT_ONCE, rest_share=1.0)
     manager.add("placement", PlacementReconciler(views, applier), *(Source(cache, _placement) for cache in views))
     assignments = manager.add(
         "assignment", AssignmentReconciler(minter, offers, presence), *_assignment_sources(views), workers=BOARDS_AT_ONCE
@@ -104,10 +106,10 @@ def add_loops(
     health = manager.add("health", HealthReconciler(views, presence, applier), Source(views.boards, itself), workers=BOARDS_AT_ONCE)
     garbage = GarbageReconciler(views, store, registry, applier)
     manager.add("garbage", garbage, *(Source(cache, _garbage(garbage, registry)) for cache in views))
-    manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE)
+    manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
     namespaces = Cache(store, Namespace, clock=clock, random=random, metrics=metrics)
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
-    return Loops(health, assignments)
+    return Loops(health, assignments, FleetGauges(views))
 
 
 # ---- Deployment ----------------------------------------------------------------------------------------------------------------

@@ -60,12 +60,16 @@ class PlacementReconciler:
 
     async def _check_current(self, fleet: Fleet, chosen: set[str]) -> None:
         """See to it that no binding and no chosen board is newer than the view: reports of replicas do not matter here."""
-        await self._applier.check_current(Replica, Selection(), fleet.replicas, matters=_spec_differs)
+        await self._applier.check_current(Replica, Selection(), fleet.replicas, matters=_binding_differs)
         for board in fleet.boards:
             if board.metadata.name in chosen:
                 itself = Selection(fields=((("metadata", "name"), board.metadata.name, True),))
                 await self._applier.check_current(Board, itself, (board,))
 
 
-def _spec_differs(old: Replica, new: Replica) -> bool:
+def _binding_differs(old: Replica | None, new: Replica | None) -> bool:
+    """Whether memory is taken or given that the plan did not see; replicas that wait take none, and their turn comes."""
+    if old is None or new is None:
+        one = old or new
+        return one is not None and bool(one.spec.board_name)
     return old.spec != new.spec or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp

@@ -84,7 +84,7 @@ async def serve_registry(config: Config, clock: Clock, disk: Disk) -> AsyncItera
     tls = Tls(config.pki_dir / "registry.crt", config.pki_dir / "registry.key")
     async with (
         serve_asgi(app, config.host, config.port, tls=tls) as api,
-        serve_asgi(ops_app(lambda: "", text), "127.0.0.1", config.ops_port) as ops,
+        serve_asgi(ops_app(lambda: "", text), config.ops_host, config.ops_port) as ops,
     ):
         try:
             yield Running(api, ops, uploads, metrics)

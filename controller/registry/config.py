@@ -21,6 +21,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pki_dir: Path
     host: str
     port: int
+    ops_host: str
     ops_port: int
     token_realm: str
     reserve_bytes: int
@@ -42,7 +43,8 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7445, help="HTTPS port; 0 takes any")
-    parser.add_argument("--ops-port", type=int, default=0, help="loopback port of /healthz, /readyz and /metrics; 0 takes any")
+    parser.add_argument("--ops-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics, which ask nobody who they are")
+    parser.add_argument("--ops-port", type=int, default=0, help="port of /healthz, /readyz and /metrics; 0 takes any")
     parser.add_argument("--token-realm", required=True, help="URL at which clients get tokens: https://CONTROLLER/registry/v1alpha1/token")
     parser.add_argument(
         "--reserve", type=_bytes, default="64Mi", help="free space that uploads leave on the disk, for the controller's database beside it"
@@ -55,6 +57,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         pki_dir=given.pki_dir,
         host=given.host,
         port=given.port,
+        ops_host=given.ops_host,
         ops_port=given.ops_port,
         token_realm=given.token_realm,
         reserve_bytes=given.reserve,

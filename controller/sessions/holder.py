@@ -10,8 +10,9 @@ could not take stays where it is, as the latest by then, and is tried again afte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -24,11 +25,15 @@ from controller.sessions.stream import Stream
 from controller.sessions.taking import Taken
 from controller.trust.pki import Peer
 from rkfleet import metric_names
-from rkfleet.errors import Conflict, FleetError, NotFound, Unavailable
-from rkfleet.session import AssignmentOffer, Grant, Hello, Verdict
+from rkfleet.errors import BadRequest, Conflict, FleetError, NotFound, ResourceExhausted, Unavailable
+from rkfleet.session import AssignmentOffer, Grant, Hello, LogChunk, LogRequest, Verdict
 
-__all__ = ["Holder"]
+__all__ = ["AskLog", "Holder"]
 
+AskLog = Callable[[LogRequest], Awaitable[LogChunk]]
+"""Asks a board for lines; the request's number is filled in. Raises Unavailable when the board has left."""
+
+LOGS_OPEN_MAX: Final = 4  # Readers share the board's chunks; half of what the protocol allows, because cancelled requests count there.
 DROPPED_REASON: Final = "LogEntriesDropped"
 
 _log: Final = logging.getLogger(__name__)
@@ -53,6 +58,7 @@ class Holder:
         self._begun = False
         self._dropped = 0
         self._refused_until: float | None = None
+        self._logs_open = 0
         self.taken: Final = taken
         self.stream: Final = stream
         self.since: Final = seams.clock.monotonic()
@@ -63,6 +69,28 @@ class Holder:
         if self.offered is None or self.offered.number < offer.number:
             self.offered = AssignmentOffer(number=offer.number, body=offer.body, sha256=offer.sha256)
         return self.offered
+
+    @contextlib.contextmanager
+    def open_log(self) -> Iterator[AskLog]:
+        """Hold one of the places for readers of this board's logs, and give what asks the board.
+
+        Raises:
+            BadRequest: The board's agent is from before logs could be asked for.
+            ResourceExhausted: All places are taken.
+        """
+        board = self.taken.board
+        if not self._hello.answers_logs:
+            version = self._hello.facts.versions.agent or "unknown"
+            raise BadRequest(f"the agent of board {board} (version {version}) cannot send logs; update it, then ask again")
+        if self._logs_open >= LOGS_OPEN_MAX:
+            raise ResourceExhausted(
+                f"{self._logs_open} readers of logs of board {board} are there, at most {LOGS_OPEN_MAX}; try again later"
+            )
+        self._logs_open += 1
+        try:
+            yield self.stream.ask_log
+        finally:
+            self._logs_open -= 1
 
     async def run(self) -> None:
         """Deal with the board until cancelled."""

@@ -11,18 +11,20 @@ A board has one session. A second stream of the same board takes it: the first g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from controller.sessions import goodbyes
-from controller.sessions.holder import Holder
+from controller.sessions.holder import AskLog, Holder
 from controller.sessions.seams import Offer, Seams
 from controller.sessions.stream import Link, Stream
 from controller.sessions.taking import IdentityConflict, Taken, take
 from controller.trust.pki import Peer
 from rkfleet import metric_names
 from rkfleet.assignment import Assignment, decode_assignment
-from rkfleet.errors import FleetError
+from rkfleet.errors import FleetError, Unavailable
 from rkfleet.session import Hello, Welcome
 
 __all__ = ["Hub"]
@@ -63,6 +65,21 @@ class Hub:
         if holder := self._in_session.get(board):
             return True, holder.since
         return False, self._last_seen.get(board, self._started_at)
+
+    @contextlib.contextmanager
+    def open_log(self, board: str) -> Iterator[AskLog]:
+        """Give what asks a board for lines, for as long as the block runs; the answers end with the session that the board holds now.
+
+        Raises:
+            Unavailable: The board is not in session.
+            BadRequest: Its agent cannot answer.
+            ResourceExhausted: Others read its logs already.
+        """
+        holder = self._in_session.get(board)
+        if holder is None:
+            raise Unavailable(f"board {board} is not in session, so nobody can ask it for logs; see: rkfleet describe board {board}")
+        with holder.open_log() as ask:
+            yield ask
 
     async def assignment_of(self, board: str) -> Assignment | None:
         """Return what the board in session was offered last, or None; what it may fetch is decided by this."""

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from rkfleet.errors import BadRequest
+import msgspec
+
+from rkfleet.errors import BadRequest, Internal
 from rkfleet.report import LOG_ENTRIES_MAX
 from rkfleet.session import (
     GRANTS_OUTSTANDING_MAX,
+    LOG_REQUESTS_OUTSTANDING_MAX,
     TRANSITIONS,
     AssignmentAnswer,
     AssignmentOffer,
@@ -25,6 +28,9 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogCancel,
+    LogChunk,
+    LogRequest,
     Report,
     ReportAck,
     State,
@@ -61,6 +67,9 @@ class ControllerSession:
         self._log_acknowledged = 0
         self._grants: set[int] = set()
         self._grant_last = 0
+        self._answers_logs = False
+        self._log_requests: dict[int, bool] = {}  # open ones, and whether they are cancelled
+        self._log_request_last = 0
 
     @property
     def state(self) -> State:
@@ -107,7 +116,13 @@ class ControllerSession:
                 self._note_log(message)
             case GrantRequest(request_id=request_id):
                 self._note_grant_request(request_id)
-            case Hello() | Goodbye():
+            case LogChunk(request_id=request_id) if request_id not in self._log_requests:
+                raise BadRequest(f"the board answered log request {request_id}, which is not open")
+            case LogChunk(request_id=request_id):
+                del self._log_requests[request_id]
+            case Hello(answers_logs=answers_logs):
+                self._answers_logs = answers_logs
+            case Goodbye():
                 pass  # The table has said all about them.
 
     def welcome(self, welcome: Welcome) -> None:
@@ -136,6 +151,30 @@ class ControllerSession:
         """Answer a GrantRequest."""
         self._grants.discard(grant.request_id)
         self._send(grant)
+
+    @property
+    def may_request_log(self) -> bool:
+        """Whether the session is taken, the board answers such requests, and fewer than the limit are open."""
+        return self._answers_logs and self._talk.may_send(LogRequest) and len(self._log_requests) < LOG_REQUESTS_OUTSTANDING_MAX
+
+    def request_log(self, request: LogRequest) -> int:
+        """Ask for lines; `request_id` is filled in here and returned.
+
+        Raises:
+            Internal: It may not be sent (`may_request_log`), which is our own mistake.
+        """
+        if not self.may_request_log:
+            raise Internal("a log request may not be sent now")
+        self._log_request_last += 1
+        self._log_requests[self._log_request_last] = False
+        self._send(msgspec.structs.replace(request, request_id=self._log_request_last))
+        return self._log_request_last
+
+    def cancel_log(self, request_id: int) -> None:
+        """Wait for this answer no longer; does nothing if it came already, was cancelled before, or either end left."""
+        if self._log_requests.get(request_id) is False and not self._talk.left:
+            self._log_requests[request_id] = True
+            self._send(LogCancel(request_id=request_id))
 
     def goodbye(self, goodbye: Goodbye) -> None:
         """Leave; does nothing if either end has left already."""

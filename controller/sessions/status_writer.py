@@ -84,7 +84,9 @@ class StatusWriter:
             self._board, self._labels, self._replicas, self._asserted_at = None, None, {}, now
         await self._write_labels(state.facts)
         await self._write_board(state)
-        results = await asyncio.gather(*(self._write_replica(replica, now) for replica in state.replicas), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._write_replica(replica, now, simulated=state.facts.simulated) for replica in state.replicas), return_exceptions=True
+        )
         for failure in results:
             if failure is not None:
                 raise failure
@@ -139,8 +141,9 @@ class StatusWriter:
         self._wrote("Board")
         self._board = written
 
-    async def _write_replica(self, replica: ReplicaState, now: float) -> None:
-        fields, conditions = _owned(_replica_status(replica), _REPLICA_OWNER), _conditions(replica.conditions, _REPLICA_OWNER)
+    async def _write_replica(self, replica: ReplicaState, now: float, *, simulated: bool) -> None:
+        fields = _owned(_replica_status(replica, simulated=simulated), _REPLICA_OWNER)
+        conditions = _conditions(replica.conditions, _REPLICA_OWNER)
         before = self._replicas.get(replica.uid)
         if before is not None and now < before.at + _pause(before, fields, conditions):
             return
@@ -199,12 +202,13 @@ def _board_status(state: BoardState) -> BoardStatus:
     )
 
 
-def _replica_status(replica: ReplicaState) -> ReplicaStatus:
+def _replica_status(replica: ReplicaState, *, simulated: bool) -> ReplicaStatus:
     return ReplicaStatus(
         observed_generation=replica.observed_generation,
         endpoint=replica.endpoint,
         progress=replica.progress,
         measured=_rounded(replica.measured),
+        simulated=simulated,
         restarts=replica.restarts,
         last_exit=replica.last_exit,
     )

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from controller.sessions import goodbyes
 from controller.sessions.protocol import ControllerSession
 from rkfleet.clock import Clock
-from rkfleet.errors import BadRequest, Unavailable
+from rkfleet.errors import BadRequest, ResourceExhausted, Unavailable
 from rkfleet.report import LOG_ENTRIES_MAX, LogEntry
 from rkfleet.session import (
     AssignmentAnswer,
@@ -26,6 +26,8 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogChunk,
+    LogRequest,
     Report,
     Welcome,
 )
@@ -78,6 +80,7 @@ class Stream:
         self._to_send: Final = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._offering = False
+        self._log_waits: Final[dict[int, asyncio.Future[LogChunk]]] = {}
         self.news: Final = asyncio.Event()
         self.hello: Hello | None = None
         self.report: Report | None = None
@@ -98,7 +101,10 @@ class Stream:
             pumps = [self._tasks.create_task(one) for one in (self._read(), self._write(), self._watch_silence())]
             if self._session.left:
                 pumps.append(self._tasks.create_task(self._bound_goodbye()))
-            await self.over.wait()
+            try:
+                await self.over.wait()
+            finally:
+                self._end_log_waits()
             for pump in pumps:
                 pump.cancel()
 
@@ -138,6 +144,27 @@ class Stream:
             self._session.grant(grant)
             self._to_send.set()
 
+    async def ask_log(self, request: LogRequest) -> LogChunk:
+        """Ask for lines and wait for the answer; a caller that is cancelled tells the board so.
+
+        Raises:
+            ResourceExhausted: Too many requests are open on this board.
+            Unavailable: The session is over; the message says how it ended.
+        """
+        if self._session.left or self.over.is_set():
+            raise Unavailable(self._how_it_ended())
+        if not self._session.may_request_log:
+            raise ResourceExhausted("too many requests for lines are open on this board; try again later")
+        number = self._session.request_log(request)
+        self._log_waits[number] = asyncio.get_running_loop().create_future()
+        self._to_send.set()
+        try:
+            return await self._log_waits[number]
+        finally:
+            del self._log_waits[number]
+            self._session.cancel_log(number)  # if the answer did not come
+            self._to_send.set()
+
     def leave(self, goodbye: Goodbye) -> None:
         """Say Goodbye and be over within `GOODBYE_SECONDS_MAX`, whether or not the other end takes it."""
         if self._session.left:
@@ -172,10 +199,26 @@ class Stream:
                 self.log = [*self.log, *message.log][-LOG_ENTRIES_MAX:]
             case GrantRequest():
                 self.grants.append(message)
+            case LogChunk(request_id=request_id):
+                wait = self._log_waits.get(request_id)
+                if wait is not None and not wait.done():
+                    wait.set_result(message)
+                return  # whoever waits for it is woken; the holder has nothing to do
             case Goodbye():
                 self.ended_by = self.ended_by or message
                 self.over.set()
         self.news.set()
+
+    def _end_log_waits(self) -> None:
+        for wait in self._log_waits.values():
+            if not wait.done():
+                wait.set_exception(Unavailable(self._how_it_ended()))
+
+    def _how_it_ended(self) -> str:
+        """Return what became of the session, for those who still wanted something of it."""
+        if self.ended_by is None:
+            return "its connection broke"
+        return f"its session ended with {self.ended_by.reason.value}: {self.ended_by.message or 'no reason given'}"
 
     async def _write(self) -> None:
         try:

@@ -48,6 +48,10 @@ class Selector:
         """Whether every item of the namespace matches."""
         return self.fixed and not self._names
 
+    def equals(self, path: tuple[str, ...]) -> str | None:
+        """Return the one value that the field at `path` must have, or None if any may do."""
+        return next((value for asked, value, equal in self._fields if asked == path and equal), None)
+
     def selects(self, item: Item) -> bool:
         """Return whether the item is chosen."""
         ref = item.ref

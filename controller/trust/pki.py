@@ -91,14 +91,15 @@ class Pki:
         self._authorities: Final = authorities
 
     @classmethod
-    def ensure(cls, directory: Path, hosts: Sequence[str], now: datetime, new_fleet_id: str) -> Pki:
-        """Load the authorities, making what is missing, and renew server certificates that are old or lack one of `hosts`.
+    def ensure(cls, directory: Path, hosts: Sequence[str], now: datetime, new_fleet_id: str, *, registry_hosts: Sequence[str] = ()) -> Pki:
+        """Load the authorities, making what is missing, and renew server certificates that are old or lack one of their names.
 
         Args:
             directory: Made with mode 0700 when missing.
-            hosts: Names and addresses that controller and registry are reached at.
+            hosts: Names and addresses that the controller is reached at, and the registry unless it has its own.
             now: Wall time.
             new_fleet_id: Identity for a fleet that has none yet; a label of letters, digits and dashes.
+            registry_hosts: Names and addresses that the registry is reached at, when it is on a machine of its own.
 
         Raises:
             FailedPrecondition: A file is there and cannot be read.
@@ -108,8 +109,8 @@ class Pki:
         fleet_id = _ensure_fleet_id(directory / "fleet.json", new_fleet_id)
         authorities = {one: _ensure_authority(directory, one, fleet_id, now) for one in _CLASSES}
         pki = cls(directory, fleet_id, authorities)
-        for server in ("controller", "registry"):
-            pki._ensure_server(server, hosts, now)
+        pki._ensure_server("controller", hosts, now)
+        pki._ensure_server("registry", registry_hosts or hosts, now)
         _ensure_signing_key(directory)
         return pki
 
@@ -125,6 +126,18 @@ class Pki:
     def server_files(self, server: Literal["controller", "registry"]) -> tuple[Path, Path]:
         """Return the certificate file and the key file of a server."""
         return self.directory / f"{server}.crt", self.directory / f"{server}.key"
+
+    def copy_registry_files(self, directory: Path) -> None:
+        """Write what a registry needs to a directory of its own, so that it sees no authority and no key that signs.
+
+        Raises:
+            Unavailable: A file cannot be written.
+        """
+        make_private_directory(directory)
+        for file in (*self.server_files("registry"), self.directory / "registry-signing.pub"):
+            target, content = directory / file.name, file.read_bytes()
+            if not target.exists() or target.read_bytes() != content:
+                write_private(target, content)
 
     def issue_board(self, name: str, key: PublicKey, now: datetime) -> BoardCertificates:
         """Return the certificates of a board over the key of its request; the names in a request are not looked at."""

@@ -1,4 +1,4 @@
-"""API tokens and join tokens, hashed at rest in one file.
+"""API tokens and join tokens, hashed at rest in the files of `token_file.py`.
 
 In: what callers present. Out: who they are, or a refusal with its reason. API requests ask `identify`; the enrolment routes `redeem` join
 tokens; the session hub `settle`s them. It stands apart from the store because tokens are secrets of this installation, not declared state,
@@ -13,6 +13,7 @@ Methods block for a file sync when they change something and are safe to call fr
 from __future__ import annotations
 
 import hashlib
+import heapq
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,11 +22,12 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from controller.trust.files import make_private_directory, write_private
+from controller.trust.files import make_private_directory
+from controller.trust.token_file import TokenFile
 from rkfleet.clock import Clock, format_time, parse_time
 from rkfleet.disk import Disk, SystemDisk
 from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
-from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
+from rkfleet.errors import Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
 
 __all__ = ["ApiRole", "Identity", "JoinTokenView", "Tokens"]
 
@@ -75,29 +77,40 @@ class _File(msgspec.Struct, frozen=True, rename="camel"):
     join: tuple[_JoinToken, ...] = ()
 
 
+class _Change(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One token as it is now; a new API token ends the one that its holder had."""
+
+    api: _ApiToken | None = None
+    join: _JoinToken | None = None
+
+
 class Tokens:
-    """All tokens of one installation, in memory and in their file."""
+    """All tokens of one installation, in memory and in their files."""
 
     def __init__(self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes], disk: Disk = SystemDisk()) -> None:
         """Load the file, which need not exist.
 
         Args:
-            path: `tokens.json`; written whole on every change.
+            path: `tokens.json`; its log is beside it.
             clock: Judges the lifetime of join tokens.
             random_bytes: Source of secrets, `os.urandom` in the running program.
-            disk: Disk that the file is on.
+            disk: Disk that the files are on.
 
         Raises:
-            FailedPrecondition: The file is there and cannot be read.
+            FailedPrecondition: A file is there and cannot be read.
         """
-        self._path: Final = path
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
-        self._disk: Final = disk
         self._lock: Final = threading.Lock()
         make_private_directory(path.parent)
-        loaded = _load(path)
-        self._hold({token.sha256: token for token in loaded.api}, {token.id: token for token in loaded.join})
+        self._file: Final = TokenFile(path, _File, _Change, disk)
+        self._api: Final[dict[str, _ApiToken]] = {}
+        self._join: Final[dict[str, _JoinToken]] = {}
+        self._by_expiry: Final[list[tuple[str, str]]] = []  # A heap; times of this format sort as text.
+        self._bound: Final[dict[tuple[str, str], set[str]]] = {}  # Ids of tokens that are bound and not used up, by name and key.
+        whole, changes = self._file.load()
+        for change in (*(_Change(api=one) for one in whole.api), *(_Change(join=one) for one in whole.join), *changes):
+            self._hold(change)
 
     def identify(self, bearer: str) -> Identity | None:
         """Return whose API token this is, or None."""
@@ -113,8 +126,7 @@ class Tokens:
         bearer = f"rkt1.{self._random_bytes(_SECRET_BYTES).hex()}"
         issued = _ApiToken(name=name, role=role, sha256=_sha256(bearer))
         with self._lock:
-            kept = {key: token for key, token in self._api.items() if (token.name, token.role) != (name, role)}
-            self._save({**kept, issued.sha256: issued}, self._join)
+            self._save(_Change(api=issued))
         return bearer
 
     def create_join_token(self, role: Role, lifetime_seconds: int = JOIN_SECONDS_DEFAULT) -> tuple[str, str]:
@@ -130,18 +142,18 @@ class Tokens:
         id_, secret = self._random_bytes(_ID_BYTES).hex(), self._random_bytes(_SECRET_BYTES).hex()
         expires = format_time(self._clock.now() + timedelta(seconds=lifetime_seconds))
         with self._lock:
-            kept = self._remembered()
-            if len(kept) >= JOIN_TOKENS_MAX:
+            self._forget_expired()
+            if len(self._join) >= JOIN_TOKENS_MAX:
                 raise ResourceExhausted(
-                    f"{len(kept)} join tokens are open, at most {JOIN_TOKENS_MAX} are allowed; some expire within the hour"
+                    f"{len(self._join)} join tokens are open, at most {JOIN_TOKENS_MAX} are allowed; some expire within the hour"
                 )
-            self._save(self._api, {**kept, id_: _JoinToken(id=id_, role=role, sha256=_sha256(secret), expires=expires)})
+            self._save(_Change(join=_JoinToken(id=id_, role=role, sha256=_sha256(secret), expires=expires)))
         return f"rkj1.{id_}.{secret}", expires
 
     def join_tokens(self) -> tuple[JoinTokenView, ...]:
         """Return the join tokens that can still be used, oldest first to expire."""
         now = self._clock.now()
-        opened = [token for token in self._join.values() if not token.spent and parse_time(token.expires) > now]
+        opened = [token for token in tuple(self._join.values()) if not token.spent and parse_time(token.expires) > now]
         return tuple(
             JoinTokenView(token.id, token.role, token.expires, token.name) for token in sorted(opened, key=lambda one: one.expires)
         )
@@ -173,8 +185,7 @@ class Tokens:
             if token.name and token.name != name:
                 raise PermissionDenied(f"join token {token.id} was used by {token.name}, it cannot be used by {name}; create a new one")
             if not token.key_sha256:
-                bound = msgspec.structs.replace(token, name=name, key_sha256=key_sha256)
-                self._save(self._api, {**self._join, token.id: bound})
+                self._save(_Change(join=msgspec.structs.replace(token, name=name, key_sha256=key_sha256)))
 
     def settles(self, name: str, key_sha256: str) -> bool:
         """Return whether a session of this name and key would use up a token."""
@@ -187,8 +198,8 @@ class Tokens:
             Unavailable: The file cannot be written; nothing changed.
         """
         with self._lock:
-            used = (token for token in self._join.values() if (token.name, token.key_sha256) == (name, key_sha256))
-            self._save(self._api, {**self._join, **{token.id: msgspec.structs.replace(token, spent=True) for token in used}})
+            for id_ in sorted(self._bound.get((name, key_sha256), ())):
+                self._save(_Change(join=msgspec.structs.replace(self._join[id_], spent=True)))
 
     def _find(self, text: str) -> _JoinToken:
         prefix, _, rest = text.partition(".")
@@ -198,27 +209,37 @@ class Tokens:
             raise Unauthenticated("the join token is unknown to this controller; create one: rkfleet join-token create")
         return token
 
-    def _remembered(self) -> dict[str, _JoinToken]:
-        since = self._clock.now() - REMEMBERED
-        return {id_: token for id_, token in self._join.items() if parse_time(token.expires) > since}
+    def _forget_expired(self) -> None:
+        since = format_time(self._clock.now() - REMEMBERED)
+        while self._by_expiry and self._by_expiry[0][0] <= since:
+            self._unbind(self._join.pop(heapq.heappop(self._by_expiry)[1]))
 
-    def _save(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:
-        content = msgspec.json.encode(_File(api=tuple(api.values()), join=tuple(join.values())))
-        write_private(self._path, msgspec.json.format(content, indent=2), self._disk)
-        self._hold(api, join)
+    def _save(self, change: _Change) -> None:
+        """Keep a change on the disk, then in memory."""
+        if self._file.wants_whole:
+            self._file.replace(_File(api=tuple(self._api.values()), join=tuple(self._join.values())))
+        self._file.append(change)
+        self._hold(change)
 
-    def _hold(self, api: dict[str, _ApiToken], join: dict[str, _JoinToken]) -> None:
-        self._api, self._join = api, join
-        self._bound = {(token.name, token.key_sha256) for token in join.values() if token.key_sha256 and not token.spent}
+    def _hold(self, change: _Change) -> None:
+        if (api := change.api) is not None:
+            for key in [key for key, token in self._api.items() if (token.name, token.role) == (api.name, api.role)]:
+                del self._api[key]
+            self._api[api.sha256] = api
+        if (join := change.join) is not None:
+            if (before := self._join.get(join.id)) is not None:
+                self._unbind(before)
+            else:
+                heapq.heappush(self._by_expiry, (join.expires, join.id))
+            self._join[join.id] = join
+            if join.key_sha256 and not join.spent:
+                self._bound.setdefault((join.name, join.key_sha256), set()).add(join.id)
 
-
-def _load(path: Path) -> _File:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError:
-        return _File()
-    except (OSError, msgspec.MsgspecError) as error:
-        raise FailedPrecondition(f"{path} cannot be read: {error}") from error
+    def _unbind(self, token: _JoinToken) -> None:
+        ids = self._bound.get((token.name, token.key_sha256), set())
+        ids.discard(token.id)
+        if not ids:
+            self._bound.pop((token.name, token.key_sha256), None)
 
 
 def _sha256(secret: str) -> str:

@@ -15,6 +15,7 @@ import typer
 
 from rkfleet.cli.options import Kubeconfig
 from rkfleet.errors import Invalid, NotFound, Unavailable
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 if TYPE_CHECKING:
     import httpx2
@@ -50,17 +51,36 @@ class Answer:
         """Return the measured figures as one line."""
         first = f"{self.time_to_first_token_seconds * 1000:.0f} ms" if self.time_to_first_token_seconds is not None else "none"
         rate = f"{self.decode_tokens_per_second:.1f} tokens/s" if self.decode_tokens_per_second is not None else "too short to tell"
-        return f"TTFT {first}, decode {rate}, {self.output_tokens} output tokens"
+        return f"{'simulated: ' if self.simulated else ''}TTFT {first}, decode {rate}, {self.output_tokens} output tokens"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a board answered that does not exist; the speed is then that of the benchmark table."""
+        return SIMULATED_HEADER in self.headers
 
 
 async def ask(
-    http: httpx2.AsyncClient, url: str, body: dict[str, Any], clock: Clock, on_text: Callable[[str], None] = lambda _text: None
+    http: httpx2.AsyncClient,
+    url: str,
+    body: dict[str, Any],
+    clock: Clock,
+    *,
+    on_text: Callable[[str], None] = lambda _text: None,
+    on_token: Callable[[str], None] = lambda _board: None,
 ) -> Answer:
     """Stream one chat completion.
 
+    Args:
+        http: Client to ask with.
+        url: Base URL of the gateway.
+        body: The request, without `stream`.
+        clock: Monotonic time.
+        on_text: Given every piece of the answer.
+        on_token: Given the name of the board with every piece.
+
     Raises:
         NotFound: The gateway does not serve the model.
-        Unavailable: No replica is ready, or the stream broke.
+        Unavailable: No replica is ready, or the stream broke; `details["status"]` is the gateway's, 200 for a stream that broke.
         Invalid: The request was refused.
     """
     import httpx2
@@ -79,12 +99,13 @@ async def ask(
                     continue
                 event = json.loads(line[6:])
                 if "error" in event:
-                    raise Unavailable(event["error"]["message"])
+                    raise Unavailable(event["error"]["message"], status=response.status_code)
                 text = _take(answer, event)
                 if text:
                     last = clock.monotonic()
                     first = first or last
                     on_text(text)
+                    on_token(answer.headers.get("x-rkfleet-board", ""))
     except httpx2.HTTPError as error:
         raise Unavailable(f"the gateway at {url} broke off: {error!r}") from error
     if first:
@@ -114,7 +135,7 @@ def _refusal(status: int, body: bytes) -> Exception:
         case 404:
             return NotFound(message)
         case 429 | 502 | 503:
-            return Unavailable(message)
+            return Unavailable(message, status=status)
         case _:
             return Invalid(message)
 
@@ -163,7 +184,7 @@ async def _talk(url: str, model: str, prompt: str, key: str, max_tokens: int) ->
                 continue
             history.append({"role": "user", "content": line.strip()})
             body = {"model": model, "messages": history, "max_tokens": max_tokens}
-            answer = await ask(http, url, body, clock, lambda text: print(text, end="", flush=True))
+            answer = await ask(http, url, body, clock, on_text=lambda text: print(text, end="", flush=True))
             history.append({"role": "assistant", "content": answer.text})
             print()
             print(f"[{answer.speed()}; board {answer.headers.get('x-rkfleet-board', 'unknown')}]", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""`rkfleet demo`: from one manifest to tokens, every step verified.
+"""`rkfleet demo`: from manifests to tokens on seven boards, every step verified.
 
-It fetches a small real model, starts a whole fleet, pushes the model, applies `manifests/demo/`, streams an answer, rolls a second
-revision out under load, compares the metrics with what it sent, and stops everything. A step that cannot be verified ends the demo with
-status 1 and its name. `--break STEP` spoils a step, to show that its check can fail.
+It fetches a small real model, starts a whole fleet (a CPU board that runs it, six simulated boards), pushes models, applies
+`manifests/demo/`, streams an answer, compares the simulated boards' speeds with the vendor's table, rolls a second revision out under load,
+loses a board under load, compares the metrics with what it sent, and stops everything. A step that cannot be verified ends the demo with
+status 1 and its name. `--break STEP` spoils a step, to show that its check can fail. On a terminal all of it is one live screen.
 """
 
 from __future__ import annotations
@@ -27,16 +28,28 @@ def demo(
         Step | None, typer.Option("--break", help="Spoil this step; the demo must then fail in it.", show_default=False)
     ] = None,
 ) -> None:
-    """Show the whole way on this machine with a real model on the CPU; exit 0 only if each step was verified."""
+    """Show the whole way on this machine: a real model on the CPU, six simulated boards; exit 0 only if each step was verified."""
     import asyncio
     import tempfile
 
-    from rkfleet.cli.demo_steps import Demo, StepFailed
+    from rkfleet.cli.demo_stage import StepFailed
+    from rkfleet.cli.demo_steps import Demo
+    from rkfleet.cli.screen import open_screen
+    from rkfleet.clock import SystemClock
 
+    clock = SystemClock()
     with tempfile.TemporaryDirectory(prefix="rkfleet-demo-") as scratch:
-        show = Demo(data_dir or Path(scratch) / "fleet", Path(scratch), manifests or Path("manifests/demo"), spoil)
         try:
-            asyncio.run(show.run())
+            with open_screen(clock) as screen:
+                show = Demo(
+                    data_dir or Path(scratch) / "fleet",
+                    Path(scratch),
+                    manifests or Path("manifests/demo"),
+                    spoil=spoil,
+                    clock=clock,
+                    screen=screen,
+                )
+                asyncio.run(show.run())
         except StepFailed as failure:
             print(f"demo failed in step {failure.step}: {failure.why}", file=sys.stderr)
             sys.exit(1)

@@ -9,25 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import httpx2
 import msgspec
 
 from rkfleet.cli.children import Children, Program
-from rkfleet.cli.ports import API_PORT, GATEWAY_PORT, REGISTRY_PORT, SESSION_PORT, Ports
+from rkfleet.cli.ports import API_PORT, GATEWAY_PORT, REGISTRY_PORT, SESSION_PORT
 from rkfleet.client import ApiClient, Cluster, load_cluster
 from rkfleet.clock import Clock
 from rkfleet.enrolment import JOIN_TOKENS_PATH
 from rkfleet.errors import Invalid
+from rkfleet.ports import Ports
 from rkfleet.process import lock_data_dir
+from rkfleet.simulated import format_boards
 
 __all__ = ["Endpoints", "FleetPlan", "LocalFleet", "local_fleet"]
 
 HOST: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 60.0  # Each program; a cold start takes two or three on a slow laptop.
+START_SECONDS_PER_BOARD: Final = 1.0  # A simulated board enrols in a tenth of a second; a slow laptop needs more.
 CPU_BOARDS_MAX: Final = 16
+SIMULATED: Final = "simulated-boards"  # Name of the host's log, its pid file and its metrics.
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +42,8 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
         data_dir: Where everything is kept; a second start with the same directory comes back to where it was.
         cpu_boards: Boards that run models on the CPU of this machine, named cpu-1 and so on.
         board_memory: Memory that each CPU board reports, a quantity; empty reports the machine's.
+        simulated: Boards that do not exist, by chip, all in one host process; named rk3588-1 and so on.
+        load_speedup: How much faster than the assumed storage simulated boards load models.
     """
 
     data_dir: Path
@@ -46,6 +53,8 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway_port: int = GATEWAY_PORT
     cpu_boards: int = 1
     board_memory: str = ""
+    simulated: Mapping[str, int] = {}
+    load_speedup: float = 1.0
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +62,10 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         gateway_api_key: Key that clients of the gateway send; None while it listens on loopback only.
-        metrics: Prometheus URLs by program.
+        metrics: Prometheus URLs by program; that of `simulated-boards` has the figures of all its boards.
         ca_file: Certificate that signs every server of the fleet.
+        boards: URL of each board's plain listener.
+        simulated_boards: URL of the host of simulated boards, where each can be switched off and on; None without one.
     """
 
     api: str
@@ -65,6 +76,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: str
     kubeconfig: str
     boards: dict[str, str]
+    simulated_boards: str | None = None
 
 
 class LocalFleet:
@@ -130,11 +142,28 @@ async def _start(plan: FleetPlan, clock: Clock, children: Children, say: Callabl
             children.start(wiring.agent(name, await _join(client, "board", wiring.agent_dir(name))))
     await children.wait_ready("registry", "gateway", *(f"agent-{name}" for name in wiring.boards), seconds_max=START_SECONDS_MAX)
     endpoints = wiring.endpoints()
+    if count := sum(plan.simulated.values()):
+        say(f"joining {count} simulated boards")
+        children.start(wiring.simulated_boards())
+        await children.wait_ready(SIMULATED, seconds_max=START_SECONDS_MAX + count * START_SECONDS_PER_BOARD)
+        endpoints = await _with_simulated(endpoints, wiring.simulated_url)
     target = plan.data_dir / "endpoints.json"
     part = target.with_suffix(".part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(endpoints)) + b"\n")
     part.replace(target)
     return LocalFleet(plan, clock, children, endpoints)
+
+
+async def _with_simulated(endpoints: Endpoints, url: str) -> Endpoints:
+    """Return the endpoints with those of the simulated boards, as their host tells them."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=START_SECONDS_MAX) as http:
+        boards = (await http.get(f"{url}/boards")).raise_for_status().json()["boards"]
+    return msgspec.structs.replace(
+        endpoints,
+        boards={**endpoints.boards, **{board["name"]: board["opsUrl"] for board in boards}},
+        metrics={**endpoints.metrics, SIMULATED: f"{url}/metrics"},
+        simulated_boards=url,
+    )
 
 
 async def _join(client: ApiClient, role: str, directory: Path) -> tuple[str, ...]:
@@ -149,6 +178,7 @@ class _Wiring:
     """Ports and command lines of every program."""
 
     def __init__(self, plan: FleetPlan, ports: Ports) -> None:
+        self._plan: Final = plan
         self._dir: Final = plan.data_dir.absolute()
         self._memory: Final = ("--memory", plan.board_memory) if plan.board_memory else ()
         self.kubeconfig: Final = self._dir / "kubeconfig"
@@ -156,7 +186,7 @@ class _Wiring:
         self.boards: Final = tuple(f"cpu-{number}" for number in range(1, plan.cpu_boards + 1))
         wanted = {
             "api": plan.api_port, "grpc": plan.grpc_port, "registry": plan.registry_port, "gateway": plan.gateway_port,
-            "controller-ops": 0, "registry-ops": 0, "gateway-ops": 0,
+            "controller-ops": 0, "registry-ops": 0, "gateway-ops": 0, f"{SIMULATED}-ops": 0,
         } | {f"agent-{board}{part}": 0 for board in self.boards for part in ("", "-ops")}  # fmt: skip
         self._port: Final = {name: ports.choose(name, port) for name, port in wanted.items()}
 
@@ -192,6 +222,21 @@ class _Wiring:
             "--serving-port", self._port[f"agent-{name}"], *self._memory, *join,
         )  # fmt: skip
         return self._program(f"agent-{name}", "agent", self.agent_dir(name), *flags)
+
+    @property
+    def simulated_url(self) -> str:
+        return self._url(f"{SIMULATED}-ops", "http")
+
+    def simulated_boards(self) -> Program:
+        flags = (
+            "--boards",
+            format_boards(self._plan.simulated),
+            "--kubeconfig",
+            self.kubeconfig,
+            "--load-speedup",
+            self._plan.load_speedup,
+        )
+        return self._program(SIMULATED, "simulation.boards", self._dir / SIMULATED, *flags)
 
     def endpoints(self) -> Endpoints:
         programs = ("controller", "registry", "gateway", *(f"agent-{board}" for board in self.boards))

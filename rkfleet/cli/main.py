@@ -12,7 +12,27 @@ from typing import Annotated
 import typer
 
 from rkfleet import __version__
-from rkfleet.cli import apply, board, chat, demo, join, model, objects, programs, rollout, up
+from rkfleet.cli import (
+    apply,
+    bench,
+    board,
+    chat,
+    completion,
+    demo,
+    events,
+    explain,
+    gateway_keys,
+    join,
+    logs,
+    model,
+    objects,
+    programs,
+    rollout,
+    scale,
+    top,
+    up,
+    wait,
+)
 from rkfleet.errors import FleetError, Invalid
 
 __all__ = ["app", "main"]
@@ -32,12 +52,22 @@ app.command()(apply.apply)
 app.command()(objects.get)
 app.command()(objects.describe)
 app.command()(objects.delete)
+app.command()(explain.explain)
+app.command()(events.events)
+app.command()(wait.wait)
+app.command()(scale.scale)
 app.command()(chat.chat)
+app.command()(logs.logs)
 app.command("kubeconfig")(join.kubeconfig)
+app.command()(completion.completion)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(board.app, name="board")
+app.add_typer(top.app, name="top")
 app.add_typer(model.app, name="model")
+app.add_typer(bench.app, name="bench")
 app.add_typer(join.app, name="join-token")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(programs.simulate)
+app.add_typer(gateway_keys.app, name="gateway-keys")
 for _name in programs.PROGRAMS:
     app.add_typer(programs.program_app(_name), name=_name)
 

@@ -1,69 +1,12 @@
-"""Which port each program of `rkfleet up` listens on, chosen once and kept in `ports.json`.
-
-A port given as 0 means any free one. It is chosen before the program starts and stays the same over restarts, so that addresses which
-clients hold go on working.
-"""
+"""The ports that the programs of `rkfleet up` listen on unless they are told otherwise."""
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from rkfleet.errors import FailedPrecondition
-
-__all__ = ["API_PORT", "GATEWAY_PORT", "REGISTRY_PORT", "SESSION_PORT", "Ports"]
+__all__ = ["API_PORT", "GATEWAY_PORT", "REGISTRY_PORT", "SESSION_PORT"]
 
 API_PORT: Final = 7443
 SESSION_PORT: Final = 7444
 REGISTRY_PORT: Final = 7445
 GATEWAY_PORT: Final = 7480
-
-
-class Ports:
-    """The ports of one data directory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path: Final = path
-        self._kept: Final[dict[str, int]] = msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
-        self._used: Final[set[int]] = set()
-
-    def choose(self, name: str, wanted: int, host: str = "127.0.0.1") -> int:
-        """Return the port of `name`: the wanted one, else the one kept from an earlier start, else any free one.
-
-        Raises:
-            FailedPrecondition: Another program listens on it.
-        """
-        port = wanted or self._kept.get(name) or _free_port(host, self._used)
-        if not _is_free(host, port):
-            raise FailedPrecondition(f"port {port} of {name} on {host} is taken by another program; choose another one or 0 for any")
-        self._kept[name] = port
-        self._used.add(port)
-        return port
-
-    def save(self) -> None:
-        """Write the choices down; a kill leaves the old ones or the new ones."""
-        part = self._path.with_suffix(".part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(self._kept)) + b"\n")
-        part.replace(self._path)
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(host: str, taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken:
-            return port

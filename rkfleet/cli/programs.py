@@ -1,4 +1,4 @@
-"""`rkfleet controller|registry|agent|gateway run`: replaces this process by the program; the words after `run` are the program's own."""
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`: become that program; further words are its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "program_app"]
+__all__ = ["PROGRAMS", "program_app", "simulate"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
     "registry": ("controller.registry", "The model registry."),
     "agent": ("agent", "The agent of one board."),
     "gateway": ("gateway", "The OpenAI endpoint of the fleet."),
+    "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
 
 
@@ -35,3 +36,8 @@ def program_app(name: str) -> typer.Typer:
 
     group.__doc__ = help_text
     return app
+
+
+def simulate(context: typer.Context) -> None:
+    """Hollow boards by the thousand, to test how much a controller carries; see simulate --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "simulation.hollow", *context.args])  # noqa: S606 (the same interpreter)

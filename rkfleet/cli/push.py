@@ -39,9 +39,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be pushed: `files[i]` is the artifact of `variants[i]`. Facts that are empty stay as they are in the Model."""
 
     name: str
-    namespace: str
     files: tuple[Path, ...]
     variants: tuple[VariantWords, ...]
+    namespace: str = "default"
     family: str = ""
     parameters: str = ""
     license: str = ""

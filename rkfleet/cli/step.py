@@ -16,6 +16,8 @@ class Step(StrEnum):
     apply = "apply"
     rollout = "rollout"
     answer = "answer"
+    rates = "rates"
     update = "update"
+    loss = "loss"
     metrics = "metrics"
     stop = "stop"

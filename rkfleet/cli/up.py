@@ -24,6 +24,10 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
     gateway_port: Annotated[int, typer.Option(help="Port of the OpenAI endpoint; 0 takes any free one.")] = GATEWAY_PORT,
     cpu_boards: Annotated[int, typer.Option(help="Boards that run models on the CPU of this machine.")] = 1,
     board_memory: Annotated[str, typer.Option(help="Memory that each CPU board reports, for example 4Gi; default the machine's.")] = "",
+    simulated: Annotated[
+        str, typer.Option(metavar="rk3588=N,rk3576=M", help="Boards that do not exist and answer at the speed of the vendor's table.")
+    ] = "",
+    load_speedup: Annotated[float, typer.Option(help="How much faster simulated boards load models than 1 GiB/s.")] = 1.0,
     samples: Annotated[bool, typer.Option("--samples", help="Push the sample models before it is ready.")] = False,
 ) -> None:
     """Start controller, registry, gateway and boards on this machine; Ctrl-C stops them."""
@@ -31,6 +35,7 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
 
     from rkfleet.cli.fleet import FleetPlan
     from rkfleet.process import run_until_stopped
+    from rkfleet.simulated import parse_boards
 
     plan = FleetPlan(
         data_dir=data_dir,
@@ -40,6 +45,8 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
         gateway_port=gateway_port,
         cpu_boards=cpu_boards,
         board_memory=board_memory,
+        simulated=parse_boards(simulated),
+        load_speedup=load_speedup,
     )
     asyncio.run(run_until_stopped(_run(plan, samples)))
 
@@ -60,4 +67,6 @@ async def _run(plan: FleetPlan, samples: bool) -> None:
 
 def _ready_line(fleet: LocalFleet) -> str:
     points = fleet.endpoints
-    return f"ready: gateway {points.gateway}/v1  api {points.api}  export KUBECONFIG={points.kubeconfig}"
+    hosted = sum(fleet.plan.simulated.values())
+    boards = f"  simulated boards {hosted} at {points.simulated_boards}/boards" if hosted else ""
+    return f"ready: gateway {points.gateway}/v1  api {points.api}{boards}  export KUBECONFIG={points.kubeconfig}"

@@ -60,7 +60,11 @@ class StatusOwner(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
-    """How a kind appears in the API."""
+    """How a kind appears in the API.
+
+    Attributes:
+        log: It has a log (`.../<name>/log`), as Kubernetes' pods have; only the embedded API serves it.
+    """
 
     kind: str
     plural: str
@@ -73,6 +77,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[Column, ...] = ()
     status: bool = True
     scale: bool = False
+    log: bool = False
     name_length_max: int = 253
     owners: Mapping[str, StatusOwner] = {}
 

@@ -153,10 +153,12 @@ class Board(Object, frozen=True, kw_only=True):
         short_names=("bd",),
         categories=("rkfleet",),
         name_length_max=63,
+        log=True,
         columns=(
             Column("Status", '.status.conditions[?(@.type=="Ready")].reason', "Reason of the Ready condition."),
             Column("SoC", ".status.soc", "System on chip."),
             Column("Simulated", ".status.simulated", "Whether the hardware is simulated.", "boolean"),
+            Column("Cordoned", ".spec.unschedulable", "Whether nothing new is placed on the board.", "boolean"),
             Column("Memory", ".status.allocatable.memory", "Memory that replicas may reserve."),
             Column("Assignment", ".status.assignment.acceptedNumber", "Accepted assignment number.", "integer", 1),
             Column("Endpoint", ".status.servingEndpoint", "Where gateways reach the board.", priority=1),

@@ -73,6 +73,9 @@ class ReplicaStatus(Struct, frozen=True, kw_only=True):
     endpoint: Annotated[str, Meta(description="Base URL of the replica; clients append /v1/...")] = ""
     progress: Annotated[Progress | None, Meta(description="How much of the artifact is on the board.")] = None
     measured: Annotated[Measured | None, Meta(description="Speed as the board measured it.")] = None
+    simulated: Annotated[
+        bool, Meta(description="True when the board's hardware does not exist, so that `measured` is a figure of the benchmark table.")
+    ] = False
     restarts: Annotated[int, Meta(description="Times that the worker was started again after an exit.", ge=0)] = 0
     last_exit: Annotated[LastExit | None, Meta(description="How the worker ended last.")] = None
     conditions: Annotated[tuple[Condition, ...], Meta(description="Observations about the replica.", max_length=32)] = ()
@@ -87,6 +90,7 @@ class Replica(Object, frozen=True, kw_only=True):
         singular="replica",
         short_names=("rep",),
         categories=("all", "rkfleet"),
+        log=True,
         columns=(
             Column("Status", '.status.conditions[?(@.type=="Ready")].reason', "Reason of the Ready condition."),
             Column("Board", ".spec.boardName", "Board that the replica is placed on."),
@@ -94,6 +98,7 @@ class Replica(Object, frozen=True, kw_only=True):
             Column("Activation", ".spec.activation", "Staged, Serving or Draining."),
             Column("Restarts", ".status.restarts", "Restarts of the worker.", "integer"),
             Column("Tokens/s", ".status.measured.decodeTokensPerSecond", "Decode speed that the board measured.", "number"),
+            Column("Simulated", ".status.simulated", "Whether the board, and so the speed, is simulated.", "boolean"),
             Column("Revision", ".spec.revisionName", "Revision that the replica runs.", priority=1),
             Column("Age", ".metadata.creationTimestamp", "Time since creation.", "date"),
         ),
@@ -101,7 +106,7 @@ class Replica(Object, frozen=True, kw_only=True):
             "placement": StatusOwner(conditions=("Scheduled",)),
             "deployment": StatusOwner(conditions=("DisruptionTarget",)),
             "agent": StatusOwner(
-                fields=("observedGeneration", "endpoint", "progress", "measured", "restarts", "lastExit"),
+                fields=("observedGeneration", "endpoint", "progress", "measured", "simulated", "restarts", "lastExit"),
                 conditions=("ArtifactAvailable", "Loaded", "Drained", "Ready"),
             ),
             # Speaks for a board that cannot: only while it has no session, when the agent's reports do not come.

@@ -8,35 +8,41 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("hello", "assignment_answer", "report", "grant_request", "goodbye")
+    __slots__ = ("hello", "assignment_answer", "report", "grant_request", "goodbye", "log_chunk")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_ANSWER_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     GRANT_REQUEST_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    LOG_CHUNK_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     assignment_answer: AssignmentAnswer
     report: Report
     grant_request: GrantRequest
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., assignment_answer: _Optional[_Union[AssignmentAnswer, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., grant_request: _Optional[_Union[GrantRequest, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    log_chunk: LogChunk
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., assignment_answer: _Optional[_Union[AssignmentAnswer, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., grant_request: _Optional[_Union[GrantRequest, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., log_chunk: _Optional[_Union[LogChunk, _Mapping]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
-    __slots__ = ("welcome", "assignment_offer", "report_ack", "grant", "goodbye")
+    __slots__ = ("welcome", "assignment_offer", "report_ack", "grant", "goodbye", "log_request", "log_cancel")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_OFFER_FIELD_NUMBER: _ClassVar[int]
     REPORT_ACK_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    LOG_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    LOG_CANCEL_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assignment_offer: AssignmentOffer
     report_ack: ReportAck
     grant: Grant
     goodbye: Goodbye
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignment_offer: _Optional[_Union[AssignmentOffer, _Mapping]] = ..., report_ack: _Optional[_Union[ReportAck, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    log_request: LogRequest
+    log_cancel: LogCancel
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignment_offer: _Optional[_Union[AssignmentOffer, _Mapping]] = ..., report_ack: _Optional[_Union[ReportAck, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., log_request: _Optional[_Union[LogRequest, _Mapping]] = ..., log_cancel: _Optional[_Union[LogCancel, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "fleet_id", "machine_id", "boot_id", "assignment_number", "assignment_sha256", "facts", "serving_url")
+    __slots__ = ("protocol", "fleet_id", "machine_id", "boot_id", "assignment_number", "assignment_sha256", "facts", "serving_url", "answers_logs")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     FLEET_ID_FIELD_NUMBER: _ClassVar[int]
     MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +51,7 @@ class Hello(_message.Message):
     ASSIGNMENT_SHA256_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     SERVING_URL_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_LOGS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     fleet_id: str
     machine_id: str
@@ -53,7 +60,8 @@ class Hello(_message.Message):
     assignment_sha256: str
     facts: BoardFacts
     serving_url: str
-    def __init__(self, protocol: _Optional[int] = ..., fleet_id: _Optional[str] = ..., machine_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., assignment_number: _Optional[int] = ..., assignment_sha256: _Optional[str] = ..., facts: _Optional[_Union[BoardFacts, _Mapping]] = ..., serving_url: _Optional[str] = ...) -> None: ...
+    answers_logs: bool
+    def __init__(self, protocol: _Optional[int] = ..., fleet_id: _Optional[str] = ..., machine_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., assignment_number: _Optional[int] = ..., assignment_sha256: _Optional[str] = ..., facts: _Optional[_Union[BoardFacts, _Mapping]] = ..., serving_url: _Optional[str] = ..., answers_logs: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("fleet_id", "session_number", "heartbeat_milliseconds", "report_interval_min_milliseconds")
@@ -138,6 +146,68 @@ class Grant(_message.Message):
     expires_in_seconds: int
     refusal: str
     def __init__(self, request_id: _Optional[int] = ..., sources: _Optional[_Iterable[str]] = ..., token: _Optional[str] = ..., expires_in_seconds: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class LogRequest(_message.Message):
+    __slots__ = ("request_id", "source", "replica_uid", "run", "after", "tail_lines", "since_seconds", "wait")
+    class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SOURCE_UNSPECIFIED: _ClassVar[LogRequest.Source]
+        SOURCE_WORKER: _ClassVar[LogRequest.Source]
+        SOURCE_AGENT: _ClassVar[LogRequest.Source]
+    SOURCE_UNSPECIFIED: LogRequest.Source
+    SOURCE_WORKER: LogRequest.Source
+    SOURCE_AGENT: LogRequest.Source
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_UID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    TAIL_LINES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    source: LogRequest.Source
+    replica_uid: str
+    run: int
+    after: int
+    tail_lines: int
+    since_seconds: int
+    wait: bool
+    def __init__(self, request_id: _Optional[int] = ..., source: _Optional[_Union[LogRequest.Source, str]] = ..., replica_uid: _Optional[str] = ..., run: _Optional[int] = ..., after: _Optional[int] = ..., tail_lines: _Optional[int] = ..., since_seconds: _Optional[int] = ..., wait: bool = ...) -> None: ...
+
+class LogChunk(_message.Message):
+    __slots__ = ("request_id", "lines", "next", "newest", "dropped", "run", "ended", "refusal")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    next: int
+    newest: int
+    dropped: int
+    run: int
+    ended: bool
+    refusal: str
+    def __init__(self, request_id: _Optional[int] = ..., lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., next: _Optional[int] = ..., newest: _Optional[int] = ..., dropped: _Optional[int] = ..., run: _Optional[int] = ..., ended: bool = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("time_milliseconds", "text")
+    TIME_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    time_milliseconds: int
+    text: str
+    def __init__(self, time_milliseconds: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class LogCancel(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    def __init__(self, request_id: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason", "message", "reconnect_after_milliseconds")

@@ -36,17 +36,20 @@ class TestLlamaCpp(ProcessWorkerSuite):
         path.write_bytes(b"RKFLEET-SIMULATED\nmodel: x\n")
         assert "placeholder for simulated boards" in asyncio.run(load())
 
-    def test_a_truncated_model_is_a_load_failure_in_the_words_of_llama_cpp(
+    def test_a_truncated_model_is_a_load_failure_in_the_words_of_llama_cpp_which_are_logged(
         self, backend: ChildBackend, model: Path, tmp_path: Path
     ) -> None:
-        async def load() -> str:
-            async with self.started(backend, self.spec(path)) as (worker, _):
-                return (await worker.exited()).message
+        async def load() -> tuple[str, list[str]]:
+            lines: list[str] = []
+            async with self.started(backend, self.spec(path), lines.append) as (worker, _):
+                return (await worker.exited()).message, lines
 
         path = tmp_path / "model.gguf"
         with model.open("rb") as whole:
             path.write_bytes(whole.read(8 << 20))
-        assert "data is not within the file bounds" in asyncio.run(load())
+        message, lines = asyncio.run(load())
+        assert "data is not within the file bounds" in message
+        assert any("data is not within the file bounds" in line for line in lines)
 
     @pytest.mark.parametrize("moment", ["started", "loaded"])
     def test_a_worker_dies_with_its_agent(self, model: Path, moment: str) -> None:

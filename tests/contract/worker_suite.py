@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -83,10 +83,12 @@ class WorkerSuite:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def started(cls, backend: Backend, spec: WorkerSpec) -> AsyncIterator[tuple[Worker, list[float]]]:
+    async def started(
+        cls, backend: Backend, spec: WorkerSpec, log: Callable[[str], None] = lambda _text: None
+    ) -> AsyncIterator[tuple[Worker, list[float]]]:
         beats: list[float] = []
         async with asyncio.TaskGroup() as tasks:
-            worker = await backend.start(spec, tasks, lambda: beats.append(time.perf_counter()))
+            worker = await backend.start(spec, tasks, lambda: beats.append(time.perf_counter()), log)
             try:
                 yield worker, beats
             finally:

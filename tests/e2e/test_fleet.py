@@ -42,7 +42,11 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.to_thread(_commands_work, fleet)
             await _openai_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
-            await asyncio.to_thread(_the_quickstart_is_true, fleet, tmp_path)
+            quickstart = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "quickstart")
+            assert '"smollm2"' in quickstart
+            day_two = await asyncio.to_thread(_a_guide_is_true, fleet, tmp_path, "day-two")
+            assert "does not exist (there is smollm2-135m)" in day_two
+            assert "serving.maxOutputTokens: 512 -> 256" in day_two
             await _metrics_equal_what_was_sent(fleet)
             name = await asyncio.to_thread(_replica_name, fleet)
         await _it_serves_without_a_controller(fleet)
@@ -74,11 +78,14 @@ def _commands_work(fleet: Up) -> None:
     spoken = fleet.run("chat", "smollm2", "Say hello.", "--max-tokens", "8")
     assert spoken.stdout.strip()
     assert "tokens/s" in spoken.stderr
+    said = fleet.run("logs", _replica_name(fleet), "--timestamps").stdout
+    assert re.search(r"^\S+Z rkfleet: run 1 starts: llamacpp \S+, \d+ threads?, /", said, re.MULTILINE), said
+    assert re.search(r"^\S+Z rkfleet: the model is loaded, after \d+\.\d s$", said, re.MULTILINE), said
     kinds = [("get", kind.resource.plural) for kind in KINDS]
     absent = [("get", "model", "nope"), ("get", "nonsense"), ("delete", "modeldeployment", "nope")]
     others = [
         ("apply", "-f", MANIFEST), ("board", "list"), ("model", "list"), ("describe", "modeldeployment", "smollm2"),
-        ("join-token", "create"), ("kubeconfig",),
+        ("join-token", "create"), ("kubeconfig",), ("logs", "board/cpu-1"), ("logs", "deployment/smollm2", "--tail", "1"),
     ]  # fmt: skip
     commands = [*kinds, *absent, *others]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -86,7 +93,7 @@ def _commands_work(fleet: Up) -> None:
         done = dict(zip(commands, ended, strict=True))
     assert [done[words].returncode for words in kinds] == [0] * len(kinds)
     assert [done[words].returncode for words in absent] == [3] * len(absent)
-    applied, boards, models, described, token, kubeconfig = (done[words].stdout for words in others)
+    applied, boards, models, described, token, kubeconfig, agent_log, tail = (done[words].stdout for words in others)
     assert applied == "modeldeployments/smollm2 unchanged\n"
     assert "cpu-1" in boards
     assert "smollm2-135m" in models
@@ -94,6 +101,8 @@ def _commands_work(fleet: Up) -> None:
     assert "Events:" in described
     assert token.startswith("rkfleet agent run --controller https://")
     assert kubeconfig == fleet.kubeconfig.read_text()
+    assert "info agent.session.runner: session taken number=1" in agent_log
+    assert re.fullmatch(r"\[smollm2-\S+\] rkfleet: the model is loaded, .*\n", tail)
 
 
 async def _openai_clients_work(fleet: Up) -> None:
@@ -133,15 +142,15 @@ async def _a_client_that_leaves_frees_the_worker(fleet: Up) -> None:
         await eventually(idle, "no request runs after its client left", 2.0)
 
 
-def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
-    """Every ```bash block of the quickstart runs, in a folder that looks like a clone with `make up` running in it."""
-    text = (ROOT / "docs/guides/quickstart.md").read_text()
+def _a_guide_is_true(fleet: Up, folder: Path, guide: str) -> str:
+    """Every ```bash block of a guide runs, in a folder that looks like a clone with `make up` running in it; return what they print."""
+    text = (ROOT / f"docs/guides/{guide}.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
     if shutil.which("kubectl") is None:
         assert not os.environ.get("CI"), "CI has no kubectl"
         pytest.skip("no kubectl")
-    clone = folder / "clone"
+    clone = folder / guide
     clone.mkdir()
     for name in ("manifests", ".venv"):
         (clone / name).symlink_to(ROOT / name)
@@ -151,7 +160,7 @@ def _the_quickstart_is_true(fleet: Up, folder: Path) -> None:
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert '"smollm2"' in done.stdout
+    return done.stdout
 
 
 async def _metrics_equal_what_was_sent(fleet: Up) -> None:

@@ -85,7 +85,7 @@ def test_a_refused_grant_and_an_absent_controller_are_said_and_end(tmp_path: Pat
 
 
 def test_two_replicas_of_one_model_fetch_it_once_and_a_removed_one_is_forgotten(tmp_path: Path) -> None:
-    """Bytes are counted at the registry; what nobody refers to may be evicted."""
+    """Bytes are counted at the registry; what nobody refers to may be evicted, and a journal is closed."""
 
     async def body() -> None:
         async with loop_world(tmp_path) as w:
@@ -94,9 +94,14 @@ def test_two_replicas_of_one_model_fetch_it_once_and_a_removed_one_is_forgotten(
             await until(lambda: w.of_replica("Ready", "chat-2") == ("False", "Staged") == w.of_replica("Ready"))
             assert sent_bytes(w.running) == SIZE
             assert w.cache.references(file.digest) == 2
+            uid = w.ledger.held.assignment.replicas[0].uid
+            w.journals.begin_run(uid)
+            journal = w.journals.find(uid)
+            assert journal is not None
             await w.assign(2)
             await until(lambda: w.reports.state is not None and w.reports.state.replicas == ())
             assert w.cache.references(file.digest) == 0
+            assert journal.read().lines[-1].text == "rkfleet: the replica left this board"
 
     asyncio.run(body())
 

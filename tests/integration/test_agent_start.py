@@ -34,9 +34,29 @@ def test_an_agent_that_waits_for_its_controller_says_so_locks_its_directory_and_
             answer = await agent.get("/readyz")
             assert (answer.status_code, answer.text) == (503, "the board has not joined its fleet yet, or is starting\n")
             assert (await agent.get("/healthz")).status_code == 200
+            assert (await agent.get("/v1/models")).status_code == 200
             async with running_agent(tmp_path / "cpu-1", *flags, ready=False) as second:
                 assert await asyncio.wait_for(second.process.wait(), 15) == 1
             assert f"is in use by process {agent.process.pid}" in second.log.read_text()
         assert agent.process.returncode == 0
+
+    asyncio.run(body())
+
+
+def test_an_ops_listener_beyond_loopback_answers_no_model_requests(tmp_path: Path) -> None:
+    """Health and metrics are for whoever may reach the port; `/v1`, which asks for no key here, stays with this machine."""
+
+    async def body() -> None:
+        (tmp_path / "token").write_text('{"token": "rkj1.id.secret", "role": "board", "expires": "", "caPin": "sha256:00"}')
+        flags = ("--ops-host", "0.0.0.0", "--token-file", str(tmp_path / "token"))
+        async with running_agent(tmp_path / "cpu-1", *flags, ready=False) as agent:
+
+            async def waits() -> bool:
+                return "enrolment waits" in agent.log.read_text()
+
+            await until(waits)
+            assert (await agent.get("/healthz")).status_code == 200
+            assert (await agent.get("/metrics")).status_code == 200
+            assert (await agent.get("/v1/models")).status_code == 404
 
     asyncio.run(body())

@@ -287,6 +287,27 @@ def test_a_program_that_is_refused_for_good_ends_with_the_reason(tmp_path: Path)
     asyncio.run(scenario())
 
 
+def test_a_program_joins_with_a_token_file_and_comes_back_without_it(tmp_path: Path) -> None:
+    """No secret stands in its arguments; the file is looked at until there is an identity, and a missing one is named."""
+
+    async def scenario() -> None:
+        file, directory, clock = tmp_path / "token", tmp_path / "b-1" / "identity", ManualClock()
+        async with enrolling_world(tmp_path / "controller") as world:
+            told = world.enrolment()
+            without = msgspec.structs.replace(told, token="", ca_pin="")
+            with pytest.raises(
+                FailedPrecondition, match=r"token cannot be read: No such file.*; see: rkfleet join-token create --token-file"
+            ):
+                await ensure_identity(directory, without, clock, random.Random(1), file)
+            file.write_bytes(msgspec.json.encode({"token": told.token, "role": "board", "expires": "", "caPin": told.ca_pin}))
+            joined = await ensure_identity(directory, without, clock, random.Random(1), file)
+            assert joined.fleet_id == world.sessions.pki.fleet_id
+            file.unlink()
+            assert await ensure_identity(directory, without, clock, random.Random(1), file) == joined
+
+    asyncio.run(scenario())
+
+
 def test_a_damaged_identity_is_named(tmp_path: Path) -> None:
     """A program does not enrol over files that may still be somebody's."""
     (tmp_path / "identity.json").write_text("{")

@@ -15,6 +15,7 @@ from rkfleet.kinds.board import DriverVersion, Runtime, Versions
 from rkfleet.kinds.replica import LastExit, Measured, Progress
 from rkfleet.report import BoardFacts, BoardState, LogEntry, ReplicaState, RunningWorker
 from rkfleet.session import (
+    LOG_LINE_LENGTH_MAX,
     AssignmentAnswer,
     AssignmentOffer,
     Goodbye,
@@ -22,6 +23,11 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogCancel,
+    LogChunk,
+    LogLine,
+    LogRequest,
+    LogSource,
     Report,
     ReportAck,
     Verdict,
@@ -29,6 +35,7 @@ from rkfleet.session import (
 )
 from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.wire import (
+    LOG_TIME_MAX,
     TEXT_LENGTH_MAX,
     decode_board_message,
     decode_controller_message,
@@ -70,14 +77,23 @@ entry = st.builds(
 )  # fmt: skip
 goodbye = st.builds(Goodbye, reason=st.sampled_from(GoodbyeReason), message=text, reconnect_after_seconds=milliseconds)
 
+log_line = st.builds(
+    LogLine, time_milliseconds=st.integers(0, LOG_TIME_MAX),
+    text=st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20),
+)  # fmt: skip
+
 board_messages = st.one_of(
     st.builds(
         Hello, protocol=small, fleet_id=text, machine_id=text, boot_id=text, assignment_number=count,
-        assignment_sha256=sha256 | st.just(""), facts=facts, serving_url=text,
+        assignment_sha256=sha256 | st.just(""), facts=facts, serving_url=text, answers_logs=st.booleans(),
     ),
     st.builds(AssignmentAnswer, number=count, verdict=st.sampled_from(Verdict), reason=text),
     st.builds(Report, state=state, log=st.lists(entry, max_size=2).map(tuple), log_dropped=count),
     st.builds(GrantRequest, request_id=count, digests=st.lists(sha256.map(lambda hex_: f"sha256:{hex_}"), max_size=3).map(tuple)),
+    st.builds(
+        LogChunk, request_id=count, lines=st.lists(log_line, max_size=3).map(tuple), next=count, newest=count, dropped=count, run=small,
+        ended=st.booleans(), refusal=text,
+    ),
     goodbye,
 )  # fmt: skip
 controller_messages = st.one_of(
@@ -89,6 +105,11 @@ controller_messages = st.one_of(
     st.builds(
         Grant, request_id=count, sources=st.lists(text, max_size=3).map(tuple), token=text, expires_in_seconds=small, refusal=text
     ),
+    st.builds(
+        LogRequest, request_id=count, source=st.sampled_from(LogSource), replica_uid=text, run=st.integers(-(2**31), 2**31 - 1),
+        after=st.none() | count, tail_lines=st.none() | small, since_seconds=small, wait=st.booleans(),
+    ),
+    st.builds(LogCancel, request_id=count),
     goodbye,
 )  # fmt: skip
 
@@ -138,6 +159,7 @@ LONG = "x" * (TEXT_LENGTH_MAX + 1)
         ),
         (pb.SessionRequest(grant_request=pb.GrantRequest(digests=["sha256:x"])), "is not sha256: and 64 hex digits"),
         (pb.SessionRequest(grant_request=pb.GrantRequest(digests=["x"] * 65)), "digests has 65 entries"),
+        (pb.SessionRequest(log_chunk=pb.LogChunk(lines=[pb.LogLine()] * 201)), "lines has 201 entries, at most 200 are allowed"),
     ],
 )
 def test_a_message_over_a_limit_is_refused_with_field_value_and_limit(message: pb.SessionRequest, reason: str) -> None:
@@ -145,6 +167,16 @@ def test_a_message_over_a_limit_is_refused_with_field_value_and_limit(message: p
     with pytest.raises(BadRequest) as caught:
         decode_board_message(message)
     assert reason in caught.value.message
+
+
+def test_a_line_of_a_board_moves_no_cursor_and_is_one_short_line() -> None:
+    """Whatever a board sends as a line, a terminal that shows it is safe, and its time can be written down."""
+    line = pb.LogLine(time_milliseconds=2**64 - 1, text="a\x1b[2Jb\nc\td\x9b" + "x" * 600)
+    chunk = decode_board_message(pb.SessionRequest(log_chunk=pb.LogChunk(lines=[line])))
+    assert isinstance(chunk, LogChunk)
+    assert chunk.lines[0].text.startswith("a[2Jbc\tdx")
+    assert len(chunk.lines[0].text) <= LOG_LINE_LENGTH_MAX
+    assert chunk.lines[0].time_milliseconds == LOG_TIME_MAX
 
 
 def test_what_a_newer_peer_adds_is_tolerated() -> None:
@@ -155,6 +187,9 @@ def test_what_a_newer_peer_adds_is_tolerated() -> None:
 
     unknown = decode_controller_message(pb.SessionResponse(goodbye=pb.Goodbye(reason=77, message="moved")))  # type: ignore[arg-type]
     assert unknown == Goodbye(reason=GoodbyeReason.SHUTDOWN, message="moved")
+
+    asked = decode_controller_message(pb.SessionResponse(log_request=pb.LogRequest(source=77)))  # type: ignore[arg-type]
+    assert asked == LogRequest(request_id=0, source=LogSource.UNSPECIFIED)
 
     measured = pb.Measured(time_to_first_token_seconds=float("nan"), decode_tokens_per_second=float("inf"))
     report = decode_board_message(pb.SessionRequest(report=pb.Report(state=pb.BoardState(replicas=[pb.ReplicaState(measured=measured)]))))

@@ -15,8 +15,9 @@ from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.board.facts import Overrides
 from agent.board.memory import Memory
-from agent.board.sensors import Sensors
+from agent.board.sensors import MachineSensors
 from agent.fetching import Bytes
+from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
@@ -57,7 +58,7 @@ class GrantBooth:
         return Grant(request_id=1, sources=(source,), token=self.world.board_token(REPOSITORY, *digests))
 
 
-class FaultySensors(Sensors):
+class FaultySensors(MachineSensors):
     """The real machine, which tells nothing while `blind`."""
 
     blind = False
@@ -83,6 +84,7 @@ class LoopWorld:
     booth: GrantBooth
     sensors: FaultySensors
     served: list[tuple[Served, ...]]
+    journals: Journals
 
     async def push(self, size: int, seed: int = 1) -> AssignedFile:
         body = random.Random(seed).randbytes(size)
@@ -119,7 +121,8 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
     async with registry.running() as (running, client):
         cache = Cache(data_dir, limit_bytes, disk, metrics, reserve_bytes=0)
         ledger, reports, booth = Ledger(data_dir, disk, wake.set), Reports(clock), GrantBooth(registry)
-        supervisor = Supervisor([], clock=clock, random=jitter, metrics=metrics, on_change=wake.set)
+        journals = Journals(clock)
+        supervisor = Supervisor([], clock=clock, random=jitter, metrics=metrics, on_change=wake.set, journals=journals)
         sensors = FaultySensors(Path("/"), data_dir, Overrides(), ())
         served: list[tuple[Served, ...]] = []
         loop = Loop(
@@ -134,5 +137,5 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             running_loop = tasks.create_task(loop.run())
-            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, sensors, served)
+            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, sensors, served, journals)
             running_loop.cancel()

@@ -78,6 +78,7 @@ class RegistryWorld:
             pki_dir=self.pki.directory,
             host="127.0.0.1",
             port=self.port,
+            ops_host="127.0.0.1",
             ops_port=0,
             token_realm=realm,
             reserve_bytes=self.reserve_bytes,

@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from agent.ledger import Ledger
 from agent.reports import Reports
+from agent.session.logs import Logs, NoLogs
 from agent.session.runner import Machine, SessionRunner
 from controller.machinery.events import EventRecorder
 from controller.planning.assignment import next_number
@@ -240,6 +241,7 @@ class RunningBoard:
         boot_id: str = "boot-1",
         disk: Disk | None = None,
         clock: Clock | None = None,
+        logs: Logs | None = None,
     ) -> None:
         self.ledger = Ledger(identity.directory.parent, disk or SystemDisk(), lambda: None)
         clock = clock or SystemClock()
@@ -248,7 +250,7 @@ class RunningBoard:
         self.machine = Machine(machine_id=machine_id, boot_id=boot_id, facts=FACTS, serving_url="https://127.0.0.1:7490")
         self.runner = SessionRunner(
             identity=identity, machine=lambda: self.machine, clock=clock, jitter=random.Random(2), ledger=self.ledger,
-            reports=self.reports, on_change=self._note,
+            reports=self.reports, logs=logs or NoLogs(), on_change=self._note,
         )  # fmt: skip
         self.reasons: list[str] = []
 

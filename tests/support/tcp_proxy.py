@@ -53,10 +53,10 @@ class TcpProxy:
 
 
 @contextlib.asynccontextmanager
-async def tcp_proxy(target_port: int) -> AsyncIterator[TcpProxy]:
-    """Run a proxy to a port of this machine."""
+async def tcp_proxy(target_port: int, port: int = 0) -> AsyncIterator[TcpProxy]:
+    """Run a proxy to a port of this machine, by default on any free port."""
     proxy = TcpProxy(target_port)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", port)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

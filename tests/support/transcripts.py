@@ -3,7 +3,7 @@
 A line that is not indented is a command, the indented lines below it are the answer; `#` begins a remark. Both ends are the shipped
 protocols; between them are two queues, so a transcript decides what crosses on the way:
 
-    open                       a new stream; the board says Hello at once
+    open                       a new stream; the board says Hello at once, one of before logs could be asked for with `logs=no`
     board|controller ACTION    something that end does by itself
     deliver board              the controller hears what the board sent so far; likewise `deliver controller`
     time +SECONDS              time passes
@@ -27,6 +27,11 @@ from rkfleet.session import (
     Grant,
     GrantRequest,
     Hello,
+    LogCancel,
+    LogChunk,
+    LogLine,
+    LogRequest,
+    LogSource,
     Message,
     Report,
     ReportAck,
@@ -60,7 +65,7 @@ class Theatre:
         self.now = 0.0
         self.from_board: list[Message] = []
         self.from_controller: list[Message] = []
-        self._open()
+        self._open({})
 
     def perform(self, line: str) -> Sequence[str]:
         """Do what a command says and return what there is to see."""
@@ -68,7 +73,7 @@ class Theatre:
         try:
             match who:
                 case "open":
-                    self._open()
+                    self._open(arguments(words))
                 case "time":
                     self.now += float(words[0])
                 case "deliver":
@@ -83,9 +88,10 @@ class Theatre:
             return [f"cannot: {error.message}"]
         return self._collect()
 
-    def _open(self) -> None:
+    def _open(self, given: Mapping[str, str]) -> None:
         hello = Hello(
-            protocol=1, fleet_id="f", machine_id="m", boot_id="b", assignment_number=0, assignment_sha256="", facts=FACTS
+            protocol=1, fleet_id="f", machine_id="m", boot_id="b", assignment_number=0, assignment_sha256="", facts=FACTS,
+            answers_logs=given.get("logs") != "no",
         )  # fmt: skip
         self.from_board, self.from_controller = [], []
         self.controller = ControllerSession(self.now, HEARTBEAT_SECONDS, self.table)
@@ -134,6 +140,12 @@ class Theatre:
                 self.board.report(BoardState(assignment_number=0, facts=FACTS), log_of(given.get("log", "")), 0, self.now)
             case "requests-grant":
                 self.board.request_grant(("sha256:" + "1" * 64,))
+            case "sends-lines":
+                lines = tuple(LogLine(time_milliseconds=0, text="a line") for _ in range(int(given.get("lines", "1"))))
+                self.board.answer_log(LogChunk(request_id=int(given["request"]), lines=lines), self.now)
+            case "log":
+                waiting = ", ".join(str(request.request_id) for request in self.board.log_requests) or "none"
+                return [f"log requests that wait: {waiting}; the next answer is due at {self.board.log_due_at:g}"]
             case "leaves":
                 self.board.goodbye(Goodbye(reason=GoodbyeReason(given["reason"])))
             case "due":
@@ -160,6 +172,10 @@ class Theatre:
                 self.controller.acknowledge(int(given["log"]))
             case "grants":
                 self.controller.grant(Grant(request_id=int(given["request"]), token="t"))
+            case "requests-log":
+                self.controller.request_log(LogRequest(request_id=0, source=LogSource.AGENT))
+            case "cancels-log":
+                self.controller.cancel_log(int(given["request"]))
             case "leaves":
                 self.controller.goodbye(Goodbye(reason=GoodbyeReason(given["reason"])))
             case "waits":
@@ -191,6 +207,12 @@ def raw(given: Mapping[str, str]) -> Message:
             return Grant(request_id=int(given["request"]))
         case "ReportAck":
             return ReportAck(log_sequence=int(given["log"]))
+        case "LogRequest":
+            return LogRequest(request_id=int(given["request"]), source=LogSource.AGENT)
+        case "LogCancel":
+            return LogCancel(request_id=int(given["request"]))
+        case "LogChunk":
+            return LogChunk(request_id=int(given["request"]))
         case other:
             raise AssertionError(f"no message {other!r}")
 
@@ -215,7 +237,9 @@ def describe(message: Message) -> str:
             return " ".join(["Report", *(f"log {entry.sequence}" for entry in log)])
         case ReportAck(log_sequence=sequence):
             return f"ReportAck {sequence}"
-        case GrantRequest(request_id=number) | Grant(request_id=number):
+        case LogChunk(request_id=number, lines=lines):
+            return f"LogChunk {number} with {len(lines)} lines"
+        case GrantRequest(request_id=number) | Grant(request_id=number) | LogRequest(request_id=number) | LogCancel(request_id=number):
             return f"{type(message).__name__} {number}"
         case Goodbye(reason=reason):
             return f"Goodbye {reason.value}"

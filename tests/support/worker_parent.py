@@ -12,7 +12,7 @@ from tests.support.serving import llamacpp, spec_of
 
 async def main(model: Path, moment: str) -> None:
     async with asyncio.TaskGroup() as tasks:
-        worker = await llamacpp().start(spec_of(model), tasks, lambda: None)
+        worker = await llamacpp().start(spec_of(model), tasks, lambda: None, lambda _text: None)
         if moment == "loaded":
             await worker.loaded()
         print(worker.pid, flush=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rkfleet.cli.ports import Ports
 from rkfleet.errors import FailedPrecondition
+from rkfleet.ports import Ports
 
 
 def test_a_port_of_zero_is_chosen_once_and_kept(tmp_path: Path) -> None:

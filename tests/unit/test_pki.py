@@ -98,6 +98,21 @@ def test_server_certificates_are_made_anew_for_another_address_and_in_the_second
     assert later.ca_pin == before.ca_pin
 
 
+def test_a_registry_on_a_machine_of_its_own_gets_its_names_and_none_of_the_authorities(tmp_path: Path) -> None:
+    """Its certificate is not good for the controller's address, and what is copied for it signs nothing."""
+    pki = Pki.ensure(tmp_path / "pki", ("controller",), NOW, "f-1", registry_hosts=("registry",))
+    pki.copy_registry_files(tmp_path / "copied")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "copied").iterdir()}
+    assert sorted(files) == ["registry-signing.pub", "registry.crt", "registry.key"]
+    certificate = x509.load_pem_x509_certificate(files["registry.crt"])
+    verify_server(pki, certificate, x509.DNSName("registry"), NOW)
+    with pytest.raises(VerificationError):
+        verify_server(pki, certificate, x509.DNSName("controller"), NOW)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copied").iterdir()}
+    pki.copy_registry_files(tmp_path / "copied")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copied").iterdir()} == before
+
+
 def test_what_a_kill_left_half_made_is_completed(tmp_path: Path) -> None:
     """A key without its certificate gets one; a public half without its key is impossible by the order of writing."""
     pki = make_pki(tmp_path)

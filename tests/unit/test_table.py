@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from controller.api.table import human_duration, table
+from controller.api.table import table
 from controller.store.base import Item
+from rkfleet.clock import human_duration
 from rkfleet.errors import BadRequest
 from rkfleet.kinds import KINDS, Event, Model, ModelDeployment, Namespace, Replica
 from rkfleet.kinds.base import Column, Object, Resource

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.trust.token_file import LINES_MAX
 from controller.trust.tokens import JOIN_SECONDS_MAX, Identity, Tokens
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, Unauthenticated, Unavailable
 from tests.support.clocks import ManualClock
@@ -33,8 +34,9 @@ def test_an_api_token_names_its_holder_also_after_a_restart_and_is_not_in_the_fi
     assert again.identify(bearer) == Identity("ada", "admin")
     assert again.identify("rkt1.0000") is None
     assert again.identify("") is None
-    assert bearer.removeprefix("rkt1.") not in (tmp_path / "tokens.json").read_text()
-    assert (tmp_path / "tokens.json").stat().st_mode & 0o777 == 0o600
+    for file in (tmp_path / "tokens.json", tmp_path / "tokens.json.log"):
+        assert bearer.removeprefix("rkt1.") not in file.read_text()
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_new_api_token_of_a_holder_ends_the_one_before(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_on_a_full_disk_nothing_changes_and_the_caller_is_told(tmp_path: Path) -
         lambda: tokens.issue_api_token("ada", "admin"),
     ]
     for change in changes:
-        with pytest.raises(Unavailable, match=r"tokens\.json cannot be written: No space left on device"):
+        with pytest.raises(Unavailable, match=r"tokens\.json(\.log)? cannot be written: No space left on device"):
             change()
     disk.room = None
     tokens.redeem(token, "b-2", OTHER_KEY)
@@ -144,3 +146,32 @@ def test_a_damaged_file_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "tokens.json").write_text("{")
     with pytest.raises(FailedPrecondition, match=r"tokens\.json cannot be read"):
         make_tokens(tmp_path)
+
+
+def test_a_line_of_the_log_without_an_end_was_never_acknowledged(tmp_path: Path) -> None:
+    """A crash in the middle of a write costs the change that nobody was told of, and no other."""
+    tokens = make_tokens(tmp_path)
+    kept, _ = tokens.create_join_token("board")
+    tokens.create_join_token("board")
+    log = tmp_path / "tokens.json.log"
+    log.write_bytes(log.read_bytes()[:-10])
+    again = make_tokens(tmp_path)
+    assert len(again.join_tokens()) == 1
+    again.redeem(kept, "b-1", KEY)
+    assert [one.used_by for one in make_tokens(tmp_path).join_tokens()] == ["b-1"]
+
+
+def test_joining_a_fleet_appends_and_the_log_is_emptied_now_and_then(tmp_path: Path) -> None:
+    """What is known does not depend on how it is kept; the log stays short."""
+    tokens = make_tokens(tmp_path)
+    for number in range(LINES_MAX // 3 + 10):
+        token, _ = tokens.create_join_token("board")
+        tokens.redeem(token, f"b-{number}", KEY)
+        tokens.settle(f"b-{number}", KEY)
+    tokens.create_join_token("board")
+    assert len((tmp_path / "tokens.json.log").read_bytes().splitlines()) < LINES_MAX
+    again = make_tokens(tmp_path)
+    assert again.join_tokens() == tokens.join_tokens()
+    assert not again.settles("b-3", KEY)
+    with pytest.raises(PermissionDenied, match="was used by b-"):
+        again.redeem(token, "b-x", KEY)

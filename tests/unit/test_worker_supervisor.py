@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import pytest
 
+from agent.journal import Journals
 from agent.workers.base import Exit, Listener, WorkerSpec, WorkerState
 from agent.workers.supervisor import Limits, Supervisor, backoff_seconds
 from rkfleet.errors import Unavailable
@@ -22,9 +23,10 @@ LIMITS = Limits(load_seconds=100, hang_seconds=60, stop_seconds=2, backoff_secon
 class ScriptedWorker:
     """Loads and exits when the test says so."""
 
-    def __init__(self, pid: int, beat: Callable[[], None], *, deaf: bool) -> None:
+    def __init__(self, pid: int, beat: Callable[[], None], log: Callable[[str], None], *, deaf: bool) -> None:
         self.pid = pid
         self.beat = beat
+        self.log = log
         self.deaf = deaf
         self.stopped = False
         self._loaded = asyncio.get_running_loop().create_future()
@@ -65,11 +67,13 @@ class ScriptedBackend:
     def runtime(self) -> Runtime:
         return Runtime(name="llamacpp", version="1", backend="llamacpp")
 
-    async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None]) -> ScriptedWorker:
+    async def start(
+        self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None], log: Callable[[str], None]
+    ) -> ScriptedWorker:
         if self.broken:
             raise Unavailable("no more processes")
         self.specs.append(spec)
-        self.started.append(ScriptedWorker(1000 + len(self.started), beat, deaf=self.deaf))
+        self.started.append(ScriptedWorker(1000 + len(self.started), beat, log, deaf=self.deaf))
         return self.started[-1]
 
 
@@ -77,9 +81,11 @@ class Scene:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.backend = ScriptedBackend()
+        self.journals = Journals(self.clock)
         self.supervisor = Supervisor(
-            [self.backend], clock=self.clock, random=random.Random(0), metrics=Metrics("agent"), on_change=lambda: None, limits=LIMITS
-        )
+            [self.backend], clock=self.clock, random=random.Random(0), metrics=Metrics("agent"), on_change=lambda: None, limits=LIMITS,
+            journals=self.journals,
+        )  # fmt: skip
 
     @property
     def state(self) -> WorkerState | None:
@@ -300,3 +306,35 @@ def test_one_failing_worker_does_not_touch_another() -> None:
 @pytest.mark.parametrize(("failures", "chance", "pause"), [(1, 0.0, 0.5), (1, 1.0, 1.0), (3, 1.0, 4.0), (4, 1.0, 8.0), (400, 0.0, 4.0)])
 def test_back_off_doubles_to_its_limit_and_half_of_it_is_chance(failures: int, chance: float, pause: float) -> None:
     assert backoff_seconds(failures, LIMITS, chance) == pause
+
+
+def test_the_journal_of_a_worker_tells_its_runs_with_what_it_printed_before_a_crash() -> None:
+    """After a restart the words before the crash are still there, under the number of their run, until the replica leaves."""
+
+    async def scenario() -> None:
+        async with scene() as s:
+            s.supervisor.ensure(spec(threads=2))
+            worker = await s.ready(1)
+            worker.log("something is odd")
+            worker.exit("Crashed", "the worker crashed with SIGSEGV")
+            await s.phase("BackOff")
+            s.clock.advance(LIMITS.backoff_seconds)
+            again = await s.ready(2)
+            again.log("hello again")
+            journal = s.journals.find("u")
+            assert journal is not None
+            before = [line.text for line in journal.read(run=-1).lines]
+            assert before[:3] == [
+                "rkfleet: run 1 starts: llamacpp 1, 2 threads, /m",
+                "rkfleet: the model is loaded, after 0.0 s",
+                "something is odd",
+            ]
+            assert before[3].startswith("rkfleet: the worker ended: Crashed: the worker crashed with SIGSEGV; it starts again in 0.")
+            assert [line.text for line in journal.read().lines][-1] == "hello again"
+            s.supervisor.stop("u")
+            await until(lambda: s.state is None, seconds=5)
+            assert journal.read().lines[-1].text == "rkfleet: the worker ended: stopped"
+            s.supervisor.retain_logs(set())
+            assert journal.read(after=journal.newest).ended
+
+    asyncio.run(scenario())

@@ -19,13 +19,15 @@ def test_the_least_command_line_has_the_documented_defaults() -> None:
 def test_every_flag_reaches_the_configuration() -> None:
     """Quantities become bytes."""
     flags = [
-        *LEAST, "--token", "rkj1.a.b", "--ca-pin", "sha256:00", "--serving-host", "0.0.0.0", "--advertise-host", "10.0.0.17",
-        "--serving-port", "0", "--ops-port", "7481", "--memory", "2Gi", "--artifact-limit-bytes", "5G", "--filesystem-root", "/fake",
+        *LEAST, "--token", "rkj1.a.b", "--ca-pin", "sha256:00", "--token-file", "/join/token",
+        "--serving-host", "0.0.0.0", "--advertise-host", "10.0.0.17", "--serving-port", "0", "--ops-host", "0.0.0.0",
+        "--ops-port", "7481", "--memory", "2Gi", "--artifact-limit-bytes", "5G", "--filesystem-root", "/fake",
         "--lifeline-fd", "3", "--log-level", "debug",
     ]  # fmt: skip
     assert parse_arguments(flags) == Config(
         data_dir=Path("/data"), controller="https://c:7443", name="cpu-1", token="rkj1.a.b", ca_pin="sha256:00",
-        serving_host="0.0.0.0", advertise_host="10.0.0.17", serving_port=0, ops_port=7481, memory_bytes=2 << 30,
+        token_file=Path("/join/token"), serving_host="0.0.0.0", advertise_host="10.0.0.17", serving_port=0,
+        ops_host="0.0.0.0", ops_port=7481, memory_bytes=2 << 30,
         artifact_limit_bytes=5_000_000_000, filesystem_root=Path("/fake"), lifeline=3, log_level="debug",
     )  # fmt: skip
 

@@ -68,6 +68,17 @@ def test_the_preferred_variant_is_worth_more_than_an_empty_board() -> None:
     assert bindings(fleet([board("cpu"), npu], [waiter()], models=(model,), variants=["cpu"])) == {"chat-1-0": ("cpu", "cpu")}
 
 
+def test_replicas_spread_over_chips_unless_the_template_states_an_order() -> None:
+    """The Model's order says which variant suits a board, not which chip is to be filled first."""
+    model = planned.model("qwen", variant("big", soc="rk3588", runtime="rkllm"), variant("small", soc="rk3576", runtime="rkllm"))
+    runtimes = [{"name": "rkllm", "version": "1.1.4"}]
+    boards = [board("a", soc="rk3588", memory="16Gi", runtimes=runtimes), board("b", soc="rk3576", runtimes=runtimes)]
+    waiting = [waiter(0), waiter(1)]
+    assert bindings(fleet(boards, waiting, models=(model,))) == {"chat-1-0": ("a", "big"), "chat-1-1": ("b", "small")}
+    stated = fleet(boards, waiting, models=(model,), variants=["big", "small"])
+    assert bindings(stated) == {"chat-1-0": ("a", "big"), "chat-1-1": ("a", "big")}
+
+
 def test_one_plan_never_gives_memory_away_twice() -> None:
     found = plan_placement(fleet([board("a", memory="2Gi")], [waiter(0), waiter(1), waiter(2)]))
     assert [action.ref.name for action in found.actions if isinstance(action, Bind)] == ["chat-1-0", "chat-1-1"]

@@ -1,0 +1,147 @@
+"""A small HTTP/1.1 listener on loopback for workers that live in the agent's own process: one request per connection, closing cancels.
+
+In: a handler for requests. Out: an endpoint; the bytes of an answer as the handler sends them. Called by `agent/workers/simulated.py`. The
+agent's big listener (`rkfleet/ops.py`) lets requests end gracefully; a worker that ends is gone at once and its connections with it, which
+is what a process that was killed looks like. Parsing and framing are h11's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import h11
+
+__all__ = ["Answer", "Request", "listen"]
+
+REQUEST_SECONDS_MAX: Final = 30.0  # Loopback needs milliseconds for the largest body.
+REQUEST_BYTES_MAX: Final = 17 << 20  # The agent lets bodies of 16 MiB through and adds little to them.
+READ_BYTES: Final = 64 << 10
+HOST: Final = "127.0.0.1"
+
+_log = logging.getLogger(__name__)
+
+
+class Request:
+    """A request that was read whole. Header names are in lower case."""
+
+    def __init__(self, head: h11.Request, body: bytes) -> None:
+        self.method: Final = head.method.decode("ascii", "replace")
+        self.path: Final = head.target.decode("ascii", "replace")
+        self.headers: Final = dict(head.headers)
+        self.body: Final = body
+
+
+class Answer:
+    """The answer to one request, sent piece by piece."""
+
+    def __init__(self, protocol: h11.Connection, writer: asyncio.StreamWriter) -> None:
+        self._protocol: Final = protocol
+        self._writer: Final = writer
+
+    async def begin(self, status: int, content_type: bytes) -> None:
+        """Send the head."""
+        headers = [(b"content-type", content_type), (b"connection", b"close")]
+        await self._send(h11.Response(status_code=status, headers=headers))
+
+    async def piece(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        await self._send(h11.Data(data=data))
+
+    async def end(self) -> None:
+        """Send the end of the body; without it the client knows that the answer broke off."""
+        await self._send(h11.EndOfMessage())
+
+    async def _send(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        if data := self._protocol.send(event):
+            self._writer.write(data)
+            await self._writer.drain()
+
+
+Handler = Callable[[Request, Answer], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listen(handler: Handler) -> AsyncIterator[str]:
+    """Answer requests with `handler` on any free port while the block runs; yields `http://127.0.0.1:<port>`.
+
+    A client that closes its connection cancels its handler. At the end of the block every handler is cancelled and every connection closed.
+
+    Raises:
+        OSError: No port could be bound.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        open_tasks: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = tasks.create_task(_serve(handler, reader, writer))
+            open_tasks.add(task)
+            task.add_done_callback(open_tasks.discard)
+
+        server = await asyncio.start_server(accept, HOST, 0, limit=READ_BYTES)
+        try:
+            yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in tuple(open_tasks):
+                task.cancel()
+
+
+async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    protocol = h11.Connection(h11.SERVER)
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS_MAX):
+            request = await _read(protocol, reader)
+        if request is not None:
+            await _while_connected(handler(request, Answer(protocol, writer)), reader)
+            await writer.drain()
+            writer.close()
+    except (OSError, TimeoutError, h11.ProtocolError) as error:  # the client's side; it sees the connection end
+        _log.debug("a connection of a worker ended", extra={"cause": repr(error)})
+    except Exception:  # noqa: BLE001 (the edge of a connection: a mistake in one answer must not end the others)
+        _log.exception("internal error in a worker's listener")
+    finally:
+        if not writer.is_closing():
+            writer.transport.abort()
+
+
+async def _read(protocol: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+    """Return the request, or None if the client left or sends more than REQUEST_BYTES_MAX."""
+    head: h11.Request | None = None
+    body = bytearray()
+    while True:
+        match protocol.next_event():
+            case h11.Request() as event:
+                head = event
+            case h11.Data(data=data):
+                body += data
+                if len(body) > REQUEST_BYTES_MAX:
+                    return None
+            case h11.EndOfMessage():
+                return None if head is None else Request(head, bytes(body))
+            case h11.ConnectionClosed():
+                return None
+            case _:
+                protocol.receive_data(await reader.read(READ_BYTES))
+
+
+async def _while_connected(answer: Awaitable[None], reader: asyncio.StreamReader) -> None:
+    """Run `answer` to its end, or cancel it when the client closes."""
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_closed(reader))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            answering.result()
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.wait((answering, leaving))
+
+
+async def _closed(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(READ_BYTES):
+            pass

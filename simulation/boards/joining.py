@@ -1,0 +1,75 @@
+"""How simulated boards join: one join token each, asked for by an operator's kubeconfig, and the enrolment that every board makes.
+
+In: a kubeconfig and, per board, its name, directory and machine id. Out: its `Identity`. Called by `simulation/boards/app.py`. It is the
+enrolment client of real boards (`rkfleet.enroll`), called in a thread instead of a child process: a hundred children would take minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+from typing import Final
+
+from rkfleet.client import ApiClient, find_kubeconfig, load_cluster
+from rkfleet.clock import Clock
+from rkfleet.disk import in_thread
+from rkfleet.enroll import enroll
+from rkfleet.enrolment import JOIN_TOKENS_PATH
+from rkfleet.errors import FleetError, NotFound
+from rkfleet.identity import Enrolment, Identity, load_identity
+
+__all__ = ["Joining"]
+
+TOGETHER_MAX: Final = 2  # Enrolments at a time: each is two handshakes and two signatures, and the threads also serve the boards' disks.
+RETRY_SECONDS_MIN: Final = 0.5
+RETRY_SECONDS_MAX: Final = 15.0
+
+_log = logging.getLogger(__name__)
+
+
+class Joining:
+    """Gets identities for the boards of one host."""
+
+    def __init__(self, kubeconfig: Path, controller: str, clock: Clock, jitter: random.Random) -> None:
+        """Take the operator's kubeconfig, and the API's URL for boards where it is not the kubeconfig's."""
+        self._kubeconfig: Final = kubeconfig
+        self._controller: Final = controller
+        self._clock: Final = clock
+        self._jitter: Final = jitter
+        self._turns: Final = asyncio.Semaphore(TOGETHER_MAX)
+
+    async def ensure(self, name: str, directory: Path, machine_id: str) -> Identity:
+        """Return the identity in this directory, enrolling first if there is none; waits for a controller that is away.
+
+        Raises:
+            PermissionDenied: The kubeconfig's user may not make join tokens, or the controller refuses the board.
+            Conflict: Another machine has joined under this name.
+        """
+        pause = RETRY_SECONDS_MIN
+        while (found := load_identity(directory)) is None:
+            try:
+                async with self._turns:
+                    await self._enroll(name, directory, machine_id)
+            except FleetError as error:
+                if not error.retryable and not isinstance(error, NotFound):  # a kubeconfig may still be written by the controller
+                    raise
+                _log.warning("enrolment waits: %s", error.message)
+                await self._clock.sleep(self._jitter.uniform(pause / 2, pause))
+                pause = min(2 * pause, RETRY_SECONDS_MAX)
+        return found
+
+    async def _enroll(self, name: str, directory: Path, machine_id: str) -> None:
+        cluster = load_cluster(find_kubeconfig(self._kubeconfig))
+        async with ApiClient(cluster, self._clock) as api:
+            answer = await api.request("POST", JOIN_TOKENS_PATH, body={"role": "board"})
+        enrolment = Enrolment(
+            role="board",
+            name=name,
+            controller=self._controller or cluster.server,
+            token=answer["token"],
+            ca_pin=answer["caPin"],
+            machine_id=machine_id,
+        )
+        await in_thread(enroll, directory, enrolment)

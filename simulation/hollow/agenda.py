@@ -1,0 +1,54 @@
+"""What is due when, for all boards of the process: one heap and one task, where a timer for each load would be thousands."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+from rkfleet.clock import Clock, give_way
+
+__all__ = ["Agenda"]
+
+AT_ONCE: Final = 50  # Calls before other tasks get their turn: a pass of a board is a tenth of a millisecond.
+
+
+class Agenda:
+    """Calls, each at its time; `run` must be running."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock: Final = clock
+        self._heap: Final[list[tuple[float, int, Callable[[], None]]]] = []
+        self._numbers: Final = itertools.count()  # Of two calls for the same moment the earlier one comes first.
+        self._sooner: Final = asyncio.Event()
+
+    def at(self, moment: float, call: Callable[[], None]) -> None:
+        """Call `call` at this monotonic second; it must not block."""
+        heapq.heappush(self._heap, (moment, next(self._numbers), call))
+        if self._heap[0][2] is call:
+            self._sooner.set()
+
+    async def run(self) -> None:
+        """Make the calls that are due until cancelled."""
+        made = 0
+        while True:
+            self._sooner.clear()
+            while self._heap and self._heap[0][0] <= self._clock.monotonic():
+                heapq.heappop(self._heap)[2]()
+                made += 1
+                if made % AT_ONCE == 0:
+                    await give_way()
+            await self._wait(self._heap[0][0] - self._clock.monotonic() if self._heap else None)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Return after so many seconds, or when something is due sooner."""
+        if seconds is None:
+            await self._sooner.wait()
+            return
+        async with asyncio.TaskGroup() as tasks:
+            waits = (tasks.create_task(self._sooner.wait()), tasks.create_task(self._clock.sleep(seconds)))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
