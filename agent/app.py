@@ -48,7 +48,7 @@ from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
-from rkfleet.ops import Tls, bracketed, is_loopback, ops_app, serve_asgi
+from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
 __all__ = ["Agent", "Parts", "machine_parts", "run"]
@@ -148,6 +148,7 @@ class Agent:
         self._sensors: Final = parts.sensors
         self._serving: Final = Serving(self._routes, self.metrics, clock, simulated=self._parts.simulated)
         self._session: SessionRunner | None = None
+        self._listeners: Final[list[Listener]] = []
 
     @property
     def reserved_bytes(self) -> int:
@@ -161,6 +162,17 @@ class Agent:
             return "it has not enrolled yet"
         return self._session.connection.reason
 
+    def cut_power(self) -> None:
+        """End everything that others see of the board at this moment: no Goodbye, no end of answers. Cancel `run` in the same step.
+
+        The controller sees the stream break, which a machine without power could not tell it: it would learn that from the silence, when
+        its next ping is not answered.
+        """
+        if self._session is not None:
+            self._session.break_off()
+        for listener in self._listeners:
+            listener.cut()
+
     async def run(self) -> None:
         """Enrol if that is still to do, then serve."""
         with own_log(self._journals):
@@ -171,14 +183,20 @@ class Agent:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
         # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
-        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if is_loopback(self._config.ops_host) else None)
+        local_clients = is_loopback(self._config.ops_host)
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
-                _log.info("listening", extra={"for": "health, metrics and local clients", "url": local.url})
+                self._listeners.append(local)
+                _log.info(
+                    "listening",
+                    extra={"for": "health, metrics and local clients" if local_clients else "health and metrics", "url": local.url},
+                )
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
                 async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+                    self._listeners.append(listener)
                     url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
                     _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
                     await self._converge(identity, url)

@@ -1,8 +1,8 @@
 """How much one controller carries: hollow boards by the thousand, in session with a real controller process.
 
-`python -m bench.fleet [--boards 1000,5000] [--replicas 1000]`. Controller, registry and gateway are started with their own commands, the
-boards by `python -m simulation.hollow` in one more process: real enrolment, mutual TLS, the real session protocol, the shipped planner of
-the board. The model is a placeholder in the real registry. Nothing here is an NPU, and no board loads anything.
+`python -m bench.fleet [--boards 1000,5000] [--replicas 1000]`. Controller and registry are started with their own commands, the boards by
+`python -m simulation.hollow` in one more process: real enrolment, mutual TLS, the real session protocol, the shipped planner of the board.
+The model is a placeholder in the real registry. Nothing here is an NPU, and no board loads anything.
 
 For each size: the boards join; the controller is watched at rest (memory, CPU, loop lag); one deployment is applied and every replica is
 timed from the request until a watch shows it Ready, less the time that its load was told to take; the controller is killed, and the time
@@ -28,9 +28,9 @@ from typing import Any, Final
 
 import httpx2
 
+from bench._control_plane import ControlPlane, control_plane
 from bench.agent import resident_mib
 from bench.report import Goal, Result, finish, result
-from rkfleet.cli.fleet import FleetPlan, LocalFleet, local_fleet
 from rkfleet.cli.samples import run_command
 from rkfleet.client import ApiClient
 from rkfleet.clock import Clock, SystemClock
@@ -57,20 +57,19 @@ LAG_MS_MAX: Final = 20.0
 class Probe:
     """What the controller process shows of itself from outside."""
 
-    def __init__(self, fleet: LocalFleet, clock: Clock) -> None:
-        self._fleet: Final = fleet
+    def __init__(self, plane: ControlPlane, clock: Clock) -> None:
+        self._plane: Final = plane
         self._clock: Final = clock
-        self._url: Final = fleet.endpoints.metrics["controller"]
 
     @property
     def pid(self) -> int:
-        """Return the controller's process id: another one after it was started again."""
-        return int((self._fleet.plan.data_dir / "run" / "controller.pid").read_text())
+        """Return the controller's process id."""
+        return self._plane.controller_pid
 
     async def metrics(self) -> dict[str, float]:
         """Return every sample by its name with labels, as the text format writes it."""
         async with httpx2.AsyncClient(trust_env=False, timeout=30.0) as http:
-            text = (await http.get(self._url)).text
+            text = (await http.get(self._plane.metrics_url)).text
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
@@ -110,11 +109,11 @@ def lag_ms(before: dict[str, float], after: dict[str, float], quantile: float) -
 
 
 @contextlib.asynccontextmanager
-async def hollow(directory: Path, fleet: LocalFleet, boards: int) -> AsyncIterator[int]:
+async def hollow(directory: Path, plane: ControlPlane, boards: int) -> AsyncIterator[int]:
     """Run hollow boards for as long as the block runs; the block gets the process id."""
     scenario = directory / "scenario.yaml"
     scenario.write_text(f"load: {{fetchSeconds: {FETCH_SECONDS}, loadSeconds: {LOAD_SECONDS}, jitter: 0}}\n")
-    command = [sys.executable, "-m", "simulation.hollow", "--boards", str(boards), "--kubeconfig", fleet.endpoints.kubeconfig]
+    command = [sys.executable, "-m", "simulation.hollow", "--boards", str(boards), "--kubeconfig", str(plane.kubeconfig)]
     with (directory / "hollow.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, "--scenario", str(scenario), stdout=log, stderr=log)
     try:
@@ -202,18 +201,17 @@ async def settled(client: ApiClient, clock: Clock, boards: int) -> float:
 
 async def measure(directory: Path, clock: Clock, boards: int, replicas: int, rest_seconds: float) -> list[Result]:
     """Return what one size came to."""
-    plan = FleetPlan(data_dir=directory / "fleet", api_port=0, grpc_port=0, registry_port=0, gateway_port=0, cpu_boards=0)
     results: list[Result] = []
 
     def told(metric: str, unit: str, value: float, goal: Goal | None = None) -> None:
         results.append(result(f"{boards} boards: {metric}", unit, [value], goal=goal))
         say(f"{metric}: {value:.4g} {unit}" + (f" (goal {goal})" if goal else ""))
 
-    async with local_fleet(plan, clock, say) as fleet, fleet.client() as client:
-        probe = Probe(fleet, clock)
-        await push_placeholder(directory, fleet.endpoints.kubeconfig)
+    async with control_plane(directory / "fleet", clock, say) as plane, plane.client() as client:
+        probe = Probe(plane, clock)
+        await push_placeholder(directory, str(plane.kubeconfig))
         spent = cpu_seconds(probe.pid)
-        async with hollow(directory, fleet, boards) as hollow_pid:
+        async with hollow(directory, plane, boards) as hollow_pid:
             told("joined and in session", "s", await probe.wait_sessions(boards))
             await settled(client, clock, boards)
             told("controller CPU to enrol and take a session", "ms/board", 1000 * (cpu_seconds(probe.pid) - spent) / boards)

@@ -180,7 +180,7 @@ class _Program:
             extra_routes=[*enrollment.routes(), *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock)],
         )
         certificate, key = self._pki.server_files("controller")
-        await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics_text), config.ops_host, config.ops_port))
+        await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
         await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
         await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
@@ -190,10 +190,6 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
-
-    def _metrics_text(self) -> bytes:
-        self._loops.gauges.show(self._metrics)
-        return self._metrics.text()
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

@@ -14,9 +14,7 @@ requirements)
     ;;
 wheel)
     $python -m pip install --quiet --no-compile --no-deps --no-index "$2"/rkfleet-*.whl
-    $python -m pip uninstall --quiet --yes pip
-    $python -m pip --version > /dev/null 2>&1 && exit 1
-    rm -rf /opt/rkfleet/lib/python3.11/site-packages/setuptools* /opt/rkfleet/lib/python3.11/site-packages/pkg_resources
+    $python -m pip uninstall --quiet --yes setuptools pip
     # Byte code that is the same in every build: it carries a hash instead of a time, and nobody looks whether a source is newer.
     find /opt/rkfleet -name __pycache__ -prune -exec rm -rf {} +
     $python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/rkfleet/lib

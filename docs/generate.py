@@ -25,6 +25,8 @@ import agent.config
 import controller.config
 import controller.registry.config
 import gateway.config
+import simulation.boards.config
+import simulation.hollow.config
 from rkfleet import session
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
@@ -43,6 +45,8 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
     "gateway": gateway.config.parse_config,
+    "simulated-boards": simulation.boards.config.parse_arguments,
+    "simulate": simulation.hollow.config.parse_arguments,
 }
 
 
@@ -76,9 +80,9 @@ def metrics_page() -> str:
         "Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`. Written by `make docs` from `rkfleet/metric_names.py`.",
         "",
     ]
-    for program in ("every", "controller", "registry", "gateway", "agent"):
+    for program in ("every", "controller", "registry", "gateway", "agent", "simulated-boards"):
         entries = [entry for entry in ALL if entry.program == program]
-        lines += [f"## {'Every program' if program == 'every' else program.capitalize()}", ""]
+        lines += [f"## {'Every program' if program == 'every' else program.capitalize().replace('-', ' ')}", ""]
         lines += table(["metric", "type", "labels", "meaning"], [_metric_row(entry) for entry in entries])
     return page(lines)
 
@@ -143,14 +147,16 @@ def _anchor(path: str) -> str:
 
 
 def _program(path: str) -> str:
-    """Return which program `rkfleet PROGRAM run` starts; empty for every other command."""
+    """Return which program `rkfleet PROGRAM run` or `rkfleet simulate` starts; empty for every other command."""
     words = path.split()
+    if words[1:] == ["simulate"]:
+        return words[1]
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 
 
 def _does(path: str, command: Any) -> str:
     program = _program(path)
-    return f"Run this program: {PROGRAMS[program][1]}" if program else sentence(command.help or "")
+    return f"Run this program: {PROGRAMS[program][1]}" if program in PROGRAMS else sentence(command.help or "")
 
 
 def _command_lines(path: str, command: Any) -> list[str]:

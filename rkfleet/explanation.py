@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
@@ -21,21 +20,18 @@ import msgspec
 from rkfleet import conditions
 from rkfleet.clock import human_duration, parse_time
 from rkfleet.conditions import Condition
-from rkfleet.errors import NotFound
-from rkfleet.kinds import Board, Model, ModelDeployment, ModelRevision, Object, Replica
+from rkfleet.kinds import Board, Model, ModelDeployment, Object, Replica
 from rkfleet.kinds.board import TAINT_DRAIN
 from rkfleet.meta import LABEL_DEPLOYMENT, matches
 from rkfleet.quantity import parse_bytes
+from rkfleet.world import World, listed
 
-__all__ = ["EXPLAINED", "Cause", "Explanation", "Verdict", "World", "explain", "find_named"]
-
-EXPLAINED: Final[tuple[type[Object], ...]] = (ModelDeployment, Replica, Board, Model)
-"""Kinds that can be explained, in the order in which a bare name is looked for."""
+__all__ = ["Cause", "Explanation", "Verdict", "explain"]
 
 Verdict = Literal["Well", "Working", "NeedsHelp"]
 _SEVERITY: Final[Mapping[Verdict, int]] = {"Well": 0, "Working": 1, "NeedsHelp": 2}
+SAYS_LENGTH_MAX: Final = 600  # Of one condition; why each of 5,000 boards does not fit stands in the condition itself.
 NAMED_MAX: Final = 5  # Names in one sentence; more is a list for `get`.
-NAMES_OFFERED_MAX: Final = 12  # When a name is not found; more is a listing.
 
 _BLOCKED: Final = frozenset({conditions.MODEL_NOT_FOUND, conditions.VARIANT_NOT_FOUND})
 _AWAY: Final = frozenset({conditions.AWAITING_RECONNECT, conditions.BOARD_LOST, conditions.NEVER_CONNECTED})
@@ -68,69 +64,6 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     sentence: str
     command: str
     causes: tuple[Cause, ...]
-
-
-class World(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored: boards by name, the rest by (namespace, name)."""
-
-    now: datetime
-    boards: Mapping[str, Board] = {}
-    models: Mapping[tuple[str, str], Model] = {}
-    deployments: Mapping[tuple[str, str], ModelDeployment] = {}
-    revisions: Mapping[tuple[str, str], ModelRevision] = {}
-    replicas: Mapping[tuple[str, str], Replica] = {}
-
-    def on_board(self, name: str) -> list[Replica]:
-        """Return the replicas that are placed on a board, by name."""
-        return _by_name(one for one in self.replicas.values() if one.spec.board_name == name)
-
-    def left_on(self, board: Board) -> list[str]:
-        """Return what must go before a board is empty, as `namespace/name`: replicas placed there, and workers that it reports.
-
-        What a board reported before it went away says nothing about now.
-        """
-        left = [f"{one.metadata.namespace}/{one.metadata.name}" for one in self.on_board(board.metadata.name)]
-        reported = board.status.running if conditions.is_true(board.status.conditions, conditions.READY) else ()
-        return left + [one.replica for one in reported if one.replica not in left]
-
-    def of_deployment(self, deployment: ModelDeployment) -> list[Replica]:
-        """Return the replicas of a deployment, by name."""
-        meta = deployment.metadata
-        return _by_name(
-            one for one in self.replicas.values() if (one.metadata.namespace, one.spec.deployment_name) == (meta.namespace, meta.name)
-        )
-
-    def find(self, kind: type[Object], namespace: str, name: str) -> Object | None:
-        """Return an object of one of the `EXPLAINED` kinds, or None."""
-        return self.boards.get(name) if kind is Board else self._namespaced(kind).get((namespace, name))
-
-    def names(self, kind: type[Object], namespace: str) -> list[str]:
-        """Return the names of all objects of one of the `EXPLAINED` kinds."""
-        return sorted(self.boards if kind is Board else (name for space, name in self._namespaced(kind) if space == namespace))
-
-    def _namespaced(self, kind: type[Object]) -> Mapping[tuple[str, str], Object]:
-        found: Mapping[type[Object], Mapping[tuple[str, str], Object]] = {
-            Model: self.models, ModelDeployment: self.deployments, Replica: self.replicas,
-        }  # fmt: skip
-        return found[kind]
-
-
-def find_named(world: World, namespace: str, name: str, kinds: Sequence[type[Object]] = EXPLAINED) -> Object:
-    """Return the object that a person means by a name: the first in the order of `kinds`.
-
-    Raises:
-        NotFound: There is none; the message has the names that are nearest, or some that are there.
-    """
-    for kind in kinds:
-        if (found := world.find(kind, namespace, name)) is not None:
-            return found
-    known = {f"{kind.resource.singular}/{one}": one for kind in kinds for one in world.names(kind, namespace)}
-    near = difflib.get_close_matches(name, known.values(), NAMES_OFFERED_MAX)
-    offered = [shown for shown, one in known.items() if one in near] or list(known)
-    more = " and others" if len(offered) > NAMES_OFFERED_MAX else ""
-    there = f"there is {_listed(offered, NAMES_OFFERED_MAX)}{more}" if offered else "there is none yet"
-    what = " or ".join(kind.resource.singular for kind in kinds)
-    raise NotFound(f"no {what} is named {name!r} in namespace {namespace!r}; {there}")
 
 
 def explain(obj: Object, world: World) -> Explanation:
@@ -169,14 +102,13 @@ def _chain(found: _Finding) -> Iterator[_Finding]:
 
 
 class _Explainer:
-    """Follows causes through one world; an object that was asked about on the way is not asked again."""
+    """Follows causes through one world. The way is board (while it is drained), deployment, replica, then a board or a Model: it ends."""
 
     def __init__(self, world: World) -> None:
         self._world: Final = world
-        self._asked: Final[set[str]] = set()
+        self._could: Final[dict[tuple[str, ...], list[Board]]] = {}
 
     def about(self, obj: Object) -> _Finding:
-        self._asked.add(obj.metadata.uid)
         match obj:
             case ModelDeployment():
                 return self._deployment(obj)
@@ -189,18 +121,12 @@ class _Explainer:
             case _:
                 raise AssertionError(f"{obj.resource.kind} is not explained")
 
-    def _follow(self, obj: Object | None) -> _Finding | None:
-        """Return what a cause says if something is wrong with it and nobody has asked it on this way."""
-        if obj is None or obj.metadata.uid in self._asked:
-            return None
-        found = self.about(obj)
-        return found if found.severity else None
-
     # ---- Deployments -----------------------------------------------------------------------------------------------------------
 
     def _deployment(self, one: ModelDeployment) -> _Finding:
         meta, status, name = one.metadata, one.status, f"deployment {one.metadata.name}"
         status_command = f"rkfleet rollout status {meta.name} -n {meta.namespace}"
+        look = f"rkfleet describe modeldeployment {meta.name} -n {meta.namespace}"
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted and waits for its replicas to go", _replicas_command(one))
         if status.observed_generation < meta.generation:
@@ -211,23 +137,25 @@ class _Explainer:
         if reasons & _BLOCKED:
             return self._blocked(one, next(said for said in (ready, progressing) if said.reason in _BLOCKED))
         if ready.reason == conditions.SERVED_NAME_TAKEN:
-            why, command = conditions.advice(ready.message)
-            return _Finding(one, "NeedsHelp", f"{name} gets no requests: {_lower(why)}", command)
+            why, command = _words(ready, look)
+            return _Finding(one, "NeedsHelp", f"{name} gets no requests: {why}", command)
         replicas = [replica for replica in self._world.of_deployment(one) if not replica.metadata.deletion_timestamp]
         if ready.status == "True" and not self._unplaced_of(replicas):
             return self._complete(one, replicas, ready)
         if progressing.reason == conditions.SURGE_IMPOSSIBLE and progressing.status != "Unknown":
-            why, command = conditions.advice(progressing.message)
-            return _Finding(one, "NeedsHelp", f"the rollout of {name} cannot go on: {_lower(why)}", command)
+            why, command = _words(progressing, look)
+            return _Finding(one, "NeedsHelp", f"the rollout of {name} cannot go on: {why}", command)
         worst = self._worst(one, replicas)
         counts = f"{name} has {status.available_replicas} of {one.spec.replicas} replicas available"
+        if status.available_replicas >= one.spec.replicas:  # Enough serve, and something else is not as declared: a drain, a rollout.
+            counts = f"{name} is not as declared"
         if conditions.DEPLOYMENT_PAUSED in reasons and (worst is None or worst.severity < _SEVERITY["NeedsHelp"]):
             says = f"{name} is paused (spec.paused), so none of its {len(replicas)} replicas moves to the changed template"
             return _Finding(one, "NeedsHelp", says, f"rkfleet rollout resume {meta.name} -n {meta.namespace}")
         if progressing.reason == conditions.PROGRESS_DEADLINE_EXCEEDED:
             limit = one.spec.progress_deadline_seconds
             says = f"the rollout of {name} has not moved for {limit} s (spec.progressDeadlineSeconds)"
-            return _Finding(one, "NeedsHelp", says, conditions.advice(progressing.message)[1] or status_command, worst)
+            return _Finding(one, "NeedsHelp", says, _words(progressing, look)[1], worst)
         if worst is not None:
             return _Finding(one, "Working", counts, status_command, worst)
         what = "the next step of the rollout is on its way" if replicas or not one.spec.replicas else "its replicas are not made yet"
@@ -240,13 +168,13 @@ class _Explainer:
             scale = f"rkfleet scale modeldeployment/{meta.name} --replicas 1 -n {meta.namespace}"
             return _Finding(one, "Well", f"{name} wants no replica and has none{paused}", scale)
         boards = sorted({replica.spec.board_name for replica in replicas if replica.spec.board_name})
-        where = f" on {_listed([self._board_words(board) for board in boards], NAMED_MAX)}" if boards else ""
+        where = f" on {listed([self._board_words(board) for board in boards], NAMED_MAX)}" if boards else ""
         says = f"{name} is as declared: {one.spec.replicas} of {one.spec.replicas} replicas serve{where}{paused}"
         return _Finding(one, "Well", says)
 
     def _blocked(self, one: ModelDeployment, said: Condition) -> _Finding:
         meta, template = one.metadata, one.spec.template
-        why, command = conditions.advice(said.message)
+        why, command = _words(said, f"rkfleet model list -n {meta.namespace}")
         model = self._world.models.get((meta.namespace, template.model))
         healed = model is not None and (
             said.reason == conditions.MODEL_NOT_FOUND or set(template.variants) <= {variant.name for variant in model.spec.variants}
@@ -259,14 +187,19 @@ class _Explainer:
             why += f" (there is {near[0]})" if near else ""
         if one.status.current_revision:  # Something ran before this template: going back is one command.
             command = f"rkfleet rollout undo {meta.name} -n {meta.namespace}"
-        return _Finding(one, "NeedsHelp", f"deployment {meta.name} starts no replica of its template: {_lower(why)}", command)
+        return _Finding(one, "NeedsHelp", f"deployment {meta.name} starts no replica of its template: {why}", command)
 
     def _worst(self, one: ModelDeployment, replicas: Sequence[Replica]) -> _Finding | None:
-        """Return what the replica says that needs help most; those of the wanted revision first."""
+        """Return what the replica says that needs help most; those of the wanted revision first. None if nothing is wrong with any."""
         wanted = one.status.update_revision
-        ordered = sorted(replicas, key=lambda replica: (replica.spec.revision_name != wanted, bool(replica.spec.board_name)))
-        found = [said for replica in ordered if (said := self._follow(replica)) is not None]
-        return max(found, key=lambda said: said.severity, default=None)
+        worst: _Finding | None = None
+        for replica in sorted(replicas, key=lambda replica: (replica.spec.revision_name != wanted, bool(replica.spec.board_name))):
+            found = self._replica(replica)
+            if found.severity > (worst.severity if worst else 0):
+                worst = found
+            if found.severity == _SEVERITY["NeedsHelp"]:
+                break  # Of a thousand that wait for the same reason one is enough.
+        return worst
 
     @staticmethod
     def _unplaced_of(replicas: Iterable[Replica]) -> list[Replica]:
@@ -293,7 +226,7 @@ class _Explainer:
             return _Finding(one, away.verdict, f"nothing is known of {name}", "", away)
         assignment = board.status.assignment
         if assignment.message:
-            return _Finding(one, "NeedsHelp", f"{name} does not change", "", self._follow(board))
+            return _Finding(one, "NeedsHelp", f"{name} does not change", "", self._ailing(board))
         for type in (conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY):
             found = conditions.find(said, type)
             if found is not None and found.status != "True":
@@ -303,46 +236,47 @@ class _Explainer:
 
     def _unready(self, one: Replica, name: str, said: Condition) -> _Finding:
         meta, look = one.metadata, f"rkfleet describe replica {one.metadata.name} -n {one.metadata.namespace}"
-        why, command = conditions.advice(said.message)
+        why, command = _words(said, look)
         if said.status == "Unknown" or said.reason in _AWAY:  # The board is back, its first report is on the way.
             return _Finding(one, "Working", f"{name} waits for the first report of its board", look)
-        model = self._model_of(one)
-        if said.reason == conditions.FETCH_FAILED and (missing := self._follow(model)) is not None and missing.verdict == "NeedsHelp":
-            return _Finding(one, "NeedsHelp", f"{name} cannot fetch its files", "", missing)
+        if said.reason == conditions.FETCH_FAILED and (model := self._model_of(one)) is not None:
+            missing = self._model(model)
+            if missing.verdict == "NeedsHelp":
+                return _Finding(one, "NeedsHelp", f"{name} cannot fetch its files", "", missing)
         match said.reason:
             case conditions.CRASH_LOOP | conditions.LOAD_FAILED:
                 what = "could not load the model" if said.reason == conditions.LOAD_FAILED else "ended although it should run"
                 left = one.status.last_exit
                 words = f" ({left.reason}: {left.message.rstrip('.')})" if left and left.message else f" ({left.reason})" if left else ""
                 times = f", {one.status.restarts} restarts so far" if one.status.restarts else ""
-                return _Finding(one, "NeedsHelp", f"the worker of {name} {what}{words}{times}", command or look)
+                return _Finding(one, "NeedsHelp", f"the worker of {name} {what}{words}{times}", command)
             case conditions.DISK_FULL:
-                return _Finding(one, "NeedsHelp", f"{name} has no room for its files: {_lower(why)}", command or "on the board: df -h")
+                return _Finding(one, "NeedsHelp", f"{name} has no room for its files: {why}", _words(said, "on the board: df -h")[1])
             case conditions.FETCHING:
                 done = one.status.progress
                 part = f", {100 * done.fetched_bytes // done.total_bytes}% are there" if done and done.total_bytes else ""
                 return _Finding(one, "Working", f"{name} is fetching its files{part}", f"rkfleet get replicas -w -n {meta.namespace}")
             case reason if reason in _BY_ITSELF:
-                return _Finding(one, "Working", f"{name}: {_lower(why or reason)}", command or look)
+                return _Finding(one, "Working", f"{name}: {why}", command)
             case reason:
-                return _Finding(one, "NeedsHelp", f"{name}: {_lower(why or reason)}", command or look)
+                return _Finding(one, "NeedsHelp", f"{name}: {why}", command)
 
     def _unplaced(self, one: Replica) -> _Finding:
         name, said = f"replica {one.metadata.name}", _said(one.status.conditions, conditions.SCHEDULED)
         look = f"rkfleet describe replica {one.metadata.name} -n {one.metadata.namespace}"
         if said.status != "False":
             return _Finding(one, "Working", f"{name} is not placed yet", look)
-        why, command = conditions.advice(said.message)
+        why, command = _words(said, "rkfleet board list --wide")
         could = self._could_run(one)
         cordoned = [board for board in could if _is_cordoned(board)]
         if cordoned:
             return _Finding(one, "NeedsHelp", f"{name} has no board", "", self._cordoned(cordoned))
         for board in could:
-            if (found := self._follow(board)) is not None:
+            if (found := self._ailing(board)) is not None:
                 return _Finding(one, found.verdict, f"{name} has no board", "", found)
         if could and "memory" in why:
             command = "rkfleet top boards"
-        return _Finding(one, "NeedsHelp", f"{name} has no board: {_lower(why)}", command or "rkfleet board list --wide")
+        return _Finding(one, "NeedsHelp", f"{name} has no board: {why}", command)
 
     @staticmethod
     def _cordoned(boards: Sequence[Board]) -> _Finding:
@@ -355,24 +289,25 @@ class _Explainer:
     def _could_run(self, one: Replica) -> list[Board]:
         """Return the boards that are chosen by the selector and could run the replica if they were healthy, free and not cordoned."""
         namespace = one.metadata.namespace
-        deployment = self._world.deployments.get((namespace, one.spec.deployment_name))
+        same = (namespace, one.spec.deployment_name, one.spec.revision_name)
+        if same not in self._could:
+            self._could[same] = list(self._capable(one, self._world.deployments.get((namespace, one.spec.deployment_name))))
+        return self._could[same]
+
+    def _capable(self, one: Replica, deployment: ModelDeployment | None) -> Iterator[Board]:
         model = self._model_of(one)
         if deployment is None or model is None:
-            return []
+            return
         allowed = set(deployment.spec.template.variants)
         variants = [variant for variant in model.spec.variants if not allowed or variant.name in allowed]
         selector = deployment.spec.placement.board_selector
-        return [
-            board
-            for board in sorted(self._world.boards.values(), key=lambda board: board.metadata.name)
-            if matches(selector, board.metadata.labels)
-            and any(
-                variant.soc in ("any", board.status.soc)
-                and variant.runtime in {runtime.name for runtime in board.status.runtimes}
-                and parse_bytes(variant.requires.memory) <= parse_bytes(board.status.allocatable.memory)
+        for _, board in sorted(self._world.boards.items()):
+            runtimes, memory = {runtime.name for runtime in board.status.runtimes}, parse_bytes(board.status.allocatable.memory)
+            if matches(selector, board.metadata.labels) and any(
+                variant.soc in ("any", board.status.soc) and variant.runtime in runtimes and parse_bytes(variant.requires.memory) <= memory
                 for variant in variants
-            )
-        ]
+            ):
+                yield board
 
     def _model_of(self, one: Replica) -> Model | None:
         namespace = one.metadata.namespace
@@ -385,20 +320,10 @@ class _Explainer:
 
     def _board(self, one: Board) -> _Finding:
         meta, name = one.metadata, self._board_words(one.metadata.name)
-        look = f"rkfleet describe board {meta.name}"
         if meta.deletion_timestamp:
-            return _Finding(one, "Working", f"{name} is being deleted", look)
-        if (away := self._away(one)) is not None:
-            return away
-        if one.status.assignment.message:
-            return _Finding(
-                one, "NeedsHelp", f"{name} refused what it should run: {_lower(one.status.assignment.message.rstrip('.'))}", look
-            )
-        for type, helps in ((conditions.DISK_PRESSURE, "on the board: df -h"), (conditions.MEMORY_PRESSURE, "rkfleet top boards")):
-            said = _said(one.status.conditions, type)
-            if said.status == "True":
-                why, command = conditions.advice(said.message)
-                return _Finding(one, "NeedsHelp", f"{name} is under {type}: {_lower(why)}", command or helps)
+            return _Finding(one, "Working", f"{name} is being deleted", f"rkfleet describe board {meta.name}")
+        if (ailing := self._ailing(one)) is not None:
+            return ailing
         replicas = self._world.on_board(meta.name)
         if any(taint.key == TAINT_DRAIN for taint in one.spec.taints):
             return self._drained(one, name, replicas)
@@ -408,14 +333,30 @@ class _Explainer:
             return _Finding(one, "Well", f"{state}; it is cordoned, so nothing new comes", f"rkfleet board uncordon {meta.name}")
         return _Finding(one, "Well", state)
 
+    def _ailing(self, one: Board) -> _Finding | None:
+        """Return what keeps a board from running what it should, or None for one that can."""
+        name, look = self._board_words(one.metadata.name), f"rkfleet describe board {one.metadata.name}"
+        if (away := self._away(one)) is not None:
+            return away
+        if one.status.assignment.message:
+            return _Finding(
+                one, "NeedsHelp", f"{name} refused what it should run: {_lower(one.status.assignment.message.rstrip('.'))}", look
+            )
+        for type, helps in ((conditions.DISK_PRESSURE, "on the board: df -h"), (conditions.MEMORY_PRESSURE, "rkfleet top boards")):
+            said = _said(one.status.conditions, type)
+            if said.status == "True":
+                why, command = _words(said, helps)
+                return _Finding(one, "NeedsHelp", f"{name} is under {type}: {why}", command)
+        return None
+
     def _drained(self, one: Board, name: str, replicas: Sequence[Replica]) -> _Finding:
         left = self._world.left_on(one)
         if not left:
             return _Finding(one, "Well", f"{name} is drained: nothing runs there", f"rkfleet board uncordon {one.metadata.name}")
-        says = f"{name} is being drained and still has {_listed(left, NAMED_MAX)}"
+        says = f"{name} is being drained and still has {listed(left, NAMED_MAX)}"
         owners = {(replica.metadata.namespace, replica.spec.deployment_name): None for replica in replicas}
-        found = [said for key in owners if (said := self._follow(self._world.deployments.get(key))) is not None]
-        worst = max(found, key=lambda said: said.severity, default=None)
+        found = [self._deployment(owner) for key in owners if (owner := self._world.deployments.get(key)) is not None]
+        worst = max((said for said in found if said.severity), key=lambda said: said.severity, default=None)
         return _Finding(one, "Working", says, "rkfleet get replicas -A -w --wide", worst)
 
     def _away(self, one: Board) -> _Finding | None:
@@ -448,12 +389,12 @@ class _Explainer:
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted and waits for the replicas that run it", look)
         said = _said(one.status.conditions, conditions.READY)
-        why, command = conditions.advice(said.message)
+        why, command = _words(said, look)
         if said.status == "True":
-            return _Finding(one, "Well", f"{name} can be used: {_lower(why)}")
+            return _Finding(one, "Well", f"{name} can be used: {why}")
         if not said.reason:
             return _Finding(one, "Working", f"{name} has not been looked at yet", look)
-        return _Finding(one, "NeedsHelp", f"{name} cannot be fetched: {_lower(why)}", command or look)
+        return _Finding(one, "NeedsHelp", f"{name} cannot be fetched: {why}", command)
 
 
 # ---- Words ---------------------------------------------------------------------------------------------------------------------
@@ -464,21 +405,18 @@ def _said(found: Iterable[Condition], type: str) -> Condition:
     return conditions.find(found, type) or Condition(type=type, status="Unknown", reason="")
 
 
+def _words(said: Condition, command: str) -> tuple[str, str]:
+    """Return what a condition says, to stand in the middle of a sentence, and the command that helps; `command` if it names none."""
+    why, helps = conditions.advice(said.message)
+    return _lower(conditions.shorten(why or said.reason, SAYS_LENGTH_MAX)), helps or command
+
+
 def _is_cordoned(board: Board) -> bool:
     return board.spec.unschedulable or any(taint.key == TAINT_DRAIN for taint in board.spec.taints)
 
 
-def _by_name(replicas: Iterable[Replica]) -> list[Replica]:
-    return sorted(replicas, key=lambda one: (one.metadata.namespace, one.metadata.name))
-
-
 def _replicas_command(one: ModelDeployment) -> str:
     return f"rkfleet get replicas -n {one.metadata.namespace} -l {LABEL_DEPLOYMENT}={one.metadata.name}"
-
-
-def _listed(names: Sequence[str], limit: int) -> str:
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _lower(text: str) -> str:

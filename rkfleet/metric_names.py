@@ -349,7 +349,7 @@ REGISTRY_FREE_BYTES: Final = _metric(
 # ---- host of simulated boards --------------------------------------------------------------------------------------------------
 SIMULATED_BOARDS: Final = _metric(
     name="rkfleet_simulated_boards", type="gauge", unit="boards", program="simulated-boards", labels=("state",),
-    help="Boards of this host by state: in session, away (running without a session), off (stopped on purpose), failed.",
+    help="Boards of this host by state: in session, away (running without a session), stopping, off (stopped on purpose), failed.",
 )  # fmt: skip
 SIMULATED_BOARD_FAILURES: Final = _metric(
     name="rkfleet_simulated_board_failures_total", type="counter", unit="failures", program="simulated-boards", labels=("board",),

@@ -6,6 +6,7 @@ mix. A metric that is not declared for the program cannot be made, and a declare
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Final, Literal
 
@@ -67,6 +68,11 @@ class Metrics:
     def families(self) -> Iterable[Family]:
         """Return every metric with its samples now, for whoever exposes several programs together."""
         return self._registry.collect()
+
+    def forget(self, entry: Metric, **labels: str) -> None:
+        """Forget one combination of label values, because what it was about is gone; an unknown one is left alone."""
+        with contextlib.suppress(KeyError):
+            self._made[entry.name].remove(*(labels[name] for name in entry.labels))
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

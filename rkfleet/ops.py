@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import ipaddress
 import socket
 import ssl
@@ -53,11 +54,16 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """A bound listener; `url` has the scheme, the address and the real port."""
+    """A bound listener; `url` has the scheme, the address and the real port.
+
+    Attributes:
+        cut: Closes it and every connection at this moment, whatever is under way on them, as the loss of power does.
+    """
 
     host: str
     port: int
     url: str
+    cut: Callable[[], None]
 
 
 def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: ASGIApp | None = None) -> ASGIApp:
@@ -127,12 +133,35 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+class _State(uvicorn.server.ServerState):
+    """uvicorn's state, whose Date header is made when an answer needs it: an idle listener then has nothing to do, every second or ever."""
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"date", email.utils.formatdate(usegmt=True).encode())]
+
+    @default_headers.setter
+    def default_headers(self, _headers: list[tuple[bytes, bytes]]) -> None:
+        """Take no notice: uvicorn's own headers are those of a tick that never comes."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server with the program's own signal handling, and without looking ten times a second whether it should end."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.server_state = _State()
+        self.servers: list[asyncio.base_events.Server] = []
         self._stopping: Final = asyncio.Event()
+
+    def cut(self) -> None:
+        """Close the listener and its connections now; call `stop` as well."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
 
     def stop(self) -> None:
         """Accept nothing more and end when open requests have ended."""
@@ -145,11 +174,8 @@ class _Server(uvicorn.Server):
         yield
 
     async def main_loop(self) -> None:
-        """Renew the Date header every second until told to stop."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._stopping.wait()
+        """Wait until told to stop."""
+        await self._stopping.wait()
 
 
 @contextlib.asynccontextmanager
@@ -202,7 +228,7 @@ async def serve_asgi(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[bound]))
         try:
-            yield Listener(host, port, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}")
+            yield Listener(host, port, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}", server.cut)
         except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
             failure = error
         finally:

@@ -38,6 +38,15 @@ class Ports:
         self._used.add(port)
         return port
 
+    def keep_or_choose(self, name: str, host: str = "127.0.0.1") -> int:
+        """Return the port kept for `name` if it is still free, else any free one: for listeners whose address others learn anew."""
+        port = self._kept.get(name, 0)
+        if not port or not _is_free(host, port):
+            port = _free_port(host, self._used)
+        self._kept[name] = port
+        self._used.add(port)
+        return port
+
     def save(self) -> None:
         """Write the choices down; a kill leaves the old ones or the new ones."""
         part = self._path.with_suffix(".part")
@@ -46,7 +55,7 @@ class Ports:
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket(_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -57,8 +66,12 @@ def _is_free(host: str, port: int) -> bool:
 
 def _free_port(host: str, taken: set[int]) -> int:
     while True:
-        with socket.socket() as probe:
+        with socket.socket(_family(host)) as probe:
             probe.bind((host, 0))
             port: int = probe.getsockname()[1]
         if port not in taken:
             return port
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

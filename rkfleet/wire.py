@@ -44,7 +44,14 @@ from rkfleet.session import (
 )  # fmt: skip
 from rkfleet.v1 import agent_pb2 as pb
 
-__all__ = ["MESSAGE_BYTES_MAX", "decode_board_message", "decode_controller_message", "encode_board_message", "encode_controller_message"]
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "decode_board_message",
+    "decode_controller_message",
+    "decode_report",
+    "encode_board_message",
+    "encode_controller_message",
+]
 
 MESSAGE_BYTES_MAX: Final = 2 << 20  # Twice the largest assignment (ASSIGNMENT_BYTES_MAX); a whole report is some tens of kilobytes.
 TEXT_LENGTH_MAX: Final = 4096  # Sentences, versions, URLs; as `lastExit.message` in the schema.
@@ -98,7 +105,7 @@ def decode_board_message(message: pb.SessionRequest) -> BoardMessage:
             answer = message.assignment_answer
             return AssignmentAnswer(number=answer.number, verdict=_verdict(answer.verdict), reason=_text("reason", answer.reason))
         case "report":
-            return _decode_report(message.report)
+            return decode_report(message.report)
         case "grant_request":
             digests = _list("digests", message.grant_request.digests, DIGESTS_MAX)
             if bad := next((digest for digest in digests if not _DIGEST.fullmatch(digest)), None):
@@ -110,6 +117,19 @@ def decode_board_message(message: pb.SessionRequest) -> BoardMessage:
             return _decode_goodbye(message.goodbye)
         case _:
             raise BadRequest("the board sent a message of a kind that this controller does not know")
+
+
+def decode_report(report: pb.Report, state: BoardState | None = None) -> Report:
+    """Read a report; `state` is its state, where the caller knows it already.
+
+    Raises:
+        BadRequest: It breaks a limit.
+    """
+    return Report(
+        state=_decode_state(report.state) if state is None else state,
+        log=tuple(_decode_log_entry(one) for one in _list("log", report.log, LOG_ENTRIES_MAX)),
+        log_dropped=report.log_dropped,
+    )
 
 
 def encode_controller_message(message: ControllerMessage) -> pb.SessionResponse:
@@ -355,27 +375,22 @@ def _encode_state(state: BoardState) -> pb.BoardState:
     )
 
 
-def _decode_report(report: pb.Report) -> Report:
-    state = report.state
-    return Report(
-        state=BoardState(
-            assignment_number=state.assignment_number,
-            facts=_decode_facts(state.facts),
-            serving_url=_text("serving_url", state.serving_url),
-            conditions=tuple(_decode_condition(one) for one in _list("conditions", state.conditions, CONDITIONS_MAX)),
-            replicas=tuple(_decode_replica(one) for one in _list("replicas", state.replicas, REPLICAS_MAX)),
-            running=tuple(
-                RunningWorker(
-                    namespace=_text("namespace", one.namespace),
-                    name=_text("name", one.name),
-                    uid=_text("uid", one.uid),
-                    memory_bytes=one.memory_bytes,
-                )
-                for one in _list("running", state.running, REPLICAS_MAX)
-            ),
+def _decode_state(state: pb.BoardState) -> BoardState:
+    return BoardState(
+        assignment_number=state.assignment_number,
+        facts=_decode_facts(state.facts),
+        serving_url=_text("serving_url", state.serving_url),
+        conditions=tuple(_decode_condition(one) for one in _list("conditions", state.conditions, CONDITIONS_MAX)),
+        replicas=tuple(_decode_replica(one) for one in _list("replicas", state.replicas, REPLICAS_MAX)),
+        running=tuple(
+            RunningWorker(
+                namespace=_text("namespace", one.namespace),
+                name=_text("name", one.name),
+                uid=_text("uid", one.uid),
+                memory_bytes=one.memory_bytes,
+            )
+            for one in _list("running", state.running, REPLICAS_MAX)
         ),
-        log=tuple(_decode_log_entry(one) for one in _list("log", report.log, LOG_ENTRIES_MAX)),
-        log_dropped=report.log_dropped,
     )
 
 

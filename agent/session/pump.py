@@ -142,6 +142,8 @@ class Pump:
                 try:
                     await self._over.wait()
                 except asyncio.CancelledError:
+                    if self._over.is_set():
+                        raise
                     # The pumps are cancelled after the Goodbye, because cancelling a read of gRPC cancels its call.
                     self._leave(Goodbye(reason=GoodbyeReason.SHUTDOWN, message="the agent is stopping"))
                     await self._over.wait()
@@ -155,6 +157,12 @@ class Pump:
                     waiting.set_exception(Unavailable("the session ended before the grant came"))
         if self.goodbye is None:
             raise Unavailable(self._broken or "the controller closed the stream")
+
+    def break_off(self) -> None:
+        """End the stream at this moment without a word, as a board does that loses its power."""
+        self._broken = "broken off"
+        self._call.cancel()
+        self._over.set()
 
     async def request_grant(self, digests: tuple[str, ...]) -> Grant:
         """Ask for tokens and wait for the answer.
@@ -221,7 +229,7 @@ class Pump:
                     seen = self._reports.version
                     self._session.report(state, self._reports.log(self._session.log_sent), self._reports.dropped, now)
                 elif not self._answer_log(now):
-                    await self._something(seen, due - now)
+                    await self._something(seen, due, now)
 
     def _answer_log(self, now: float) -> bool:
         """Answer the longest waiting request for lines that can be answered, if it is time; return whether one was."""
@@ -232,11 +240,15 @@ class Pump:
                     return True
         return False
 
-    async def _something(self, seen: int, pause: float) -> None:
-        """Wait until there is something to send, something new to report, or the heartbeat is due."""
+    async def _something(self, seen: int, due: float, now: float) -> None:
+        """Wait until there is something to send, something new to report, lines that are asked for, or the heartbeat is due.
+
+        `now` is when the caller found nothing; what has become due since then must not be taken for something that was looked at.
+        """
         self._to_send.clear()
+        pause = due - now
         waits: list[Awaitable[object]] = [self._to_send.wait()]
-        log_due = self._session.log_due_at - self._clock.monotonic()
+        log_due = self._session.log_due_at - now
         if 0 < log_due < float("inf"):
             waits.append(self._clock.sleep(log_due))
         elif log_due <= 0:

@@ -144,6 +144,11 @@ class SessionRunner:
             pause = self._jitter.uniform(0.0, longest_pause(ended - away_since))
             await self._clock.sleep(at_least * self._jitter.uniform(1.0, 1.5) + pause)
 
+    def break_off(self) -> None:
+        """Break the session off without a Goodbye, as the loss of power does; whoever calls it cancels `run` before it runs again."""
+        if self._pump is not None:
+            self._pump.break_off()
+
     async def request_grant(self, digests: tuple[str, ...]) -> Grant:
         """Return sources and a token for these blobs.
 

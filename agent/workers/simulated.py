@@ -29,7 +29,7 @@ from rkfleet.errors import BadRequest, FailedPrecondition, FleetError, NotFound,
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["RKLLM_VERSION", "SimulatedBackend"]
+__all__ = ["RKLLM_VERSION", "Engine", "SimulatedBackend"]
 
 # The library that a simulated board claims: the last release with the first protocol's figures, and what variants of either release accept.
 RKLLM_VERSION: Final = "1.1.4"
@@ -87,7 +87,7 @@ class SimulatedBackend:
         tasks.create_task(worker.follow(), name=f"simulated worker of {spec.namespace}/{spec.name}")
         return worker
 
-    async def _load(self, spec: WorkerSpec, row: Row | str) -> _Engine:
+    async def _load(self, spec: WorkerSpec, row: Row | str) -> Engine:
         """Check the file and take the time that loading takes; a string says why there is no row.
 
         Raises:
@@ -97,13 +97,13 @@ class SimulatedBackend:
         if isinstance(row, str):
             raise FailedPrecondition(row)
         await self._clock.sleep(timing.load_seconds(row, self._load_speedup))
-        return _Engine(spec, row, self._soc, self._clock, self._new_api_key())
+        return Engine(spec, row, self._soc, self._clock, self._new_api_key())
 
 
 class _Simulated:
     """One worker; `follow` must run for the rest to happen."""
 
-    def __init__(self, load: Callable[[], Awaitable[_Engine]], clock: Clock, beat: Callable[[], None]) -> None:
+    def __init__(self, load: Callable[[], Awaitable[Engine]], clock: Clock, beat: Callable[[], None]) -> None:
         self._load: Final = load
         self._clock: Final = clock
         self._beat: Final = beat
@@ -166,10 +166,15 @@ class _Simulated:
             self._end(Exit(reason="Crashed", message=f"the simulated worker failed: {error!r}"))
 
 
-class _Engine:
-    """What answers requests once the model is "loaded"."""
+class Engine:
+    """What answers requests once the model is "loaded".
+
+    Attributes:
+        api_key: What a caller must send as bearer token.
+    """
 
     def __init__(self, spec: WorkerSpec, row: Row, soc: str, clock: Clock, api_key: str) -> None:
+        """Take what is loaded, the row that is its speed, and the chip that every answer names."""
         self._spec: Final = spec
         self._row: Final = row
         self._clock: Final = clock

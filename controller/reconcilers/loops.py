@@ -18,7 +18,7 @@ from controller.reconcilers import deployment, placement
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter, AssignmentReconciler
 from controller.reconcilers.deployment import DeploymentReconciler
-from controller.reconcilers.fleet_gauges import FleetGauges
+from controller.reconcilers.fleet_gauges import follow_fleet
 from controller.reconcilers.garbage import GarbageReconciler
 from controller.reconcilers.health import HealthReconciler
 from controller.reconcilers.model import ModelReconciler
@@ -53,10 +53,9 @@ MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 
 
 class Loops:
-    """The queues of all loops, for facts that no store holds, and the gauges over their caches."""
+    """The queues of all loops, for facts that no store holds."""
 
-    def __init__(self, health: WorkQueue, assignments: WorkQueue, gauges: FleetGauges) -> None:
-        self.gauges: Final = gauges
+    def __init__(self, health: WorkQueue, assignments: WorkQueue) -> None:
         self._health: Final = health
         self._assignments: Final = assignments
 
@@ -93,7 +92,7 @@ def add_loops(
         sessions: Who is in session.
         offers: Takes assignments to boards.
         blobs: What the registry holds.
-        metrics: Counts what caches do.
+        metrics: Counts what caches do, and shows the fleet as they know it.
     """
     views = make_views(store, clock=clock, random=random, metrics=metrics)
     presence = PresenceReader(sessions, clock)
@@ -109,7 +108,9 @@ def add_loops(
     manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
     namespaces = Cache(store, Namespace, clock=clock, random=random, metrics=metrics)
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
-    return Loops(health, assignments, FleetGauges(views))
+    if metrics is not None:
+        follow_fleet(views, metrics)
+    return Loops(health, assignments)
 
 
 # ---- Deployment ----------------------------------------------------------------------------------------------------------------

@@ -92,14 +92,20 @@ class Holder:
         finally:
             self._logs_open -= 1
 
+    async def begin(self) -> None:
+        """Deal with the board for the first time."""
+        self.stream.news.clear()
+        if not await self._deal():
+            self.stream.news.set()
+
     async def run(self) -> None:
         """Deal with the board until cancelled."""
         while True:
+            await self.stream.news.wait()
             self.stream.news.clear()
             if not await self._deal():
                 await self._seams.clock.sleep(self._seams.tempo.store_retry_seconds * self._seams.jitter.uniform(0.5, 1.5))
                 self.stream.news.set()
-            await self.stream.news.wait()
 
     async def _deal(self) -> bool:
         """Deal with everything that waits, and return whether nothing must be tried again."""

@@ -31,6 +31,9 @@ __all__ = ["Hub"]
 
 CONFLICT_REASON: Final = "IdentityConflict"
 REBOOTED_REASON: Final = "Rebooted"  # As Kubernetes' kubelet names it.
+# When a whole fleet comes back at once, those who came first are let in first and the others wait: if all were served a little at a time,
+# all would be served late, and boards that gave up meanwhile would come again and find the same. More at once would share no more commits.
+LET_IN_AT_ONCE: Final = 64
 
 _log: Final = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Hub:
         self._last_seen: Final[dict[str, float]] = {}
         self._boots: Final[dict[str, str]] = {}
         self._streams: Final[set[Stream]] = set()
+        self._doors: Final = asyncio.Semaphore(LET_IN_AT_ONCE)
         self._closing = False
 
     def offer(self, board: str, offer: Offer) -> None:
@@ -115,12 +119,19 @@ class Hub:
     async def _conduct(self, peer: Peer, stream: Stream) -> None:
         while (hello := stream.hello) is None:
             await stream.news.wait()
+        async with self._doors:
+            holder = await self._let_in(peer, stream, hello)
+        if holder is not None:
+            await holder.run()
+
+    async def _let_in(self, peer: Peer, stream: Stream, hello: Hello) -> Holder | None:
+        """Take the session, welcome the board and tell it what to run; None if it was refused."""
         seams, tempo = self._seams, self._seams.tempo
         try:
             taken = await take(seams.store, peer, hello, fleet_id=self._fleet_id, controller=self._controller, clock=seams.clock)
         except FleetError as refusal:
             self._refuse(peer, stream, refusal)
-            return
+            return None
         holder = Holder(seams, taken, peer, hello, stream)
         self._hold(holder)
         self._note_boot(taken, hello)
@@ -132,7 +143,8 @@ class Hub:
                 report_interval_seconds_min=tempo.report_interval_seconds_min,
             )
         )
-        await holder.run()
+        await holder.begin()
+        return holder
 
     def _refuse(self, peer: Peer, stream: Stream, refusal: FleetError) -> None:
         _log.warning("board refused", extra={"board": peer.name, "reason": refusal.message})

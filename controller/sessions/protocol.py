@@ -181,6 +181,11 @@ class ControllerSession:
         if not self._talk.left:
             self._send(goodbye)
 
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether something is to be sent."""
+        return bool(self._outgoing)
+
     def take_outgoing(self) -> list[ControllerMessage]:
         """Return what is to be sent, in order, and forget it."""
         taken, self._outgoing = self._outgoing, []

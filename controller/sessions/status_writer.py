@@ -35,17 +35,17 @@ __all__ = ["MEASURED_SECONDS", "PROGRESS_SECONDS", "REASSERT_SECONDS", "StatusWr
 MEASURED_SECONDS: Final = 60.0  # 15,000 replicas then cost 250 writes a second at most, a fiftieth of what the store takes.
 PROGRESS_SECONDS: Final = 5.0  # People watch a download; one that lasts a minute shows twelve steps.
 REASSERT_SECONDS: Final = 60.0
+NOTHING_NEW: Final = float("inf")
 
 Json = dict[str, Any]
 _BOARD_OWNER: Final = Board.resource.owners["agent"]
 _REPLICA_OWNER: Final = Replica.resource.owners["agent"]
 
 
-class _Written(msgspec.Struct, frozen=True):
+class _Written(msgspec.Struct, frozen=True, gc=False):
     """What was last written about one replica, and when (monotonic)."""
 
-    fields: Json
-    conditions: list[Json]
+    state: ReplicaState
     at: float
 
 
@@ -66,8 +66,9 @@ class StatusWriter:
         self._taken: Final = taken
         self._wrote: Final = wrote
         self._fence: Final = {"status.session.number": taken.number}
-        self._board: tuple[Json, list[Json]] | None = None
-        self._labels: dict[str, str] | None = None
+        self._settled: BoardState | None = None  # Nothing of this very state waits to be written.
+        self._board: BoardState | None = None  # The last state whose part about the board itself was written.
+        self._labelled: BoardFacts | None = None
         self._replicas: dict[str, _Written] = {}
         self._asserted_at = clock.monotonic()
 
@@ -81,17 +82,20 @@ class StatusWriter:
         """
         now = self._clock.monotonic()
         if now - self._asserted_at >= REASSERT_SECONDS:
-            self._board, self._labels, self._replicas, self._asserted_at = None, None, {}, now
+            self._settled, self._board, self._labelled, self._replicas, self._asserted_at = None, None, None, {}, now
+        if state is self._settled:  # A heartbeat, which is what most reports are.
+            return
         await self._write_labels(state.facts)
         await self._write_board(state)
         results = await asyncio.gather(
             *(self._write_replica(replica, now, simulated=state.facts.simulated) for replica in state.replicas), return_exceptions=True
         )
         for failure in results:
-            if failure is not None:
+            if isinstance(failure, BaseException):
                 raise failure
         reported = {replica.uid for replica in state.replicas}
         self._replicas = {uid: written for uid, written in self._replicas.items() if uid in reported}
+        self._settled = state if all(results) else None
 
     async def write_answer(self, answer: AssignmentAnswer) -> None:
         """Write what the board did with an assignment; an answer to one that is not the latest any more is of no interest.
@@ -122,32 +126,32 @@ class StatusWriter:
             raise Conflict(f"session {self._taken.number} of board {self._taken.board} was superseded by {number}")
 
     async def _write_labels(self, facts: BoardFacts) -> None:
-        labels = labels_of(facts)
-        if labels == self._labels:
+        if facts == self._labelled:
             return
         board = await self._store.get(board_ref(self._taken.board))
-        if patch := metadata_patch(board, {}, labels):
+        if patch := metadata_patch(board, {}, labels_of(facts)):
             await self._store.patch(board.ref, patch, uid=self._taken.uid, when=self._fence, now=self._clock.now())
             self._wrote("Board")
-        self._labels = labels
+        self._labelled = facts
 
     async def _write_board(self, state: BoardState) -> None:
-        written = (_owned(_board_status(state), _BOARD_OWNER), _conditions(state.conditions, _BOARD_OWNER))
-        if written == self._board:
+        if self._board is not None and _about_itself(state) == _about_itself(self._board):
             return
+        fields, conditions = _owned(_board_status(state), _BOARD_OWNER), _conditions(state.conditions, _BOARD_OWNER)
         await self._store.patch_status(
-            board_ref(self._taken.board), self._taken.uid, "agent", *written, when=self._fence, now=self._clock.now()
+            board_ref(self._taken.board), self._taken.uid, "agent", fields, conditions, when=self._fence, now=self._clock.now()
         )
         self._wrote("Board")
-        self._board = written
+        self._board = state
 
-    async def _write_replica(self, replica: ReplicaState, now: float, *, simulated: bool) -> None:
+    async def _write_replica(self, replica: ReplicaState, now: float, *, simulated: bool) -> bool:
+        """Write what is new about a replica; return whether nothing of it waits for a later report."""
+        before = self._replicas.get(replica.uid)
+        if before is not None and now < before.at + (pause := _pause(before.state, replica)):
+            return pause == NOTHING_NEW
+        ref = Ref(Replica.resource.name, replica.namespace, replica.name)
         fields = _owned(_replica_status(replica, simulated=simulated), _REPLICA_OWNER)
         conditions = _conditions(replica.conditions, _REPLICA_OWNER)
-        before = self._replicas.get(replica.uid)
-        if before is not None and now < before.at + _pause(before, fields, conditions):
-            return
-        ref = Ref(Replica.resource.name, replica.namespace, replica.name)
         try:
             await self._store.patch_status(
                 ref, replica.uid, "agent", fields, conditions, when={"spec.boardName": self._taken.board}, now=self._clock.now()
@@ -155,19 +159,26 @@ class StatusWriter:
             self._wrote("Replica")
         except (NotFound, Conflict):
             pass  # It was deleted, or belongs to another board: not this board's to write about, now and until its state changes.
-        self._replicas[replica.uid] = _Written(fields, conditions, now)
+        self._replicas[replica.uid] = _Written(replica, now)
+        return True
 
 
-def _pause(before: _Written, fields: Json, conditions: list[Json]) -> float:
+def _about_itself(state: BoardState) -> tuple[object, ...]:
+    """Return what a state says about the board, as far as the agent may say it."""
+    said = [one for one in state.conditions if one.type in _BOARD_OWNER.conditions]
+    return (state.facts, state.serving_url, said, state.running)
+
+
+def _pause(before: ReplicaState, after: ReplicaState) -> float:
     """Return how many seconds after the last write this one may follow: 0 for a transition, infinity for nothing new."""
-    differ = {key for key in before.fields.keys() | fields.keys() if before.fields.get(key) != fields.get(key)}
-    if conditions != before.conditions or differ - {"measured", "progress"}:
+    if msgspec.structs.replace(before, measured=after.measured, progress=after.progress) != after:
         return 0.0
-    if "measured" in differ and before.fields.get("measured") is None:
+    measures = _rounded(before.measured) != _rounded(after.measured)
+    if measures and before.measured is None:
         return 0.0  # The first speed of all: people wait for it, and it comes once.
-    if "progress" in differ:
+    if before.progress != after.progress:
         return PROGRESS_SECONDS
-    return MEASURED_SECONDS if differ else float("inf")
+    return MEASURED_SECONDS if measures else NOTHING_NEW
 
 
 def _refusal(answer: AssignmentAnswer) -> str:

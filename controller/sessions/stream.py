@@ -180,7 +180,8 @@ class Stream:
             while (message := await self._link.read()) is not None:
                 self._session.receive(message, self._clock.monotonic())
                 self._keep(message)
-                self._to_send.set()
+                if self._session.has_outgoing:  # An answer makes room for the offer that waited.
+                    self._to_send.set()
         except BadRequest as error:
             self.leave(goodbyes.protocol(error.message))
         except Unavailable:
@@ -196,7 +197,8 @@ class Stream:
                 self.answer = message
             case Report():
                 self.report = message
-                self.log = [*self.log, *message.log][-LOG_ENTRIES_MAX:]
+                if message.log:
+                    self.log = [*self.log, *message.log][-LOG_ENTRIES_MAX:]
             case GrantRequest():
                 self.grants.append(message)
             case LogChunk(request_id=request_id):
@@ -225,8 +227,9 @@ class Stream:
             while True:
                 await self._to_send.wait()
                 self._to_send.clear()
-                for message in self._session.take_outgoing():
-                    await self._link.write(message)
+                while outgoing := self._session.take_outgoing():  # also what was said while the link took its time
+                    for message in outgoing:
+                        await self._link.write(message)
                 if self._session.left:
                     break
         except Unavailable:

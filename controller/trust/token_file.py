@@ -3,7 +3,7 @@
 In: changes, one token each. Out: the tokens as they were before a crash. `tokens.py` decides and calls; it is apart because joining a fleet
 of thousands takes three changes for each board, and writing all tokens for each of them grows with the square of the fleet.
 
-A change is one line of JSON, appended and flushed. After `LINES_MAX` of them all tokens are written anew and the log is emptied; a crash
+A change is one line of JSON, appended and flushed. After `lines_max` of them all tokens are written anew and the log is emptied; a crash
 in between repeats lines over a file that knows them already, which changes nothing. A line without an end was never acknowledged.
 Secrets are hashed before they come here; both files are mode 0600.
 """
@@ -37,14 +37,16 @@ class TokenFile(Generic[Whole, Change]):
         whole: Its type.
         change: Type of a line of the log.
         disk: Disk that they are on.
+        lines_max: Lines of the log at which it is emptied.
     """
 
-    def __init__(self, path: Path, whole: type[Whole], change: type[Change], disk: Disk) -> None:
+    def __init__(self, path: Path, whole: type[Whole], change: type[Change], disk: Disk, lines_max: int = LINES_MAX) -> None:
         self._path: Final = path
         self._log: Final = path.with_name(f"{path.name}.log")
         self._whole: Final = whole
         self._change: Final = change
         self._disk: Final = disk
+        self._lines_max: Final = lines_max
         self._lines = 0
         self._whole_exists = False
         self._torn = False  # The log may end in the middle of a line.
@@ -70,7 +72,7 @@ class TokenFile(Generic[Whole, Change]):
     @property
     def wants_whole(self) -> bool:
         """Whether the next change should be kept by `replace` instead of `append`."""
-        return self._torn or not self._whole_exists or self._lines >= LINES_MAX
+        return self._torn or not self._whole_exists or self._lines >= self._lines_max
 
     def append(self, change: Change) -> None:
         """Keep one change; durable when this returns.

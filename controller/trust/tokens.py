@@ -23,7 +23,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from controller.trust.files import make_private_directory
-from controller.trust.token_file import TokenFile
+from controller.trust.token_file import LINES_MAX, TokenFile
 from rkfleet.clock import Clock, format_time, parse_time
 from rkfleet.disk import Disk, SystemDisk
 from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
@@ -87,7 +87,9 @@ class _Change(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 class Tokens:
     """All tokens of one installation, in memory and in their files."""
 
-    def __init__(self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes], disk: Disk = SystemDisk()) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes], disk: Disk = SystemDisk(), log_lines_max: int = LINES_MAX
+    ) -> None:
         """Load the file, which need not exist.
 
         Args:
@@ -95,6 +97,7 @@ class Tokens:
             clock: Judges the lifetime of join tokens.
             random_bytes: Source of secrets, `os.urandom` in the running program.
             disk: Disk that the files are on.
+            log_lines_max: Changes after which all tokens are written anew.
 
         Raises:
             FailedPrecondition: A file is there and cannot be read.
@@ -103,7 +106,7 @@ class Tokens:
         self._random_bytes: Final = random_bytes
         self._lock: Final = threading.Lock()
         make_private_directory(path.parent)
-        self._file: Final = TokenFile(path, _File, _Change, disk)
+        self._file: Final = TokenFile(path, _File, _Change, disk, log_lines_max)
         self._api: Final[dict[str, _ApiToken]] = {}
         self._join: Final[dict[str, _JoinToken]] = {}
         self._by_expiry: Final[list[tuple[str, str]]] = []  # A heap; times of this format sort as text.

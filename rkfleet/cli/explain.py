@@ -12,8 +12,9 @@ from rkfleet.errors import BadRequest
 
 if TYPE_CHECKING:
     from rkfleet.client import ApiClient
-    from rkfleet.explanation import Explanation, World
+    from rkfleet.explanation import Explanation
     from rkfleet.kinds import Object
+    from rkfleet.world import World
 
 __all__ = ["explain"]
 
@@ -62,7 +63,7 @@ def explain(
 
 def _find(world: World, namespace: str, words: list[str]) -> Object:
     from rkfleet.cli.targets import parse_targets
-    from rkfleet.explanation import EXPLAINED, find_named
+    from rkfleet.world import EXPLAINED, find_named
 
     if len(words) == 1 and "/" not in words[0]:
         return find_named(world, namespace, words[0])

@@ -16,8 +16,8 @@ import msgspec
 from rkfleet.client import ApiClient
 from rkfleet.clock import Clock
 from rkfleet.errors import FleetError
-from rkfleet.explanation import World
 from rkfleet.kinds import Board, Model, ModelDeployment, ModelRevision, Object, Replica
+from rkfleet.world import World
 
 __all__ = ["WORLD", "Following", "Trouble", "Wanted", "following", "look"]
 

@@ -30,7 +30,7 @@ __all__ = ["COALESCE_SECONDS", "Outage", "Row", "Table", "Update", "draw", "show
 
 COALESCE_SECONDS: Final = 0.25  # Between two frames: people do not read faster, and a frame of many rows costs milliseconds.
 AGES_SECONDS: Final = 1.0  # Ages are drawn anew this often although nothing else changes.
-LINES_BESIDE: Final = 2  # The headings, and the line on which the cursor stays.
+LINES_BESIDE: Final = 4  # The headings, up to two notes below, and the line on which the cursor stays.
 INTERRUPTED: Final = 130  # Exit status of a program that SIGINT ended, as shells tell it.
 
 
@@ -124,7 +124,8 @@ def draw(table: Table, clock: Clock, lines_max: int) -> RichTable:
     rows = list(table.rows.values())
     kept = rows[-lines_max:] if table.newest_last else rows[:lines_max]
     frame = render.rich_table(table.heads, [table.cells(row, clock) for row in kept])
-    frame.caption = table.outage.note or None
+    hidden = f"{len(rows) - len(kept)} more rows do not fit on this screen" if len(kept) < len(rows) else ""
+    frame.caption = "\n".join(filter(None, (hidden, table.outage.note))) or None
     return frame
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rkfleet.cli import live
     from rkfleet.client import ApiClient
-    from rkfleet.explanation import World
+    from rkfleet.world import World
 
     Reader = Callable[[World, ApiClient], tuple[list[msgspec.Struct], dict[str, live.Row]]]
 

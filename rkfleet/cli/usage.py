@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from rkfleet import conditions
-from rkfleet.explanation import World
 from rkfleet.kinds import Board, Replica
 from rkfleet.quantity import parse_bytes
+from rkfleet.world import World
 
 __all__ = ["BOARD_HEADS", "REPLICA_HEADS", "BoardUsage", "ReplicaUsage", "board_cells", "boards", "replica_cells", "replicas"]
 

@@ -26,6 +26,7 @@ from rkfleet.process import lock_data_dir, run_until_stopped
 from rkfleet.simulated import board_names
 from simulation.boards.board import SimulatedBoard, Socket
 from simulation.boards.config import Config
+from simulation.boards.files import allow_open_files
 from simulation.boards.http import HostApp
 from simulation.boards.joining import Joining
 
@@ -46,6 +47,7 @@ async def run(config: Config) -> None:
         FailedPrecondition: The data directory is in use, or an address cannot be bound.
     """
     with lock_data_dir(config.data_dir):
+        allow_open_files(sum(config.boards.values()))
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="disk"))
         for handler in logging.getLogger().handlers:
             handler.addFilter(_name_board)
@@ -74,9 +76,9 @@ def _boards(config: Config, metrics: Metrics) -> tuple[SimulatedBoard, ...]:
         wanted = config.serving_port_base + place if config.serving_port_base else 0
         return Socket(
             serving_host=config.serving_host,
-            serving_port=ports.choose(name, wanted, config.serving_host),
+            serving_port=ports.choose(name, wanted, config.serving_host) if wanted else ports.keep_or_choose(name, config.serving_host),
             advertise_host=config.advertise_host,
-            ops_port=ports.choose(f"{name}-ops", 0),
+            ops_port=ports.keep_or_choose(f"{name}-ops"),
         )
 
     boards = tuple(

@@ -2,6 +2,9 @@
 
 In: the chip, ports, how to join. Out: a running `agent.app.Agent` while the board is on. Made by `simulation/boards/app.py`, switched by
 the host's HTTP listener. A board that fails says why and is started again; it never takes the host or another board with it.
+
+Switched off, a board loses its power: the session breaks without a Goodbye, the listeners and every connection on them close, workers are
+gone, the disk keeps what it had. Only the network is kinder than a real one, because it tells the other side that the connection is gone.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ __all__ = ["STATES", "SimulatedBoard", "Socket", "State"]
 RESTART_SECONDS_MIN: Final = 1.0
 RESTART_SECONDS_MAX: Final = 30.0  # A board that cannot run, for whatever reason, costs a try every half minute and is back soon after.
 
-State = Literal["in session", "away", "off", "failed"]
-STATES: Final[tuple[State, ...]] = ("in session", "away", "off", "failed")
+State = Literal["in session", "away", "stopping", "off", "failed"]
+STATES: Final[tuple[State, ...]] = ("in session", "away", "stopping", "off", "failed")
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ class SimulatedBoard:
         self._on_failure: Final = on_failure
         self._on: Final = asyncio.Event()
         self._off: Final = asyncio.Event()
+        self._gone: Final = asyncio.Event()  # set while nothing of the board runs
+        self._gone.set()
         self._on.set()
 
     @property
@@ -100,7 +105,7 @@ class SimulatedBoard:
     def state(self) -> State:
         """What the board does now."""
         if not self._on.is_set():
-            return "off"
+            return "off" if self.agent is None else "stopping"
         if self.failure:
             return "failed"
         return "away" if self.agent is None or self.agent.no_session_reason else "in session"
@@ -111,20 +116,23 @@ class SimulatedBoard:
         match self.state:
             case "in session":
                 return ""
-            case "off":
+            case "off" | "stopping":
                 return "it was switched off"
             case "failed":
                 return self.failure
             case "away":
                 return self.agent.no_session_reason if self.agent is not None else "it starts"
 
-    def switch_off(self) -> None:
-        """Take it off the network and end everything on it; its disk stays. Idempotent."""
+    async def switch_off(self) -> None:
+        """Take its power away at once; its disk stays. Returns when nothing of it runs any more. Idempotent."""
+        if self._on.is_set():
+            _log.warning("the board loses its power", extra={"board": self.name})
         self._on.clear()
         self._off.set()
+        await self._gone.wait()
 
     def switch_on(self) -> None:
-        """Boot it. Idempotent."""
+        """Boot it from its disk. Idempotent."""
         self._off.clear()
         self._on.set()
 
@@ -150,6 +158,8 @@ class SimulatedBoard:
         working, off = asyncio.ensure_future(work), asyncio.ensure_future(self._off.wait())
         try:
             await asyncio.wait((working, off), return_when=asyncio.FIRST_COMPLETED)
+            if self.agent is not None and not working.done():
+                self.agent.cut_power()
         finally:
             for task in (working, off):
                 task.cancel()
@@ -160,14 +170,15 @@ class SimulatedBoard:
 
     async def _live(self) -> None:
         """Be a board, from boot to power off."""
-        with lock_data_dir(self._directory):
-            machine_id = await in_thread(ensure_machine_id, self._directory)
-            agent = Agent(self._config(), self._parts(machine_id), clock=self._clock, jitter=self._jitter)
-            self.agent = agent
-            try:
-                await agent.run()
-            finally:
-                self.agent = None
+        self._gone.clear()
+        try:
+            with lock_data_dir(self._directory):
+                machine_id = await in_thread(ensure_machine_id, self._directory)
+                self.agent = Agent(self._config(), self._parts(machine_id), clock=self._clock, jitter=self._jitter)
+                await self.agent.run()
+        finally:
+            self.agent = None
+            self._gone.set()
 
     def _config(self) -> Config:
         return Config(

@@ -5,7 +5,8 @@ In: the boards. Out: an ASGI application. Served by `simulation/boards/app.py` o
     GET  /healthz /readyz /metrics        as every program; ready when every board that is on is in session
     GET  /boards                          all boards: state, URLs
     GET  /boards/NAME/metrics             one board's metrics, as its own listener has them
-    POST /boards/NAME/stop, /start        switch a board off and on; from loopback only
+    POST /boards/NAME/stop                take its power away, at once; answers when nothing of it runs any more; from loopback only
+    POST /boards/NAME/start               let it boot from its disk; answers at once; from loopback only
     GET  /discovery                       targets for Prometheus' `http_sd_configs`, one per board
 
 Source of the last: https://prometheus.io/docs/prometheus/latest/http_sd/.
@@ -78,7 +79,10 @@ class HostApp:
                 if why := _why_not_trusted(scope):
                     await _refuse(send, 403, why)
                     return
-                board.switch_off() if verb == "stop" else board.switch_on()
+                if verb == "stop":
+                    await board.switch_off()
+                else:
+                    board.switch_on()
                 await _send(send, 200, _encode(_described(board)), JSON)
             case _:
                 paths = "GET /boards, /discovery, /boards/NAME/metrics, POST /boards/NAME/stop, /boards/NAME/start"

@@ -30,17 +30,23 @@ class Agenda:
         if self._heap[0][2] is call:
             self._sooner.set()
 
+    def turn(self) -> float | None:
+        """Make calls that are due, at most `AT_ONCE`; return the seconds until the next one is, None without one."""
+        for _ in range(AT_ONCE):
+            if not self._heap or self._heap[0][0] > self._clock.monotonic():
+                break
+            heapq.heappop(self._heap)[2]()
+        return max(0.0, self._heap[0][0] - self._clock.monotonic()) if self._heap else None
+
     async def run(self) -> None:
         """Make the calls that are due until cancelled."""
-        made = 0
         while True:
             self._sooner.clear()
-            while self._heap and self._heap[0][0] <= self._clock.monotonic():
-                heapq.heappop(self._heap)[2]()
-                made += 1
-                if made % AT_ONCE == 0:
-                    await give_way()
-            await self._wait(self._heap[0][0] - self._clock.monotonic() if self._heap else None)
+            seconds = self.turn()
+            if seconds == 0:
+                await give_way()
+            else:
+                await self._wait(seconds)
 
     async def _wait(self, seconds: float | None) -> None:
         """Return after so many seconds, or when something is due sooner."""

@@ -35,6 +35,7 @@ __all__ = ["run"]
 
 DESCRIPTORS_BESIDE: Final = 256  # Files, pipes and connections of this process that are no sessions.
 OPENED_PER_SECOND: Final = 200  # Sessions at the start. A controller does some 275 handshakes a second on one core.
+CONNECTING_AT_ONCE: Final = 100  # A quarter of a second of handshakes; also after a restart of the controller.
 SHOW_SECONDS: Final = 1.0
 SHOW_PLAIN_SECONDS: Final = 5.0  # A line in a log file is there for longer than one on a screen.
 LABELS_AT_ONCE: Final = 16
@@ -86,6 +87,7 @@ class _Fleet:
         self._clock: Final = clock
         self._progress: Final = progress
         self._agenda: Final = Agenda(clock)
+        self._hands: Final = asyncio.Semaphore(CONNECTING_AT_ONCE)
         self._jitter: Final = random.Random()  # noqa: S311 (spreads reconnects; it is no part of the scenario)
         socs = socs_of(config.boards, config.mix)
         self._soc: Final = {f"{config.prefix}-{soc}-{number}": soc for number, soc in enumerate(socs, start=1)}
@@ -150,6 +152,7 @@ class _Fleet:
             agenda=self._agenda,
             jitter=self._jitter,
             boot_id=_new_id(),
+            hands=self._hands,
         )
 
     async def _weather(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -41,12 +41,26 @@ class HollowBoard:
 
     def __init__(
         self, enrolled: Enrolled, soc: str, *, scenario: Scenario, clock: Clock, agenda: Agenda, jitter: random.Random, boot_id: str,
-        on_change: Callable[[], None] = lambda: None,
+        hands: asyncio.Semaphore,
     ) -> None:  # fmt: skip
+        """Make the board.
+
+        Args:
+            enrolled: Who it is.
+            soc: Its chip.
+            scenario: What it plays.
+            clock: Time.
+            agenda: What is due on it.
+            jitter: Spreads its reconnects.
+            boot_id: Of the boot that this process is to it.
+            hands: Held from the first packet of a connection until the controller's first answer. Boards have a processor each for their
+                handshake and these have one together: all at once would be slower than any board waits.
+        """
         self.name: Final = enrolled.name
         self.soc: Final = soc
         self._enrolled: Final = enrolled
         self._clock: Final = clock
+        self._hands: Final = hands
         self._cut_until = 0.0
         self._calls: Final[set[_Cuttable]] = set()
         facts = facts_of(soc)
@@ -65,7 +79,6 @@ class HollowBoard:
             jitter=jitter,
             ledger=self.machine,
             reports=self.machine.reports,
-            on_change=on_change,
             connect=self._connect,
         )
 
@@ -96,20 +109,22 @@ class HollowBoard:
 
     @contextlib.asynccontextmanager
     async def _connect(self) -> AsyncIterator[Call]:
-        if self.away:
-            raise Unavailable("the scenario keeps this board away")
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=self._enrolled.ca_pem.encode(),
-            private_key=self._enrolled.key_pem.encode(),
-            certificate_chain=self._enrolled.certificate_pem.encode(),
-        )
-        async with open_call(self._enrolled.session_address, self._enrolled.fleet_id, credentials) as call:
-            cuttable = _Cuttable(call)
-            self._calls.add(cuttable)
-            try:
-                yield cast("Call", cuttable)
-            finally:
-                self._calls.discard(cuttable)
+        async with contextlib.AsyncExitStack() as hand:
+            await hand.enter_async_context(self._hands)
+            if self.away:
+                raise Unavailable("the scenario keeps this board away")
+            credentials = grpc.ssl_channel_credentials(
+                root_certificates=self._enrolled.ca_pem.encode(),
+                private_key=self._enrolled.key_pem.encode(),
+                certificate_chain=self._enrolled.certificate_pem.encode(),
+            )
+            async with open_call(self._enrolled.session_address, self._enrolled.fleet_id, credentials) as call:
+                cuttable = _Cuttable(call, hand)
+                self._calls.add(cuttable)
+                try:
+                    yield cast("Call", cuttable)
+                finally:
+                    self._calls.discard(cuttable)
 
 
 class _Lost(grpc.RpcError):
@@ -122,8 +137,9 @@ class _Lost(grpc.RpcError):
 class _Cuttable:
     """A call that can be broken from this side and then looks as if the network had done it."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, hand: contextlib.AsyncExitStack) -> None:
         self._call: Final = call
+        self._hand: Final = hand  # Let go of with the first answer.
         self._is_cut = False
 
     def cut(self) -> None:
@@ -134,7 +150,9 @@ class _Cuttable:
     async def read(self) -> Any:
         """See `grpc.aio.StreamStreamCall`."""
         with self._lost():
-            return await self._call.read()
+            response = await self._call.read()
+        await self._hand.aclose()
+        return response
 
     async def write(self, request: pb.SessionRequest) -> None:
         """See `grpc.aio.StreamStreamCall`."""

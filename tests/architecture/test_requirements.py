@@ -26,6 +26,10 @@ def test_locked_requirements_have_every_dependency_with_hashes() -> None:
     wanted = {
         "agent": [*project["dependencies"], *extras["agent"]],
         "all": [*project["dependencies"], *(each for name in extras if name not in {"all", "dev"} for each in extras[name])],
+        "controller": [*project["dependencies"], *extras["controller"]],
+        "gateway": [*project["dependencies"], *extras["gateway"]],
+        "cpu": [*project["dependencies"], *extras["agent"], *extras["cpu"]],
+        "build": tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"],
     }
     wanted["dev"] = [*wanted["all"], *extras["dev"]]
     for lock, requirements in wanted.items():
@@ -34,6 +38,16 @@ def test_locked_requirements_have_every_dependency_with_hashes() -> None:
         names = {distribution_name(requirement) for requirement in requirements} - {"rkfleet"}
         assert sorted(names - locked) == [], lock
         assert all("--hash=sha256:" in after for line, after in itertools.pairwise(lines) if line.endswith("\\") and "==" in line)
+
+
+def test_a_requirement_has_one_version_in_every_lock() -> None:
+    """What runs in an image is what the tests ran with."""
+    versions: dict[str, set[tuple[str, ...]]] = {}
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        lines = [line.split()[0] for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#"))]
+        for name, same in itertools.groupby(sorted(lines), key=lambda line: line.partition("==")[0].partition("[")[0]):
+            versions.setdefault(name, set()).add(tuple(line.partition("==")[2] for line in same))  # several: one for each Python
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("package", ALLOWED)

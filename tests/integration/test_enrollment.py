@@ -14,11 +14,14 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from controller.api.app import create_api
 from controller.api.enrollment import Enrollment
+from controller.api.kubeconfig import kubeconfig
 from controller.trust.binding import KEY_ANNOTATION, MACHINE_ANNOTATION, Binding
 from controller.trust.pki import read_peer
+from rkfleet.cli.main import app
 from rkfleet.clock import SystemClock
 from rkfleet.enroll import enroll
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, Unauthenticated, Unavailable
@@ -304,6 +307,30 @@ def test_a_program_joins_with_a_token_file_and_comes_back_without_it(tmp_path: P
             assert joined.fleet_id == world.sessions.pki.fleet_id
             file.unlink()
             assert await ensure_identity(directory, without, clock, random.Random(1), file) == joined
+
+    asyncio.run(scenario())
+
+
+def test_the_command_line_writes_a_token_file_that_joins_and_keeps_it(tmp_path: Path) -> None:
+    """Readable by its owner only; a second call makes no token, and --replace makes another."""
+
+    async def scenario() -> None:
+        async with enrolling_world(tmp_path / "controller") as world:
+            config, file = tmp_path / "kubeconfig", tmp_path / "token"
+            token = world.sessions.tokens.issue_api_token("admin", "admin")
+            config.write_text(kubeconfig(server=world.url, ca_pem=world.sessions.pki.ca_pem("servers").encode(), token=token))
+            words = ["join-token", "create", "--role", "board", "--name", "b-1", "--token-file", str(file), "--kubeconfig", str(config)]
+            said = await asyncio.to_thread(CliRunner().invoke, app, words)
+            assert said.stdout.startswith(f"rkfleet agent run --controller {world.url} --token-file {file} --name b-1")
+            assert "rkj1." not in said.stdout
+            assert file.stat().st_mode & 0o777 == 0o600
+            written = file.read_text()
+            assert f"{file} is there already" in (await asyncio.to_thread(CliRunner().invoke, app, words)).stdout
+            assert file.read_text() == written
+            enrolment = msgspec.structs.replace(world.enrolment(), token="", ca_pin="")
+            assert (await ensure_identity(tmp_path / "b-1", enrolment, ManualClock(), random.Random(1), file)).name == "b-1"
+            await asyncio.to_thread(CliRunner().invoke, app, [*words, "--replace"])
+            assert file.read_text() != written
 
     asyncio.run(scenario())
 

@@ -16,7 +16,7 @@ from controller.trust.pki import Pki
 from rkfleet.clock import SystemClock
 from rkfleet.errors import Unavailable
 from rkfleet.identity import Identity
-from rkfleet.session import GoodbyeReason, Grant, Hello, Report
+from rkfleet.session import Goodbye, GoodbyeReason, Grant, Hello, Report
 from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import decode_board_message
@@ -109,6 +109,32 @@ def test_a_controller_that_vanishes_is_come_back_to(tmp_path: Path) -> None:
         async with scripted_controller(tmp_path, script) as identity, running_board(identity) as board:
             await until(lambda: board.reason.endswith("INTERNAL: bang"))
             await until(lambda: board.number == 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_board_that_loses_its_power_says_no_goodbye(tmp_path: Path, cut: bool) -> None:
+    """An agent that is told to stop takes its leave; one whose session is broken off is gone without a word."""
+    heard: list[object] = []
+    over = asyncio.Event()
+
+    async def script(context: Any) -> None:
+        await context.write(WELCOME)
+        try:
+            while (request := await context.read()) is not grpc.aio.EOF:
+                heard.append(decode_board_message(request))
+        finally:
+            over.set()
+
+    async def scenario() -> None:
+        async with scripted_controller(tmp_path, script) as identity:
+            async with running_board(identity) as board:
+                await until(lambda: board.number == 1)
+                if cut:
+                    board.runner.break_off()
+            await over.wait()
+        assert any(isinstance(message, Goodbye) for message in heard) is not cut
 
     asyncio.run(scenario())
 

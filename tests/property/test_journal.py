@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -44,7 +44,7 @@ class Follower:
 class JournalMachine(RuleBasedStateMachine):
     """Lines of two workers and of the agent, runs, and followers that read when they like."""
 
-    @initialize(bytes_max=st.integers(2_000, 60_000))
+    @initialize(bytes_max=st.integers(2_000, 200_000))
     def begin(self, bytes_max: int) -> None:
         self.clock = ManualClock()
         self.bytes_max = bytes_max
@@ -60,6 +60,10 @@ class JournalMachine(RuleBasedStateMachine):
             self.written[uid] += 1
             self.journals.write(uid, f"{self.written[uid]} {'ä' * size}")
             self.clock.advance(0.001)
+
+    @rule(uid=st.sampled_from(["a", "b"]), count=st.sampled_from([30, 250]), size=st.sampled_from([0, 100, 500]))
+    def write_many(self, uid: str, count: int, size: int) -> None:
+        self.write(uid, [size] * count)
 
     @rule(sizes=st.lists(lengths, max_size=10))
     def write_own(self, sizes: list[int]) -> None:
@@ -104,6 +108,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
+TestJournalMachine.settings = settings(max_examples=40, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(

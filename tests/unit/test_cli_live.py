@@ -12,6 +12,7 @@ from rkfleet.cli.live import Row, Table, Update
 from rkfleet.cli.tables import TableReader
 from rkfleet.client import Followed
 from rkfleet.clock import format_time
+from rkfleet.errors import Unavailable
 from tests.support.clocks import ManualClock
 
 HEADS = ("NAME", "AGE")
@@ -66,6 +67,20 @@ def test_a_small_screen_shows_the_end_that_matters(newest_last: bool, shown: lis
     table.take(Update({str(number): Row((str(number),)) for number in range(5)}, ("NAME",)))
     frame = live.draw(table, ManualClock(), 2)
     assert [str(cell) for cell in frame.columns[0].cells] == shown
+    assert frame.caption == "3 more rows do not fit on this screen"
+    assert live.draw(table, ManualClock(), 5).caption is None
+
+
+def test_an_outage_is_said_once_when_it_begins_and_once_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """Several collections break together; a screen has the note instead."""
+    aloud, quiet = live.Outage(aloud=True), live.Outage(aloud=False)
+    for error in (None, Unavailable("cannot reach A"), Unavailable("cannot reach B"), None, None):
+        aloud(error)
+        quiet(error)
+    assert capsys.readouterr().err == "cannot reach A; shown is what was known last\nconnected again\n"
+    table = Table()
+    table.outage(Unavailable("cannot reach A"))
+    assert str(live.draw(table, ManualClock(), 5).caption) == "cannot reach A; shown is what was known last"
 
 
 def test_a_pipe_gets_headings_once_and_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,3 +29,15 @@ def test_a_taken_port_is_refused_with_its_number_and_what_to_do(tmp_path: Path) 
         port = taken.getsockname()[1]
         with pytest.raises(FailedPrecondition, match=f"port {port} of api on 127.0.0.1 is taken by another program; choose another one"):
             Ports(tmp_path / "ports.json").choose("api", port)
+
+
+def test_a_port_that_others_learn_anew_moves_when_it_is_taken(tmp_path: Path) -> None:
+    """A simulated board's port stays over restarts; one that another program took meanwhile is given up instead of the board."""
+    ports = Ports(tmp_path / "ports.json")
+    kept = ports.keep_or_choose("rk3588-1")
+    ports.save()
+    assert Ports(tmp_path / "ports.json").keep_or_choose("rk3588-1") == kept
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", kept))
+        other.listen()
+        assert Ports(tmp_path / "ports.json").keep_or_choose("rk3588-1") != kept

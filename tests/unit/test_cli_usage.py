@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from rkfleet.cli import usage
-from rkfleet.explanation import World
 from rkfleet.kinds import Board, Replica
+from rkfleet.world import World
 from tests.support.planned import NOW, board, deployment, model, replica, revision, said
 
 MI = 2**20

@@ -9,9 +9,10 @@ import pytest
 
 from rkfleet import explanation
 from rkfleet.errors import NotFound
-from rkfleet.explanation import Explanation, World, find_named
+from rkfleet.explanation import Explanation
 from rkfleet.kinds import Board, Model, ModelDeployment, Object, Replica
 from rkfleet.kinds.board import TAINT_DRAIN
+from rkfleet.world import World, find_named
 from tests.support.planned import NOW, board, deployment, model, replica, revision, said, seconds_ago
 
 Json = dict[str, Any]
@@ -250,6 +251,14 @@ def test_boards_that_are_only_full_are_looked_at_with_top() -> None:
     assert (found.verdict, found.command) == ("NeedsHelp", "rkfleet top boards")
 
 
+def test_a_reason_that_names_thousands_of_boards_is_cut() -> None:
+    chat = deployment(status=rolled())
+    names = ", ".join(f"board-{number}" for number in range(1000))
+    found = why(chat, waiting("r-0", chat, f"No board of 1000 can take the replica: being deleted: {names}"), *parts(chat))
+    assert found.sentence.endswith(" and others.")
+    assert len(found.sentence) < 1000
+
+
 def test_a_replica_that_placement_has_not_seen_is_on_its_way() -> None:
     chat = deployment()
     assert why(replica("r-0", chat, "chat-1"), chat).verdict == "Working"
@@ -402,6 +411,7 @@ def test_a_drain_with_nowhere_to_go_says_so_and_how_to_end_it() -> None:
     chat = deployment(status=READY)
     found = why(board("b", spec=DRAIN), chat, on("r-0", chat, said("Ready", reason="Serving")), waiting("r-1", chat), *parts(chat))
     assert found.verdict == "NeedsHelp"
+    assert "because deployment chat is not as declared: " in found.sentence
     assert found.sentence.endswith("replica r-1 has no board: board b, which could run it, was cordoned to drain it.")
     assert found.command == "rkfleet board uncordon b"
 

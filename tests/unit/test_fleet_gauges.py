@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from controller.reconcilers.fleet_gauges import FleetGauges
+from controller.reconcilers.fleet_gauges import follow_fleet
 from controller.reconcilers.views import make_views
 from controller.store.base import Store
 from controller.store.sql.store import SqlStore
@@ -39,10 +39,9 @@ async def gauges(path: Path) -> AsyncIterator[tuple[Store, Callable[[], set[str]
     metrics = Metrics("controller")
     async with SqlStore.open(path / "store.db", KINDS) as store, asyncio.TaskGroup() as tasks:
         views = make_views(store, clock=SystemClock(), random=random.Random(1))
-        shown = FleetGauges(views)
+        follow_fleet(views, metrics)
 
         def lines() -> set[str]:
-            shown.show(metrics)
             return {line for line in metrics.text().decode().splitlines() if line.startswith(("rkfleet_boards{", "rkfleet_deployment_"))}
 
         assert lines() == set()

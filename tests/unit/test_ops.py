@@ -3,11 +3,14 @@
 import asyncio
 import ssl
 import subprocess
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
+from rkfleet.clock import SystemClock
 from rkfleet.errors import FailedPrecondition, Invalid
 from rkfleet.ops import ASGIApp, Tls, ops_app, serve_asgi
 
@@ -112,6 +115,50 @@ def test_a_stream_that_never_ends_is_cut_at_the_shutdown_limit() -> None:
 
     asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
     assert cleaned == [True]
+
+
+def test_answers_are_dated() -> None:
+    """Each answer has the time at which it was made (RFC 9110, 6.6.1)."""
+
+    async def scenario() -> None:
+        async with serve_asgi(not_found_elsewhere(), "127.0.0.1", 0) as listener, httpx2.AsyncClient(base_url=listener.url) as client:
+            dated = parsedate_to_datetime((await client.get("/healthz")).headers["date"])
+            assert abs((SystemClock().now() - dated).total_seconds()) < WAIT_SECONDS
+
+    asyncio.run(scenario())
+
+
+def test_a_cut_listener_ends_answers_where_they_are() -> None:
+    """Cut, it takes nothing more and breaks what is under way, as a machine does that loses its power."""
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def stream(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"first", "more_body": True})
+            begun.set()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        async with serve_asgi(stream, "127.0.0.1", 0) as listener, httpx2.AsyncClient(base_url=listener.url) as client:
+            async with asyncio.TaskGroup() as tasks:
+                asking = tasks.create_task(_broken(client))
+                await begun.wait()
+                listener.cut()
+                assert await asking
+            with pytest.raises(httpx2.ConnectError):
+                await client.get("/")
+
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
+
+
+async def _broken(client: httpx2.AsyncClient) -> bool:
+    try:
+        await client.get("/")
+    except httpx2.TransportError:
+        return True
+    return False
 
 
 def test_only_callers_with_a_certificate_of_the_ca_get_in(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from agent.journal import CLOSED_SECONDS, Journals
 from agent.logs import BoardLogs
 from agent.own_log import own_log
-from rkfleet.session import LogChunk, LogRequest, LogSource
+from rkfleet.session import LOG_CHUNK_BYTES_MAX, LOG_CHUNK_LINES_MAX, LogChunk, LogRequest, LogSource
 from tests.support.clocks import START, ManualClock
 
 
@@ -130,6 +130,15 @@ def test_a_line_is_cut_and_loses_its_escapes() -> None:
     first, second = s.texts()
     assert first == "red andback"
     assert len(second) == 512
+
+
+def test_a_chunk_ends_at_the_limit_that_it_meets_first_and_the_next_one_goes_on_there() -> None:
+    s = Scene()
+    s.run(*(f"{number}" for number in range(300)))
+    first, second = s.texts(), s.texts(after=LOG_CHUNK_LINES_MAX)
+    assert (len(first), len(second)) == (LOG_CHUNK_LINES_MAX, 300 - LOG_CHUNK_LINES_MAX)
+    s.run(*("ä" * 500 for _ in range(40)))
+    assert [len(text) for text in s.texts()] == [500] * (LOG_CHUNK_BYTES_MAX // 1000)
 
 
 def test_the_agent_keeps_its_own_log_also_of_its_threads_and_only_its_own() -> None:

@@ -5,6 +5,7 @@ import msgspec
 from agent.planning.plan import FETCHES_MAX, SETTLE_SECONDS
 from agent.planning.values import CancelFetch, Fetch, Start, Stop, Verify
 from rkfleet.assignment import AssignedReplica, ServingParameters
+from rkfleet.benchmarks import load_table
 from tests.support.assignments import digest_of, replica
 from tests.support.board_world import ABILITIES, BoardWorld
 
@@ -380,3 +381,64 @@ def test_every_condition_that_is_not_as_wanted_has_a_sentence_and_a_command() ->
         for one in state.conditions:
             if one.status == "False":
                 assert ". Try: rkfleet " in one.message, one
+
+
+# ---- simulated runtimes
+
+SIMULATED = msgspec.structs.replace(
+    ABILITIES, libraries={"rkllm": "1.1.4"}, soc="rk3588", tables={"rkllm": load_table()}, memory_bytes=15 << 30
+)
+KNOWN = {"runtime": "rkllm", "dtype": "w8a8", "reference_model": "Qwen2-1.5B"}
+
+
+def test_a_simulated_runtime_starts_a_replica_whose_row_the_table_has() -> None:
+    """The row is asked for by reference, dtype and the board's own chip, and travels in the spec."""
+    world = BoardWorld(replica(**KNOWN, soc="any"), abilities=SIMULATED)
+    world.step()
+    world.fetched(UID)
+    world.step()
+    world.verified(UID)
+    (start,) = world.plan().steps
+    assert isinstance(start, Start)
+    assert (start.spec.dtype, start.spec.reference_model, start.spec.reference_sdk_version) == ("w8a8", "Qwen2-1.5B", "")
+
+
+def test_a_simulated_runtime_without_a_row_says_which_rows_there_are() -> None:
+    """Nothing is started again and again; the bytes are kept, and a reference that is put right is enough."""
+    world = BoardWorld(replica(**{**KNOWN, "dtype": "w4a16"}), abilities=SIMULATED)
+    world.step()
+    world.fetched(UID)
+    assert kinds(world) == []
+    assert world.conditions(UID) == {
+        "ArtifactAvailable": ("True", "Fetched"),
+        "Loaded": ("False", "NoReferenceRow"),
+        "Ready": ("False", "NoReferenceRow"),
+    }
+    (state,) = world.plan().replicas
+    message = next(one.message for one in state.conditions if one.type == "Loaded")
+    assert "no row for 'Qwen2-1.5B' w4a16 on rk3588: of this model it has" in message
+    assert message.endswith("Try: rkfleet bench table --soc rk3588")
+    world.replicas = (replica(**KNOWN),)
+    assert kinds(world) == [("Verify", UID)]
+
+
+def test_a_worker_whose_reference_lost_its_row_is_stopped() -> None:
+    """Its speed would be nobody's any more."""
+    world = BoardWorld(replica(**KNOWN), abilities=SIMULATED)
+    world.serve(UID)
+    assert kinds(world) == []
+    world.replicas = (replica(**{**KNOWN, "reference_model": ""}),)
+    assert kinds(world) == [("Stop", UID)]
+    assert world.conditions(UID)["Loaded"] == ("False", "NoReferenceRow")
+
+
+def test_only_a_simulated_worker_is_replaced_when_its_reference_changes() -> None:
+    """To a real runtime the reference is a remark; to a simulated one it is what the worker is made of."""
+    changed = {"reference_model": "Qwen2-0.5B"}
+    simulated = BoardWorld(replica(**KNOWN), abilities=SIMULATED)
+    simulated.serve(UID)
+    simulated.replicas = (replica(**{**KNOWN, **changed}),)
+    assert kinds(simulated) == [("Start", UID)]
+    real = serving()
+    real.replicas = (replica(**changed),)
+    assert kinds(real) == []
