@@ -105,6 +105,7 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     min_ready = deployment.spec.min_ready_seconds
     members = [_member(one, observed.boards, min_ready, now) for one in observed.replicas]
     moves = rollout.plan_rollout(goal, members)
+    stalled = 0.0 if moves.count else observed.stalled_seconds  # Every move is something new, see progress.py.
     view = deployment_status.View(
         deployment=deployment,
         goal=goal,
@@ -116,8 +117,8 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
         holder=observed.holder,
         stopped=observed.boards.stopped,
         evicting=observed.boards.evicting,
-        stalled_seconds=observed.stalled_seconds,
-        progress_time=stored_progress(deployment, observed.stalled_seconds, now),
+        stalled_seconds=stalled,
+        progress_time=stored_progress(deployment, stalled, now),
     )
     said = deployment_status.plan_status(view)
     steps = (*target.actions, *_steps(observed, goal, moves))
@@ -127,7 +128,7 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     evicted = eviction.plan_evicted(deployment, (one for one in observed.replicas if one.metadata.uid in kept), observed.boards.evicting)
     actions = (*steps, *_prune(observed, said.status), *evicted, *written, *told)
     settling = [replica for replica, one in zip(observed.replicas, members, strict=True) if one.ready and not one.available]
-    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, settling, now, said))
+    return Plan(actions=actions, waiting=said.waiting, again_after_seconds=_again(observed, settling, stalled, now, said))
 
 
 # ---- Which revision ------------------------------------------------------------------------------------------------------------
@@ -318,12 +319,12 @@ def _write_status(deployment: ModelDeployment, said: Said) -> tuple[WriteStatus,
     return (write,)
 
 
-def _again(observed: Observed, settling: Iterable[Replica], now: datetime, said: Said) -> float | None:
+def _again(observed: Observed, settling: Iterable[Replica], stalled_seconds: float, now: datetime, said: Said) -> float | None:
     """Return when something will be different without an event: a replica counts, a board is lost, nothing has moved for too long."""
     spec = observed.deployment.spec
     waits = [observed.boards.next_seconds] if observed.boards.next_seconds is not None else []
     waits += [left for one in settling if (left := settle_seconds(one, spec.min_ready_seconds, now)) > 0]
     if said.rolling:
         limits = (spec.progress_deadline_seconds, deployment_status.SURGE_SECONDS)
-        waits += [left for limit in limits if (left := limit - observed.stalled_seconds) > 0]
+        waits += [left for limit in limits if (left := limit - stalled_seconds) > 0]
     return min(waits, default=None)

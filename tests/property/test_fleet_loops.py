@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rkfleet.kinds import ModelDeployment, Replica
@@ -170,5 +170,6 @@ def check_rest(fleet: Fleet) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts, st.sampled_from(["b0", "b1", "b2", "b3"]))
+@example([("round", 1), ("disconnect", 0), ("scale", 0), ("round", 1), ("round", 1), ("pass", 61.0), ("twice", "deployment")], "b0")
 def test_the_loops_keep_their_promises_and_come_to_rest(chosen: list[tuple[Any, ...]], drained: str) -> None:
     keep_promises(chosen, drained)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from controller.planning.rollout import Creation, Goal, Member, plan_rollout, resolve_strategy
 
@@ -220,20 +215,3 @@ def test_a_board_without_room_elsewhere_keeps_what_serves() -> None:
     assert plan_rollout(goal(1, 0, 1), [member(0, evicted=True), homeless]).count == 0
     staged = Member(uid="u9", name="r-9", slot=9, revision="new", activation="Staged", replaces="u0", unschedulable=True)
     assert plan_rollout(goal(1), [member(0, evicted=True), staged]).count == 0
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.integers(1, 1000), st.one_of(st.integers(0, 1000), st.integers(0, 100).map("{}%".format)),
-    st.one_of(st.integers(0, 1000), st.integers(0, 100).map("{}%".format)),
-)  # fmt: skip
-def test_a_strategy_resolves_as_in_kubernetes(replicas: int, unavailable: int | str, surge: int | str) -> None:
-    """ResolveFenceposts and MaxUnavailable of `pkg/controller/deployment/util`: round up the surge, down the rest, never both 0."""
-
-    def scaled(value: int | str, round_to: Callable[[Fraction], int]) -> int:
-        return round_to(Fraction(int(value[:-1]), 100) * replicas) if isinstance(value, str) else value
-
-    expected_surge, expected_unavailable = scaled(surge, math.ceil), scaled(unavailable, math.floor)
-    if expected_surge == 0 and expected_unavailable == 0:
-        expected_unavailable = 1
-    assert resolve_strategy(replicas, unavailable, surge) == (min(expected_unavailable, replicas), expected_surge)
