@@ -121,7 +121,8 @@ class SimulatedBoard:
             case "failed":
                 return self.failure
             case "away":
-                return self.agent.no_session_reason if self.agent is not None else "it starts"
+                waits = self._joining.why(self.name)
+                return waits or (self.agent.no_session_reason if self.agent is not None else "it starts")
 
     async def switch_off(self) -> None:
         """Take its power away at once; its disk stays. Returns when nothing of it runs any more. Idempotent."""
