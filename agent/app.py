@@ -45,7 +45,7 @@ from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
-from rkfleet.ops import Tls, bracketed, ops_app, serve_asgi
+from rkfleet.ops import Listener, Tls, bracketed, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
 __all__ = ["Agent", "Parts", "machine_parts", "run"]
@@ -142,6 +142,7 @@ class Agent:
         self._sensors: Final = parts.sensors
         self._serving: Final = Serving(self._routes, self.metrics, clock, simulated=self._parts.simulated)
         self._session: SessionRunner | None = None
+        self._listeners: Final[list[Listener]] = []
 
     @property
     def reserved_bytes(self) -> int:
@@ -155,6 +156,13 @@ class Agent:
             return "it has not enrolled yet"
         return self._session.connection.reason
 
+    def cut(self) -> None:
+        """Break every connection without a word, as a machine that loses its power; to be followed by cancelling `run`."""
+        if self._session is not None:
+            self._session.sever()
+        for listener in self._listeners:
+            listener.abort()
+
     async def run(self) -> None:
         """Enrol if that is still to do, then serve."""
         if self._parts.simulated:
@@ -164,10 +172,12 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
             async with serve_asgi(ops, "127.0.0.1", self._config.ops_port) as local:
+                self._listeners.append(local)
                 _log.info("listening", extra={"for": "health, metrics and local clients", "url": local.url})
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
                 async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+                    self._listeners.append(listener)
                     url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
                     _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
                     await self._converge(identity, url)

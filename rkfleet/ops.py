@@ -52,11 +52,17 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """A bound listener; `url` has the scheme, the address and the real port."""
+    """A bound listener.
+
+    Attributes:
+        url: Scheme, address and the real port.
+        abort: Stops listening and closes every connection at once, whatever is being answered; the rest ends with the block.
+    """
 
     host: str
     port: int
     url: str
+    abort: Callable[[], None]
 
 
 def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: ASGIApp | None = None) -> ASGIApp:
@@ -130,6 +136,12 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
+    def abort(self) -> None:
+        """Accept nothing more and break what is open."""
+        for listening in getattr(self, "servers", ()):  # made by `startup`, which may still have to run
+            listening.close()
+        _abort(self.server_state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `rkfleet.process`."""
@@ -193,7 +205,8 @@ async def serve_asgi(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[bound]))
         try:
-            yield Listener(host, port, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}")
+            url = f"{'https' if tls else 'http'}://{bracketed(host)}:{port}"
+            yield Listener(host, port, url, server.abort)
         except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
             failure = error
         finally:
@@ -236,6 +249,10 @@ async def _cut(state: uvicorn.server.ServerState) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+    _abort(state)
+
+
+def _abort(state: uvicorn.server.ServerState) -> None:
     for connection in list(state.connections):
         transport = getattr(connection, "transport", None)
         if transport is not None:

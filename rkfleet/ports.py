@@ -25,14 +25,20 @@ class Ports:
         self._kept: Final[dict[str, int]] = msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
         self._used: Final[set[int]] = set()
 
-    def choose(self, name: str, wanted: int, host: str = "127.0.0.1") -> int:
+    def choose(self, name: str, wanted: int, host: str = "127.0.0.1", *, check: bool = True) -> int:
         """Return the port of `name`: the wanted one, else the one kept from an earlier start, else any free one.
+
+        Args:
+            name: Whose port it is.
+            wanted: Port that it must be; 0 for any.
+            host: Address that it will be bound on.
+            check: Whether a port that is taken now is refused here; else whoever binds it finds out, alone and perhaps later.
 
         Raises:
             FailedPrecondition: Another program listens on it.
         """
-        port = wanted or self._kept.get(name) or _free_port(host, self._used)
-        if not _is_free(host, port):
+        port = wanted or self._kept.get(name) or _free_port(host, self._used | set(self._kept.values()))
+        if check and not _is_free(host, port):
             raise FailedPrecondition(f"port {port} of {name} on {host} is taken by another program; choose another one or 0 for any")
         self._kept[name] = port
         self._used.add(port)

@@ -103,6 +103,7 @@ class Pump:
 
     Attributes:
         goodbye: The Goodbye of either end; None while it goes on and for a stream that broke.
+        silent: Set to end without a Goodbye when cancelled.
     """
 
     def __init__(
@@ -123,9 +124,10 @@ class Pump:
         self._grants: Final[dict[int, asyncio.Future[Grant]]] = {}
         self._broken = ""
         self.goodbye: Goodbye | None = None
+        self.silent = False
 
     async def run(self) -> None:
-        """Pump until either end leaves or the stream breaks; when cancelled, say Goodbye SHUTDOWN first.
+        """Pump until either end leaves or the stream breaks; when cancelled, say Goodbye SHUTDOWN first, unless `silent`.
 
         Raises:
             Unavailable: The stream broke; the message says how.
@@ -138,8 +140,9 @@ class Pump:
                     await self._over.wait()
                 except asyncio.CancelledError:
                     # The pumps are cancelled after the Goodbye, because cancelling a read of gRPC cancels its call.
-                    self._leave(Goodbye(reason=GoodbyeReason.SHUTDOWN, message="the agent is stopping"))
-                    await self._over.wait()
+                    if not self.silent:
+                        self._leave(Goodbye(reason=GoodbyeReason.SHUTDOWN, message="the agent is stopping"))
+                        await self._over.wait()
                     raise
                 finally:
                     for pump in pumps:

@@ -133,6 +133,11 @@ class SessionRunner:
             pause = self._jitter.uniform(0.0, longest_pause(ended - away_since))
             await self._clock.sleep(at_least * self._jitter.uniform(1.0, 1.5) + pause)
 
+    def sever(self) -> None:
+        """Say no Goodbye when cancelled next, as a machine that loses its power."""
+        if self._pump is not None:
+            self._pump.silent = True
+
     async def request_grant(self, digests: tuple[str, ...]) -> Grant:
         """Return sources and a token for these blobs.
 

@@ -71,12 +71,13 @@ def _boards(config: Config, metrics: Metrics) -> tuple[SimulatedBoard, ...]:
     ports = Ports(config.data_dir / "ports.json")
 
     def socket(name: str, place: int) -> Socket:
+        # Not checked here: of hundreds of ports one may be somebody's for a moment, and then one board waits instead of all.
         wanted = config.serving_port_base + place if config.serving_port_base else 0
         return Socket(
             serving_host=config.serving_host,
-            serving_port=ports.choose(name, wanted, config.serving_host),
+            serving_port=ports.choose(name, wanted, config.serving_host, check=False),
             advertise_host=config.advertise_host,
-            ops_port=ports.choose(f"{name}-ops", 0),
+            ops_port=ports.choose(f"{name}-ops", 0, check=False),
         )
 
     boards = tuple(

@@ -123,6 +123,12 @@ class SimulatedBoard:
         self._on.clear()
         self._off.set()
 
+    def cut(self) -> None:
+        """Switch it off as a power cut does: streams break in the middle, and the controller hears no Goodbye. Idempotent."""
+        if self.agent is not None:
+            self.agent.cut()
+        self.switch_off()
+
     def switch_on(self) -> None:
         """Boot it. Idempotent."""
         self._off.clear()

@@ -5,7 +5,7 @@ In: the boards. Out: an ASGI application. Served by `simulation/boards/app.py` o
     GET  /healthz /readyz /metrics        as every program; ready when every board that is on is in session
     GET  /boards                          all boards: state, URLs
     GET  /boards/NAME/metrics             one board's metrics, as its own listener has them
-    POST /boards/NAME/stop, /start        switch a board off and on; from loopback only
+    POST /boards/NAME/stop, /cut, /start  switch a board off, in good order or as a power cut, and on; from loopback only
     GET  /discovery                       targets for Prometheus' `http_sd_configs`, one per board
 
 Source of the last: https://prometheus.io/docs/prometheus/latest/http_sd/.
@@ -74,14 +74,14 @@ class HostApp:
             case "GET", ["boards", _, "metrics"] if board is not None:
                 text = board.agent.metrics.text() if board.agent is not None else None
                 await (_send(send, 200, text, METRICS) if text is not None else _refuse(send, 503, f"{board.name}: {board.why}"))
-            case "POST", ["boards", _, "stop" | "start" as verb] if board is not None:
+            case "POST", ["boards", _, "stop" | "cut" | "start" as verb] if board is not None:
                 if why := _why_not_trusted(scope):
                     await _refuse(send, 403, why)
                     return
-                board.switch_off() if verb == "stop" else board.switch_on()
+                {"stop": board.switch_off, "cut": board.cut, "start": board.switch_on}[verb]()
                 await _send(send, 200, _encode(_described(board)), JSON)
             case _:
-                paths = "GET /boards, /discovery, /boards/NAME/metrics, POST /boards/NAME/stop, /boards/NAME/start"
+                paths = "GET /boards, /discovery, /boards/NAME/metrics, POST /boards/NAME/stop, /cut, /start"
                 await _refuse(
                     send, 404, f"{scope['method']} {scope['path']} is not served here, which serves {paths} for boards of this host"
                 )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rkfleet import simulated
 from rkfleet.benchmarks import load_table
 from rkfleet.cli.chat import Answer, ask
 from rkfleet.clock import SystemClock
+from rkfleet.errors import Unavailable
 from rkfleet.simulated import HEADER
 from tests.support.guides import run_guide
 from tests.support.up import Up, eventually, up
@@ -42,6 +43,7 @@ def test_a_fleet_of_boards_that_do_not_exist(tmp_path: Path) -> None:
             await asyncio.to_thread(_speeds_are_labelled_as_simulated, fleet)
             await _a_variant_without_a_row_says_so(fleet, tmp_path)
             await _a_board_is_lost_and_found(http, fleet)
+            await _a_cut_board_breaks_its_streams_without_a_word(http, fleet)
             await _a_board_that_fails_leaves_the_others_alone(http, fleet)
             await _all_come_back_when_their_host_was_killed(http, fleet)
             said = await asyncio.to_thread(run_guide, "simulated-fleet.md", fleet, tmp_path)
@@ -84,9 +86,9 @@ def _apply(fleet: Up, folder: Path, spec: Mapping[str, Any], name: str) -> None:
     fleet.run("apply", "-f", str(manifest))
 
 
-async def _ask(http: httpx2.AsyncClient, fleet: Up, tokens: int = TOKENS) -> Answer:
+async def _ask(http: httpx2.AsyncClient, fleet: Up, tokens: int = TOKENS, on_text: Callable[[str], None] = lambda _text: None) -> Answer:
     body = {"model": "qwen2", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": tokens}
-    return await ask(http, fleet.endpoints.gateway, body, CLOCK)
+    return await ask(http, fleet.endpoints.gateway, body, CLOCK, on_text)
 
 
 async def _answers_come_at_the_speed_of_the_table(http: httpx2.AsyncClient, fleet: Up) -> None:
@@ -175,6 +177,27 @@ async def _a_board_is_lost_and_found(http: httpx2.AsyncClient, fleet: Up) -> Non
     after = (await _boards(http, fleet))["rk3588-1"]
     assert (after["opsUrl"], after["servingUrl"]) == (before["opsUrl"], before["servingUrl"])
     await _serves_from(http, fleet, "rk3588-1")
+
+
+async def _a_cut_board_breaks_its_streams_without_a_word(http: httpx2.AsyncClient, fleet: Up) -> None:
+    """The client learns it from the gateway, the controller from the stream; nobody was told."""
+    host = fleet.endpoints.simulated_boards
+    speaking: set[int] = set()
+    answers = [
+        asyncio.ensure_future(_ask(http, fleet, 400, lambda _text, place=place: speaking.add(place))) for place in range(len(BOARDS))
+    ]
+    await eventually(lambda: len(speaking) == len(BOARDS), "every board has begun an answer")
+    await http.post(f"{host}/boards/rk3588-2/cut")
+    (broken,), others = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+    for other in others:
+        other.cancel()
+    await asyncio.wait(others)
+    with pytest.raises(Unavailable, match="on board rk3588-2 broke after the answer had begun"):
+        broken.result()
+    await _until_state(http, fleet, {"rk3588-2": "off"})
+    assert 'rkfleet_session_ends_total{reason="LOST"} 1.0' in (await http.get(fleet.endpoints.metrics["controller"])).text
+    await http.post(f"{host}/boards/rk3588-2/start")
+    await _until_state(http, fleet, {"rk3588-2": "in session"})
 
 
 async def _a_board_that_fails_leaves_the_others_alone(http: httpx2.AsyncClient, fleet: Up) -> None:

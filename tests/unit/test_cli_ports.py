@@ -29,3 +29,12 @@ def test_a_taken_port_is_refused_with_its_number_and_what_to_do(tmp_path: Path) 
         port = taken.getsockname()[1]
         with pytest.raises(FailedPrecondition, match=f"port {port} of api on 127.0.0.1 is taken by another program; choose another one"):
             Ports(tmp_path / "ports.json").choose("api", port)
+
+
+def test_a_kept_port_may_be_taken_where_nobody_checks(tmp_path: Path) -> None:
+    """A host of many boards lets the one board find out that binds it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert Ports(tmp_path / "ports.json").choose("rk3588-1", port, check=False) == port

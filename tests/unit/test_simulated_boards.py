@@ -42,6 +42,9 @@ class FakeBoard:
     def switch_off(self) -> None:
         self.state, self.why = "off", "it was switched off"
 
+    def cut(self) -> None:
+        self.state, self.why = "off", "it was cut"
+
     def switch_on(self) -> None:
         self.state, self.why = "in session", ""
 
@@ -124,6 +127,8 @@ def test_boards_are_switched_from_loopback_only() -> None:
     assert msgspec.json.decode(body)["running"] is False
     assert ask(app, "POST", "/boards/rk3588-1/start")[0] == 200
     assert board.state == "in session"
+    assert ask(app, "POST", "/boards/rk3588-1/cut")[0] == 200
+    assert board.why == "it was cut"
     assert ask(app, "POST", "/boards/rk3588-9/stop")[0] == 404
     assert ask(app, "GET", "/boards/rk3588-1/stop")[0] == 404
 
