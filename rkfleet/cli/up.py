@@ -27,7 +27,9 @@ def up(  # noqa: PLR0917 (typer makes a flag of each)
     simulated: Annotated[
         str, typer.Option(metavar="rk3588=N,rk3576=M", help="Boards that do not exist and answer at the speed of the vendor's table.")
     ] = "",
-    load_speedup: Annotated[float, typer.Option(help="How much faster simulated boards load models than 1 GiB/s.")] = 1.0,
+    load_speedup: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="How much faster simulated boards load models than 1 GiB/s.")
+    ] = 1.0,
     samples: Annotated[bool, typer.Option("--samples", help="Push the sample models before it is ready.")] = False,
 ) -> None:
     """Start controller, registry, gateway and boards on this machine; Ctrl-C stops them."""

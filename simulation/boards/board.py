@@ -116,7 +116,8 @@ class SimulatedBoard:
             case "failed":
                 return self.failure
             case "away":
-                return self.agent.no_session_reason if self.agent is not None else "it starts"
+                waits = self._joining.why(self.name)
+                return waits or (self.agent.no_session_reason if self.agent is not None else "it starts")
 
     def switch_off(self) -> None:
         """Take it off the network and end everything on it; its disk stays. Idempotent."""
