@@ -7,6 +7,7 @@ Source: Kubernetes `apimachinery/pkg/api/resource/quantity.go` (grammar, suffixe
 
 from __future__ import annotations
 
+import functools
 import re
 from decimal import Decimal
 from typing import Final
@@ -42,6 +43,7 @@ def parse_quantity(text: str | int) -> Decimal:
     return number.scaleb(exponent)
 
 
+@functools.lru_cache(maxsize=1024)  # A fleet says the same few sizes for thousands of boards, at each look of placement.
 def parse_bytes(text: str | int) -> int:
     """Return a quantity of memory or storage in bytes, rounded up.
 

@@ -48,7 +48,7 @@ from rkfleet.metrics import Metrics
 __all__ = ["Loops", "add_loops"]
 
 DEPLOYMENTS_AT_ONCE: Final = 4  # One key is never worked on twice at once; several share the commits that they wait for.
-BOARDS_AT_ONCE: Final = 16  # A change of many boards at once (a rollout, a restart) waits for the disk, not for each other.
+BOARDS_AT_ONCE: Final = 64  # A change of many boards at once (a rollout, a restart) waits for the disk, not for each other.
 MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 
 
@@ -97,7 +97,7 @@ def add_loops(
     views = make_views(store, clock=clock, random=random, metrics=metrics)
     presence = PresenceReader(sessions, clock)
     deployments = DeploymentReconciler(views, store, presence, applier, clock)
-    manager.add("deployment", deployments, *_deployment_sources(views, deployments.forget), workers=DEPLOYMENTS_AT_ONCE, rest_share=1.0)
+    manager.add("deployment", deployments, *_deployment_sources(views, deployments.forget), workers=DEPLOYMENTS_AT_ONCE, rest_share=4.0)
     manager.add("placement", PlacementReconciler(views, applier), *(Source(cache, _placement) for cache in views))
     assignments = manager.add(
         "assignment", AssignmentReconciler(minter, offers, presence), *_assignment_sources(views), workers=BOARDS_AT_ONCE

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from controller.store.base import Item
-from controller.store.selecting import Selector
+from controller.store.selecting import Selector, text_at
 from rkfleet.kinds.replica import Replica
 from rkfleet.meta import Ref, ResourceName
 
@@ -35,13 +35,17 @@ class _Indexed(msgspec.Struct, frozen=True, gc=False):
     spec: _Placed = _Placed()
 
 
+_BOARD: Final = ("spec", "boardName")
+
+
 def _board_of(item: Item) -> str:
-    return msgspec.json.decode(item.body, type=_Indexed).spec.board_name
+    try:
+        return msgspec.json.decode(item.body, type=_Indexed).spec.board_name
+    except msgspec.ValidationError:  # Validation is not the store's business: what is no text is asked for as selections write it.
+        return text_at(msgspec.json.decode(item.body), _BOARD)
 
 
-INDEXED_FIELDS: Final[Mapping[ResourceName, tuple[tuple[str, ...], Callable[[Item], str]]]] = {
-    Replica.resource.name: (("spec", "boardName"), _board_of),
-}
+INDEXED_FIELDS: Final[Mapping[ResourceName, tuple[tuple[str, ...], Callable[[Item], str]]]] = {Replica.resource.name: (_BOARD, _board_of)}
 """Per resource one field and how it is read; more of them would cost each write more than they save."""
 
 

@@ -16,7 +16,7 @@ from controller.store.base import Item, Selection
 from controller.store.turn import turn
 from rkfleet.meta import LabelSelector, matches
 
-__all__ = ["Selector"]
+__all__ = ["Selector", "text_at"]
 
 ASKED_AT_ONCE: Final = 1_000  # Items asked before other tasks get their turn: 5 ms by labels, 20 where every object is decoded.
 
@@ -67,7 +67,7 @@ class Selector:
         if any(needle not in item.body for needle in self._needles):
             return False
         obj = msgspec.json.decode(item.body)
-        return all((_text(obj, path) == value) == equal for path, value, equal in self._fields)
+        return all((text_at(obj, path) == value) == equal for path, value, equal in self._fields)
 
     async def choose(self, items: Sequence[Item], limit: int) -> tuple[Sequence[Item], int | None]:
         """Return the chosen items, at most `limit` (0: all), and how many follow: 0 if none do, None if only looking would tell.
@@ -88,7 +88,7 @@ class Selector:
         return chosen, 0
 
 
-def _text(obj: Any, path: tuple[str, ...]) -> str:
+def text_at(obj: Any, path: tuple[str, ...]) -> str:
     """Return the scalar at `path` as a field selector writes it; what is absent or no scalar is the empty string."""
     for part in path:
         obj = obj.get(part) if isinstance(obj, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from controller.store.base import OBJECT_BYTES_MAX, Selection, Store
@@ -26,6 +27,8 @@ from tests.support.stores import (
     told,
     with_store,
 )  # fmt: skip
+
+REPLICAS = ResourceName("replicas.rkfleet.dev")
 
 
 class Creating:
@@ -389,6 +392,30 @@ class Listing:
         assert await names(LabelSelector(), (("spec", "family", "deeper"), "", False)) == ""
         assert await names(LabelSelector(), (("metadata", "name"), "b", True)) == "b"
         assert await names(LabelSelector(), (("metadata", "namespace"), "default", False)) == "c"
+
+    @with_store
+    async def test_replicas_are_chosen_by_their_board_as_it_is_now(self, store: Store) -> None:
+        """A field that is asked for often may be found another way; the answer is that of every other field."""
+
+        def on(board: object) -> Selection:
+            return Selection(fields=((("spec", "boardName"), str(board), True),))
+
+        async def names(board: object, namespace: str = "") -> str:
+            page = await store.list(REPLICAS, msgspec.structs.replace(on(board), namespace=namespace))
+            return "".join(item.ref.name for item in page.items)
+
+        for name, placed in (("c", "b-1"), ("a", "b-1"), ("b", "b-2"), ("d", None), ("e", 7), ("f", {"x": 1}), ("g", "")):
+            spec = {} if placed is None else {"boardName": placed}
+            await store.create(Ref(REPLICAS, "default", name), {**model(name), "spec": spec})
+        await store.create(Ref(REPLICAS, "other", "h"), {**model("h"), "spec": {"boardName": "b-1"}})
+        assert [await names("b-1"), await names("b-1", "default"), await names("b-2"), await names(7)] == ["ach", "ac", "b", "e"]
+        assert [await names(""), await names("b-9")] == ["dfg", ""]
+        first = await store.list(REPLICAS, on("b-1"), limit=1)
+        await store.patch(Ref(REPLICAS, "default", "c"), {"spec": {"boardName": "b-2"}}, now=NOW)
+        await store.delete(Ref(REPLICAS, "default", "b"), now=NOW)
+        assert [await names("b-1"), await names("b-2")] == ["ah", "c"]
+        rest = await store.list(REPLICAS, on("b-1"), limit=5, continue_token=first.continue_token)
+        assert [item.ref.name for item in (*first.items, *rest.items)] == ["a", "c", "h"], "pages show one moment"
 
     @with_store
     async def test_pages_show_one_moment_although_others_write(self, store: Store) -> None:

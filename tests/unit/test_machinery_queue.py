@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.machinery.workqueue import RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, WorkQueue
+from controller.machinery.workqueue import CONFLICT_SECONDS_MAX, RETRY_SECONDS_MAX, RETRY_SECONDS_MIN, WorkQueue
 from rkfleet.meta import Ref, ResourceName
 from tests.support.clocks import ManualClock
 
@@ -132,3 +132,36 @@ def test_every_key_that_was_added_is_worked_on_after_the_addition(steps: list[tu
         assert rest == owed
 
     asyncio.run(scenario())
+
+
+@with_queue
+async def test_a_key_that_rests_is_given_out_once_when_its_rest_is_over(queue: WorkQueue, clock: ManualClock) -> None:
+    """However often it was added meanwhile; other keys do not wait for it."""
+    queue.add(key("a"))
+    await queue.get()
+    queue.add(key("a"))
+    queue.done(key("a"), rest_seconds=1.0)
+    queue.add(key("a"))
+    queue.add(key("b"))
+    assert await queue.get() == key("b")
+    await settle()
+    clock.advance(0.9)
+    await settle()
+    assert len(queue) == 0
+    clock.advance(0.1)
+    await settle()
+    assert await queue.get() == key("a")
+    queue.done(key("a"))
+    assert len(queue) == 0
+    queue.add(key("a"))
+    assert len(queue) == 1, "a rest that is over holds nobody up"
+
+
+@with_queue
+async def test_conflicts_in_a_row_do_not_wait_longer_than_their_limit(queue: WorkQueue, clock: ManualClock) -> None:
+    """Each says that somebody else got through, not that something is broken."""
+    for _ in range(20):
+        assert queue.add_failed(key("a"), CONFLICT_SECONDS_MAX) <= CONFLICT_SECONDS_MAX
+        clock.advance(1.0)
+        await settle()
+        queue.done(await queue.get())
