@@ -73,16 +73,18 @@ async def listen(handler: Handler) -> AsyncIterator[str]:
     Raises:
         OSError: No port could be bound.
     """
+    open_tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = tasks.create_task(_serve(handler, reader, writer))
+        open_tasks.add(task)
+        task.add_done_callback(open_tasks.discard)
+
+    # Bound before there is a group, which would wrap the error of a bind; it accepts once there is one.
+    server = await asyncio.start_server(accept, HOST, 0, limit=READ_BYTES, start_serving=False)
     async with asyncio.TaskGroup() as tasks:
-        open_tasks: set[asyncio.Task[None]] = set()
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = tasks.create_task(_serve(handler, reader, writer))
-            open_tasks.add(task)
-            task.add_done_callback(open_tasks.discard)
-
-        server = await asyncio.start_server(accept, HOST, 0, limit=READ_BYTES)
         try:
+            await server.start_serving()
             yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()

@@ -72,6 +72,7 @@ class SimulatedBackend:
         self._clock: Final = clock
         self._new_api_key: Final = new_api_key
         self._load_speedup: Final = load_speedup
+        self._npu: Final = timing.Npu()
 
     @property
     def runtime(self) -> Runtime:
@@ -97,7 +98,7 @@ class SimulatedBackend:
         if isinstance(row, str):
             raise FailedPrecondition(row)
         await self._clock.sleep(timing.load_seconds(row, self._load_speedup))
-        return Engine(spec, row, self._soc, self._clock, self._new_api_key())
+        return Engine(spec, row, self._soc, self._npu, self._clock, api_key=self._new_api_key())
 
 
 class _Simulated:
@@ -173,15 +174,15 @@ class Engine:
         api_key: What a caller must send as bearer token.
     """
 
-    def __init__(self, spec: WorkerSpec, row: Row, soc: str, clock: Clock, api_key: str) -> None:
-        """Take what is loaded, the row that is its speed, and the chip that every answer names."""
+    def __init__(self, spec: WorkerSpec, row: Row, soc: str, npu: timing.Npu, clock: Clock, *, api_key: str) -> None:
+        """Take what is loaded, the row that is its speed, the chip that every answer names, and the board's NPU, which all share."""
         self._spec: Final = spec
         self._row: Final = row
         self._clock: Final = clock
         self.api_key: Final = api_key
         self._bearer: Final = f"Bearer {api_key}".encode()
         self._places: Final = asyncio.Semaphore(spec.max_concurrent)
-        self._npu: Final = timing.Npu()
+        self._npu: Final = npu
         self._numbers: Final = itertools.count(1)
         self._mark: Final = f"[simulated {soc} {row.dtype}]"
         self._words: Final = _sentence(row).split()

@@ -6,8 +6,8 @@ The rule. The time to the first token is the row's for prompts up to the length 
 After it one token follows every 1/rate seconds, counted from the first token and not from the one before: a schedule that adds up its
 sleeps is 2% late, because every sleep ends a little after its time.
 
-The table knows one request at a time. Requests of one worker that run together take turns, step by step, so that a board never gives out
-more tokens per second than its row says.
+The table knows one request at a time, on all cores of the NPU. Requests that run together on a board, of one worker or of several, take
+turns, step by step, so that a board never gives out more tokens per second than the table says.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def decode_step_seconds(row: Row) -> float:
 
 
 class Npu:
-    """The NPU of one worker: does one step after another, in the order in which they are asked for."""
+    """The NPU of one board: does one step after another, in the order in which they are asked for."""
 
     def __init__(self) -> None:
         self._free_at = -math.inf

@@ -83,7 +83,7 @@ def answer(*requests: loopback.Request, clock: ManualClock | None = None, **spec
     clock = clock or LateClock()
 
     async def body() -> list[Recorder]:
-        engine = Engine(msgspec.structs.replace(SPEC, **spec), ROW, "rk3588", clock, "key")
+        engine = Engine(msgspec.structs.replace(SPEC, **spec), ROW, "rk3588", timing.Npu(), clock, api_key="key")
         recorders = [Recorder(clock) for _ in requests]
         together = (engine.answer(one, recorder) for one, recorder in zip(requests, recorders, strict=True))  # type: ignore[arg-type]
 
@@ -185,3 +185,23 @@ def test_loading_takes_as_long_as_reading_the_weights() -> None:
     """2.47 GiB at 1 GiB/s, and faster when asked to."""
     assert timing.load_seconds(ROW) == pytest.approx(2.47)
     assert timing.load_seconds(ROW, speedup=10) == pytest.approx(0.247)
+
+
+def test_two_models_on_one_board_share_its_npu() -> None:
+    """Two workers of a board are as fast together as one alone, because the row was measured on all cores."""
+    clock = LateClock()
+
+    async def body() -> list[Recorder]:
+        npu = timing.Npu()
+        engines = [Engine(SPEC, ROW, "rk3588", npu, clock, api_key="key") for _ in range(2)]
+        recorders = [Recorder(clock) for _ in engines]
+
+        async def both() -> None:
+            asked = (engine.answer(request(max_tokens=60), said) for engine, said in zip(engines, recorders, strict=True))  # type: ignore[arg-type]
+            await asyncio.gather(*asked)
+
+        await passing(clock, both())
+        return recorders
+
+    two = asyncio.run(body())
+    assert all(rate(one.token_times) == pytest.approx(ROW.tokens_per_second / 2, rel=0.03) for one in two)
