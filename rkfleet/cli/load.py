@@ -103,10 +103,15 @@ async def crowd(
                     return  # a client that is refused would only repeat it as fast as it can
                 await clock.sleep(AGAIN_SECONDS)
 
+    failure: Exception | None = None
     async with asyncio.TaskGroup() as tasks:
         for _ in range(clients):
             tasks.create_task(client())
         try:
             yield seen
+        except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
+            failure = error
         finally:
             stop.set()
+    if failure is not None:
+        raise failure
