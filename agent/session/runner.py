@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import grpc
 import grpc.aio
 import msgspec
 
-from agent.session.pump import Ledger, Pump, Reports
+from agent.session.pump import Call, Ledger, Pump, Reports
 from rkfleet.clock import Clock
 from rkfleet.enrolment import server_name
 from rkfleet.errors import FailedPrecondition, PermissionDenied, Unavailable
@@ -29,7 +30,10 @@ from rkfleet.session import GRANTS_OUTSTANDING_MAX, PROTOCOL_VERSION, Goodbye, G
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import MESSAGE_BYTES_MAX
 
-__all__ = ["Connection", "Machine", "SessionRunner", "longest_pause"]
+__all__ = ["Connection", "Dial", "Machine", "SessionRunner", "longest_pause", "prepare_dialling"]
+
+Dial = Callable[[], AbstractAsyncContextManager[Call]]
+"""Opens one stream for as long as the block runs; whether anybody answers shows in the call."""
 
 RECONNECT_SECONDS_MIN: Final = 1.0  # The first attempt comes somewhere in this second: a restarted controller meets its fleet spread out.
 RECONNECT_SECONDS_MAX: Final = 30.0  # 5,000 boards then knock 170 times a second, below the 275 handshakes that one process can do.
@@ -74,6 +78,24 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = "no session yet"
 
 
+def prepare_dialling(identity: Identity) -> Dial:
+    """Return how to open a stream to this board's controller, over gRPC with mutual TLS.
+
+    Raises:
+        FailedPrecondition: A file of the identity cannot be read.
+    """
+    credentials = _credentials(identity)
+    options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", identity.fleet_id))]
+
+    @asynccontextmanager
+    async def dial() -> AsyncIterator[Call]:
+        async with grpc.aio.secure_channel(identity.session_address, credentials, options=options) as channel:
+            stub = agent_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
+            yield stub.Session()
+
+    return dial
+
+
 class SessionRunner:
     """Keeps the session; `run` it, and ask it for grants.
 
@@ -91,6 +113,7 @@ class SessionRunner:
         ledger: Ledger,
         reports: Reports,
         on_change: Callable[[], None] = lambda: None,
+        connect: Callable[[Identity], Dial] = prepare_dialling,
     ) -> None:
         """Take what a session needs.
 
@@ -102,6 +125,7 @@ class SessionRunner:
             ledger: Where offers go.
             reports: Where reports come from.
             on_change: Called when `connection` changed; must not block.
+            connect: Prepares how streams are opened; called once, when the runner starts.
         """
         self._identity: Final = identity
         self._machine: Final = machine
@@ -110,6 +134,7 @@ class SessionRunner:
         self._ledger: Final = ledger
         self._reports: Final = reports
         self._on_change: Final = on_change
+        self._connect: Final = connect
         self._grant_slots: Final = asyncio.Semaphore(GRANTS_OUTSTANDING_MAX)
         self._pump: Pump | None = None
         self._taken: Final = asyncio.Event()
@@ -121,11 +146,11 @@ class SessionRunner:
         Raises:
             FailedPrecondition: A file of the identity cannot be read.
         """
-        credentials = _credentials(self._identity)
+        dial = self._connect(self._identity)
         away_since = self._clock.monotonic()
         while True:
             began = self._clock.monotonic()
-            goodbye = await self._session(credentials)
+            goodbye = await self._session(dial)
             ended = self._clock.monotonic()
             if ended - began >= STEADY_SECONDS:
                 away_since = ended
@@ -151,12 +176,10 @@ class SessionRunner:
             raise PermissionDenied(grant.refusal)
         return grant
 
-    async def _session(self, credentials: grpc.ChannelCredentials) -> Goodbye | None:
+    async def _session(self, dial: Dial) -> Goodbye | None:
         """Hold one session from connecting to its end; return the controller's Goodbye, or None if there was none."""
-        options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", self._identity.fleet_id))]
-        async with grpc.aio.secure_channel(self._identity.session_address, credentials, options=options) as channel:
-            stub = agent_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]  # generated
-            pump = Pump(stub.Session(), self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)
+        async with dial() as call:
+            pump = Pump(call, self._hello(), self._clock, self._ledger, self._reports, on_welcome=self._welcomed)
             self._pump = pump
             try:
                 await pump.run()
