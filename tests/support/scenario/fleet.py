@@ -10,7 +10,9 @@ import asyncio
 import functools
 import gc
 import hashlib
+import itertools
 import logging
+import os
 import random
 import shutil
 import tempfile
@@ -55,6 +57,7 @@ Scenario = Callable[["Fleet"], Awaitable[None]]
 CONVERGE_SECONDS_MAX = 900.0
 QUIET_SECONDS = 130.0  # More than any period that something is done again in (reports are asserted every 60 s).
 CALM = Lag()
+PATH_LENGTH = 48
 
 
 @functools.cache
@@ -127,14 +130,14 @@ class Fleet:
 
     def say(self, actor: str, text: str) -> None:
         """Add a line to the transcript."""
-        line = f"{self.loop.time() - self.began:9.3f}  {actor:<11} {text}"
+        line = f"{self.loop.time() - self.began:9.3f}  {actor:<11} {text.replace(str(self.directory), 'DATA')}"
         self.lines.append(line)
         self._hash.update(line.encode())
 
     def trace(self, what: str, body: bytes) -> None:
         """Add to the hash what is too much for the transcript."""
         self._hash.update(f"{self.loop.time()!r} {what}".encode())
-        self._hash.update(body)
+        self._hash.update(body.replace(str(self.directory).encode(), b"DATA"))
 
     @property
     def sha256(self) -> str:
@@ -466,8 +469,7 @@ def _transitions(old: Any, new: Any) -> list[str]:
 
 def play(seed: str, scenario: Scenario, *, sqlite: bool = False) -> Outcome:
     """Play a scenario; a broken promise is in the outcome, not raised."""
-    parent = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    directory = Path(tempfile.mkdtemp(prefix="rkfleet-scenario-", dir=parent))
+    directory = _directory()
     began = time.perf_counter()
     loop = VirtualLoop()
     collecting = gc.isenabled()
@@ -490,6 +492,19 @@ def play(seed: str, scenario: Scenario, *, sqlite: bool = False) -> Outcome:
         if collecting:
             gc.enable()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _directory() -> Path:
+    """Return a new directory whose name is always equally long: it is in messages, and long messages take longer."""
+    parent = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
+    for number in itertools.count():
+        directory = parent / f"rkfleet-{os.getpid():0{PATH_LENGTH - len(str(parent)) - 15}}-{number:05}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise AssertionError("unreachable")
 
 
 class _Breaks(logging.Handler):

@@ -19,6 +19,9 @@ from tests.support.scenario.files import settle
 from tests.support.scenario.virtual import VirtualLoop
 
 
+REST_SECONDS = 0.02  # After a stall everything that came meanwhile is told, so that no watch is later than the longest stall.
+
+
 class Lag(msgspec.Struct):
     """How late watches are.
 
@@ -71,7 +74,7 @@ class _LaggedWatch:
             await settle(wait)
             if self._expires:
                 raise Expired("the watch fell behind; list again")
-        if self._chance.random() < self._lag.chance_of_stall:
+        if self._loop.time() - self._open_at > REST_SECONDS and self._chance.random() < self._lag.chance_of_stall:
             # Most stalls are short, whatever the longest may be.
             low, high = self._lag.seconds
             self._open_at = self._loop.time() + low + (high - low) * self._chance.random() ** 3

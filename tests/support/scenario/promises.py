@@ -52,6 +52,8 @@ class Promises:
         self._limits: dict[str, list[tuple[float, int, int]]] = {}  # Minimum and most serving of a deployment, since when.
         self._not_ready_since: dict[str, float] = {}
         self._absent_since: dict[str, float] = {}
+        self._present_since: dict[str, float] = {}
+        self._board_made_at: dict[str, float] = {}
         self._gone_at: dict[str, float] = {}
         self._offers: dict[tuple[str, int], str] = {}
         self._told: dict[str, str] = {}
@@ -105,6 +107,8 @@ class Promises:
                 if new is not None and (old is None or old.spec != new.spec):
                     self._note_limits(new)
             case BoardKind():
+                if old is None:
+                    self._board_made_at[new.metadata.name] = self._now
                 if old is not None and new is not None:
                     before, after = old.status.assignment, new.status.assignment
                     self.hold(
@@ -144,8 +148,8 @@ class Promises:
             self._look_at_memory(new)
 
     def _look_at_minimum(self, owner: str, victim: Replica, others: list[Replica]) -> None:
-        if not conditions.is_true(victim.status.conditions, conditions.READY) or not self._present(victim.spec.board_name, 0.0):
-            return
+        if not conditions.is_true(victim.status.conditions, conditions.READY) or not self._was_there_all_along(victim.spec.board_name):
+            return  # It did not serve, as far as the controller could know.
         minimum = min(minimum for _, minimum, _ in self._known_limits(owner))
         left = [one.metadata.name for one in others if one.spec.activation == "Serving" and self._was_available(one)]
         self.hold(
@@ -161,13 +165,23 @@ class Promises:
         since = self._absent_since.get(board, 0.0)
         return since == float("inf") or (since > 0.0 and self._now - since <= seconds)
 
+    def _was_there_all_along(self, board: str) -> bool:
+        since = self._present_since.get(board)
+        exists = self.named(BoardKind, board) is not None and self._now - self._board_made_at.get(board, 0.0) > KNOWN_SECONDS
+        return exists and since is not None and self._now - since > KNOWN_SECONDS
+
     def presence(self, board: str, connected: bool) -> None:
         """The hub says that a board came or went; what it says, the planners know."""
         self._absent_since[board] = float("inf") if connected else self._now
+        if connected:
+            self._present_since.setdefault(board, self._now)
+        else:
+            self._present_since.pop(board, None)
 
     def controller_began(self) -> None:
         """A new controller knows no board yet."""
         self._absent_since.clear()
+        self._present_since.clear()
 
     def _note_limits(self, deployment: ModelDeployment) -> None:
         strategy = deployment.spec.strategy

@@ -21,7 +21,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-STEPS_AT_ONE_MOMENT_MAX = 200_000  # Callbacks without time moving on; more is a loop that wakes itself.
+TURN_SECONDS = 1e-6  # What a turn of the loop costs; time that stood still would be stiller than any real one.
+STEPS_WITHOUT_REST_MAX = 200_000  # Callbacks without a moment in which nothing could run; more is a loop that wakes itself.
 THREAD_SECONDS_MAX = 0.004  # From asking a thread to its start, and from its end to the answer; a board's disk, not a seek.
 
 
@@ -194,6 +195,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if timers[0]._when > self._now:
                 self._now = timers[0]._when
                 self._steps = 0
+        self._now += TURN_SECONDS
         while timers and timers[0]._when <= self._now:
             timer = heapq.heappop(timers)
             timer._scheduled = False
@@ -202,8 +204,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         count = len(ready)
         self._steps += count
         self.steps += count
-        if self._steps > STEPS_AT_ONE_MOMENT_MAX:
-            raise Stuck(f"{self._steps} steps without time moving on from {self._now}; the last was {ready[0]!r}")
+        if self._steps > STEPS_WITHOUT_REST_MAX:
+            raise Stuck(f"{self._steps} steps without a rest until {self._now}; one was {ready[0]!r}")
         for _ in range(count):
             handle = ready.popleft()
             if handle._cancelled:
@@ -224,6 +226,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def dispose(self) -> None:
         """Cancel everything that is left, of the dead too, and let it end; what it still says is of no interest."""
         self.disposing = True
+        self._steps = 0
         for process in self.processes:
             self.resume(process.parked)
             process.parked = []
