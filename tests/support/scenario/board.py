@@ -196,7 +196,7 @@ class _Ledger(Ledger):
     async def accept(self, offer: AssignmentOffer) -> AssignmentAnswer:
         answer = await super().accept(offer)
         if answer.verdict is Verdict.ACCEPTED:
-            self.board.fleet.promises.accepted(self.board, answer.number)
+            self.board.fleet.promises.accepted(self.board, answer.number, self.held.sha256)
         return answer
 
 
@@ -234,7 +234,11 @@ class Agent:
         self.traffic = Traffic()
         self.served: tuple[Served, ...] = ()
         identity = Identity(
-            fleet_id=fleet.fleet_id, name=board.name, controller="https://controller.test", directory=directory, session_address="controller.test:7444"
+            fleet_id=fleet.fleet_id,
+            name=board.name,
+            controller="https://controller.test",
+            directory=directory,
+            session_address="controller.test:7444",
         )
         sensors, url = _Sensors(board), f"https://{board.name}.test:7490"
         self.session = SessionRunner(

@@ -216,6 +216,16 @@ class Chaos:
             self.fleet.say(board.name, "is connected again")
             board.cable.heal((0.0, chance.choice((0.2, 5.0, 40.0))))
 
+    async def old_stream_is_late(self) -> None:
+        """A path dies under one connection: the board dials anew, and what the old stream carried arrives beside the new session."""
+        board, chance = self._board(), self.chance
+        before, after = chance.uniform(1.0, 14.0), chance.uniform(1.0, 14.0)
+        wires = board.cable.hold(before + after)
+        self.fleet.say(board.name, "stream is held back")
+        await self.fleet.sleep(before)
+        for wire in wires:
+            wire.board.break_("connection timed out", tell=False)
+
     async def link_is_slow(self) -> None:
         board = self._board()
         before = board.cable.latency, board.cable.bytes_per_second
@@ -274,7 +284,8 @@ class Chaos:
 FAULTS: tuple[Callable[[Chaos], Awaitable[None]], ...] = (
     Chaos.controller_dies, Chaos.controller_dies_around_a_commit, Chaos.controller_is_stopped, Chaos.controller_stands_still,
     Chaos.store_is_full, Chaos.agent_dies, Chaos.board_loses_power, Chaos.agent_dies_in_a_write, Chaos.agent_is_stopped,
-    Chaos.board_stands_still, Chaos.cable_is_cut, Chaos.cable_is_cut, Chaos.link_is_slow, Chaos.board_disk_is_full, Chaos.workers_fail,
+    Chaos.board_stands_still, Chaos.cable_is_cut, Chaos.cable_is_cut, Chaos.old_stream_is_late, Chaos.link_is_slow, Chaos.board_disk_is_full,
+    Chaos.workers_fail,
     Chaos.registry_is_away, Chaos.registry_is_bad, Chaos.a_file_rots, Chaos.wall_clock_jumps,
 )  # fmt: skip
 

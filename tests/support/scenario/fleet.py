@@ -46,7 +46,7 @@ from tests.support.scenario.files import MemoryFile, StoreFile, settle
 from tests.support.scenario.gateway import Gateway
 from tests.support.scenario.lag import Lag
 from tests.support.scenario.network import Network
-from tests.support.scenario.promises import Promises, PromiseBroken
+from tests.support.scenario.promises import PromiseBroken, Promises
 from tests.support.scenario.virtual import Process, VirtualClock, VirtualLoop
 
 Json = dict[str, Any]
@@ -254,7 +254,12 @@ class Fleet:
 
     async def create(self, kind: type[Object], name: str, spec: Json, *, annotations: Json | None = None) -> Item | None:
         ref = ref_of(kind, name)
-        metadata = {"name": name, "uid": self.new_id(), "creationTimestamp": format_time(self.clock.now()), "annotations": annotations or {}}
+        metadata = {
+            "name": name,
+            "uid": self.new_id(),
+            "creationTimestamp": format_time(self.clock.now()),
+            "annotations": annotations or {},
+        }
         created: Item | None = await self.write(lambda store: store.create(ref, {"metadata": metadata, "spec": spec}))
         return created
 
@@ -355,12 +360,19 @@ class Fleet:
         waiting = False
         for replica in replicas:
             name, said = replica.metadata.name, replica.status.conditions
-            owner = next((one for one in promises.of(ModelDeployment) if one.metadata.uid in {ref.uid for ref in replica.metadata.owner_references}), None)
+            owner = next(
+                (one for one in promises.of(ModelDeployment) if one.metadata.uid in {ref.uid for ref in replica.metadata.owner_references}),
+                None,
+            )
             if owner is None:
                 yield f"replica {name} has no owner"
                 continue
             if not replica.spec.board_name:
-                if any(self._free_bytes(board) >= promises.memory_of(replica) for board in promises.of(BoardKind) if not board.spec.unschedulable):
+                if any(
+                    self._free_bytes(board) >= promises.memory_of(replica)
+                    for board in promises.of(BoardKind)
+                    if not board.spec.unschedulable
+                ):
                     yield f"replica {name} waits though a board has room"
                 elif conditions.is_true(said, conditions.SCHEDULED) or not _reason(replica, conditions.SCHEDULED):
                     yield f"replica {name} has no board and does not say why"
@@ -411,7 +423,11 @@ class Fleet:
             if (found := conditions.find(status.conditions, type)) is None or found.status != "False":
                 yield f"board {name} says {type} {found.status if found else 'nothing'}"
         held = agent.ledger.held
-        if (held.number, held.sha256, held.number) != (status.assignment.number, status.assignment.sha256, status.assignment.accepted_number):
+        if (held.number, held.sha256, held.number) != (
+            status.assignment.number,
+            status.assignment.sha256,
+            status.assignment.accepted_number,
+        ):
             yield f"board {name} holds assignment {held.number}, stored is {status.assignment}"
         if agent.session.connection.number != status.session.number:
             yield f"board {name} is in session {agent.session.connection.number}, stored is {status.session.number}"

@@ -83,7 +83,9 @@ class _Client:
             if controller is None or not controller.process.alive:
                 await settle(0.5)
                 continue
-            store = LaggedStore(controller.store, self._fleet.loop, f"{self._fleet.seed} gateway {controller.process.name}", self._fleet.lag)
+            store = LaggedStore(
+                controller.store, self._fleet.loop, f"{self._fleet.seed} gateway {controller.process.name}", self._fleet.lag
+            )
             try:
                 page = await controller.store.list(resource)
                 yield Followed("REPLACED", tuple(msgspec.json.decode(item.body) for item in page.items))

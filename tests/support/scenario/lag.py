@@ -18,7 +18,6 @@ from rkfleet.meta import ResourceName
 from tests.support.scenario.files import settle
 from tests.support.scenario.virtual import VirtualLoop
 
-
 REST_SECONDS = 0.02  # After a stall everything that came meanwhile is told, so that no watch is later than the longest stall.
 
 
@@ -49,7 +48,9 @@ class LaggedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def watch(self, resource: ResourceName, selection: Selection = Selection(), *, resource_version: str, bookmarks: bool = False) -> Watch:
+    async def watch(
+        self, resource: ResourceName, selection: Selection = Selection(), *, resource_version: str, bookmarks: bool = False
+    ) -> Watch:
         watch = await self._real.watch(resource, selection, resource_version=resource_version, bookmarks=bookmarks)
         self._watches += 1
         return _LaggedWatch(watch, self._loop, random.Random(f"{self._seed} {resource} {self._watches}"), self._lag)

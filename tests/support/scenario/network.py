@@ -227,6 +227,13 @@ class Cable:
                 if not pipe._moving and pipe._segments and wire.established:
                     pipe._move(wire.late_until)
 
+    def hold(self, seconds: float) -> list[Wire]:
+        """Hold back what is under way in the connections that are open now, and return them; others are not touched."""
+        self.wires = [wire for wire in self.wires if not wire.over]
+        for wire in self.wires:
+            wire.late_until = self._loop.time() + seconds
+        return list(self.wires)
+
     def darken(self) -> None:
         """The board's machine lost its power: its connections are open at the other end only."""
         self.board_dark_since = self._loop.time()

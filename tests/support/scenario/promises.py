@@ -56,7 +56,9 @@ class Promises:
         self._board_made_at: dict[str, float] = {}
         self._gone_at: dict[str, float] = {}
         self._offers: dict[tuple[str, int], str] = {}
+        self._accepted: dict[tuple[str, int], str] = {}
         self._told: dict[str, str] = {}
+        self._longest_lag = 0.0
 
     def broke(self, sentence: str) -> None:
         """End the scenario."""
@@ -141,7 +143,9 @@ class Promises:
         if serves and not served:
             most = max(most for _, _, most in self._known_limits(owner))
             serving = 1 + sum(one.spec.activation == "Serving" for one in others)
-            self.hold(serving <= most, lambda: f"never more than replicas + maxSurge serve by our hand: {serving} with {name}, at most {most}")
+            self.hold(
+                serving <= most, lambda: f"never more than replicas + maxSurge serve by our hand: {serving} with {name}, at most {most}"
+            )
         if served and not serves and old is not None:
             self._look_at_minimum(owner, old, others)
         if new is not None and new.spec.board_name and not (old and old.spec.board_name):
@@ -154,7 +158,9 @@ class Promises:
         left = [one.metadata.name for one in others if one.spec.activation == "Serving" and self._was_available(one)]
         self.hold(
             len(left) >= minimum,
-            lambda: f"never below the minimum by our hand: {victim.metadata.name} was taken away with {left} available, at least {minimum} must be",
+            lambda: (
+                f"never below the minimum by our hand: {victim.metadata.name} was taken away with {left} available, at least {minimum} must be"
+            ),
         )
 
     def _was_available(self, replica: Replica) -> bool:
@@ -192,7 +198,9 @@ class Promises:
     def _known_limits(self, owner: str) -> list[tuple[float, int, int]]:
         """Return the newest limits, and those that held until a moment ago."""
         limits = self._limits[owner]
-        return [one for one, after in zip(limits, [*limits[1:], None], strict=True) if after is None or self._now - after[0] <= KNOWN_SECONDS]
+        return [
+            one for one, after in zip(limits, [*limits[1:], None], strict=True) if after is None or self._now - after[0] <= KNOWN_SECONDS
+        ]
 
     def _look_at_memory(self, placed: Replica) -> None:
         board = self._fleet.boards.get(placed.spec.board_name)
@@ -205,7 +213,9 @@ class Promises:
         total = sum(shared.values()) + sum(memory for uid, memory in need.items() if uid not in pairs)
         self.hold(
             total <= board.memory_bytes,
-            lambda: f"memory is promised once: {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}, with {placed.metadata.name}",
+            lambda: (
+                f"memory is promised once: {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}, with {placed.metadata.name}"
+            ),
         )
 
     def memory_of(self, replica: Replica) -> int:
@@ -218,10 +228,14 @@ class Promises:
     def heard(self, board: str, message: Any) -> None:
         """A board or the controller decoded a message."""
         if isinstance(message, AssignmentOffer):
-            before = self._offers.setdefault((board, message.number), message.sha256)
+            # A Board that was deleted and made again counts anew, above what the board's ledger holds by then.
+            found = self.named(BoardKind, board)
+            before = self._offers.setdefault((found.metadata.uid if found else "", message.number), message.sha256)
             self.hold(
-                before == message.sha256,
-                lambda: f"one number has one content: {board} was offered assignment {message.number} with {before[:8]} and {message.sha256[:8]}",
+                before == message.sha256 or found is None,
+                lambda: (
+                    f"one number has one content: {board} was offered assignment {message.number} with {before[:8]} and {message.sha256[:8]}"
+                ),
             )
             for replica in decode_assignment(message.body).replicas:
                 first = self._told.setdefault(replica.uid, board)
@@ -229,8 +243,13 @@ class Promises:
 
     # ---- Ledger -------------------------------------------------------------------------------------------------------------------
 
-    def accepted(self, board: Board, number: int) -> None:
+    def accepted(self, board: Board, number: int, sha256: str) -> None:
         """The board is about to answer ACCEPTED."""
+        before = self._accepted.setdefault((board.name, number), sha256)
+        self.hold(
+            before == sha256,
+            lambda: f"a board accepts one content for a number: {board.name} took {number} as {before[:8]} and {sha256[:8]}",
+        )
         self.hold(number >= board.accepted, lambda: f"a ledger never goes back: {board.name} accepted {number} after {board.accepted}")
         board.accepted = number
         self.hold(
@@ -254,7 +273,9 @@ class Promises:
         except msgspec.MsgspecError as error:
             self.broke(f"the ledger is readable at every moment: {board.name}: {error}")
         else:
-            self.hold(number >= board.accepted, lambda: f"the ledger holds old or new: {board.name} holds {number}, accepted was {board.accepted}")
+            self.hold(
+                number >= board.accepted, lambda: f"the ledger holds old or new: {board.name} holds {number}, accepted was {board.accepted}"
+            )
 
     # ---- Workers and routes -------------------------------------------------------------------------------------------------------
 
@@ -263,7 +284,10 @@ class Promises:
         path = Path(spec.model_path)
         digest = f"sha256:{path.name}"
         moment = verified.get(digest, -2.0)
-        self.hold(moment >= ended, lambda: f"every load is of verified files: {board.name} starts {spec.name}, verified at {moment:.3f}, ended at {ended:.3f}")
+        self.hold(
+            moment >= ended,
+            lambda: f"every load is of verified files: {board.name} starts {spec.name}, verified at {moment:.3f}, ended at {ended:.3f}",
+        )
         if board.rotten.get(path.name, -1.0) <= moment:
             found = hashlib.sha256(path.read_bytes()).hexdigest()
             self.hold(found == path.name, lambda: f"no worker loads other bytes: {board.name} starts {spec.name} from a spoiled file")
@@ -271,7 +295,9 @@ class Promises:
         names = [one.spec.name for one in running]
         self.hold(
             total <= board.memory_bytes,
-            lambda: f"never more is loaded than fits: {spec.name} beside {names} takes {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}",
+            lambda: (
+                f"never more is loaded than fits: {spec.name} beside {names} takes {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}"
+            ),
         )
 
     def published(self, board: Board, served: Sequence[Served], assignment: Assignment) -> None:
@@ -291,8 +317,12 @@ class Promises:
         if gone is None or controller is None or not controller.process.alive or controller.process.stopped:
             return
         since = max(gone, self._fleet.controller_up_at)
-        allowed = ROUTE_SECONDS + self._fleet.lag.seconds[1]
-        self.hold(self._now - since <= allowed, lambda: f"gateways route to replicas that exist: {target.replica} is gone for {self._now - gone:.1f} s")
+        self._longest_lag = max(self._longest_lag, self._fleet.lag.seconds[1])  # A stall that began under a longer one goes on.
+        allowed = ROUTE_SECONDS + self._longest_lag
+        self.hold(
+            self._now - since <= allowed,
+            lambda: f"gateways route to replicas that exist: {target.replica} is gone for {self._now - gone:.1f} s",
+        )
 
 
 def _owner(replica: Object) -> str:

@@ -53,7 +53,9 @@ class Process:
         self._context.run(PROCESS.set, self)
         loop.processes.append(self)
 
-    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str = "", setting: tuple[contextvars.ContextVar[Any], Any] | None = None) -> asyncio.Task[Any]:
+    def spawn(
+        self, work: Coroutine[Any, Any, Any], *, name: str = "", setting: tuple[contextvars.ContextVar[Any], Any] | None = None
+    ) -> asyncio.Task[Any]:
         """Start a task of this process."""
         context = self._context.copy()
         if setting is not None:

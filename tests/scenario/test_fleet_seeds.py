@@ -1,0 +1,46 @@
+"""Fleets made by chance: faults, an operator at work, and every promise watched. `make soak-scenarios SEEDS=10000` plays many more.
+
+A seed that has found something stays here, with what it found.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.scenario.chance import chaos
+from tests.support.scenario.fleet import play
+
+FEW = range(1, 9)
+FOUND = {
+    592: "a disk call that failed after its caller was cancelled was logged by asyncio as an error that nobody had seen",
+}
+RATIO_MIN = 10.0
+
+
+@pytest.mark.parametrize("seed", [*FEW, *FOUND])
+def test_every_promise_holds_whatever_happens(seed: int) -> None:
+    """Also: once the faults have ended, all is as declared in bounded time and nothing more is written."""
+    outcome = play(str(seed), chaos)
+    assert outcome.broken is None, f"replay: make soak-scenarios SEED={seed}\n{outcome.broken}\n{outcome.transcript[-4000:]}"
+    assert outcome.checks > 100
+
+
+def test_a_fleet_lives_at_least_ten_times_faster_than_the_clock() -> None:
+    """Virtual seconds for each real one; on a machine that does other things too it is some hundreds."""
+    outcome = play("1", chaos)
+    assert outcome.virtual_seconds / outcome.real_seconds >= RATIO_MIN
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "4242"])
+def test_a_seed_is_replayed_bit_for_bit_in_another_process(hash_seed: str) -> None:
+    """Every stored object, every message and every moment is the same, whatever the hash seed and the addresses of objects."""
+    here = play("181", chaos)
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-m", "tests.support.scenario.soak", "--seed", "181"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert here.transcript in said
+    assert f"sha256 {here.sha256}" in said
