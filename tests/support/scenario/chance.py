@@ -1,4 +1,4 @@
-"""A scenario made by chance: a fleet of a random shape, minutes of faults and of an operator at work, then calm, then everything as declared.
+"""A scenario made by chance: a fleet of a random shape, minutes of faults and of an operator at work, then calm, then all as declared.
 
 The seed decides everything. Faults overlap; each has its own moment, length and strength. What the operator wants at the end can be had:
 every deployment fits, nothing is paused, every board is in the fleet.
@@ -284,9 +284,8 @@ class Chaos:
 FAULTS: tuple[Callable[[Chaos], Awaitable[None]], ...] = (
     Chaos.controller_dies, Chaos.controller_dies_around_a_commit, Chaos.controller_is_stopped, Chaos.controller_stands_still,
     Chaos.store_is_full, Chaos.agent_dies, Chaos.board_loses_power, Chaos.agent_dies_in_a_write, Chaos.agent_is_stopped,
-    Chaos.board_stands_still, Chaos.cable_is_cut, Chaos.cable_is_cut, Chaos.old_stream_is_late, Chaos.link_is_slow, Chaos.board_disk_is_full,
-    Chaos.workers_fail,
-    Chaos.registry_is_away, Chaos.registry_is_bad, Chaos.a_file_rots, Chaos.wall_clock_jumps,
+    Chaos.board_stands_still, Chaos.cable_is_cut, Chaos.cable_is_cut, Chaos.old_stream_is_late, Chaos.link_is_slow,
+    Chaos.board_disk_is_full, Chaos.workers_fail, Chaos.registry_is_away, Chaos.registry_is_bad, Chaos.a_file_rots, Chaos.wall_clock_jumps,
 )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Controller:
             jitter=chance,
             new_uid=fleet.new_id,
             minter=minter,
-            issuer=GrantIssuer(fleet.registry.signer, REGISTRY_URL, lambda board: self.hub.assignment_of(board)),
+            issuer=GrantIssuer(fleet.registry.signer, REGISTRY_URL, lambda board: self.hub.assignment_of(board)),  # noqa: PLW0108 (made below)
             tokens=_NoTokens(),
             record=self._events.record,
             metrics=metrics,

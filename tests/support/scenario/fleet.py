@@ -150,6 +150,9 @@ class Fleet:
         else:
             self.trace(what, repr(message).encode())
         self.promises.heard(board, message)
+        if " in old session " in what:
+            self.say("controller", f"hears {type(message).__name__} of {board}{what.removeprefix('controller hears')}")
+            return
         match message:
             case Hello(assignment_number=number):
                 self.say(board, f"says Hello, holds assignment {number}")

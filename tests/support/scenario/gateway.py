@@ -1,4 +1,4 @@
-"""A gateway's process: the shipped routing (`gateway/endpoints.py`) fed from watches that lag, and clients that ask the replicas it names."""
+"""A gateway's process: the shipped routing (`gateway/endpoints.py`) fed from watches that lag, and clients that ask whom it names."""
 
 from __future__ import annotations
 

@@ -78,15 +78,31 @@ async def board_disk_full(fleet: Fleet) -> None:
     await fleet.converge()
 
 
+async def old_stream_beside_the_new(fleet: Fleet) -> None:
+    """A path dies under one connection; what it held back comes to a stream that the board's new session has closed."""
+    await _serving(fleet, boards=2, slots=1, replicas=2, strategy=IN_PLACE)
+    board = fleet.boards["b0"]
+    wires = board.cable.hold(3600.0)
+    fleet.say("b0", "stream is held back")
+    await fleet.edit(ModelDeployment, "chat", {"template": {"serving": {"contextTokens": 2048}}})
+    await fleet.sleep(11.5)
+    for wire in wires:
+        wire.board.break_("connection timed out", tell=False)
+    await fleet.until(lambda: fleet.promises.named(BoardKind, "b0").status.session.number == 2, what="b0 has a new session")
+    fleet.say("b0", "what was held back arrives")
+    board.cable.release(wires)
+    await fleet.converge()
+
+
 async def partition_heals(fleet: Fleet) -> None:
-    """Nothing of a board comes through for 50 s; when it does, what an old stream held back arrives beside the new session."""
+    """Nothing of a board comes through for 50 s; what is told to it meanwhile is told again when it is back."""
     await _serving(fleet, boards=2, slots=1, replicas=2, strategy=IN_PLACE)
     cut = fleet.boards["b0"]
     cut.cable.cut(up=True, down=False)
     fleet.say("b0", "is cut off upwards")
     await fleet.edit(ModelDeployment, "chat", {"template": {"serving": {"contextTokens": 2048}}})
     await fleet.sleep(50.0)
-    cut.cable.heal((20.0, 20.0))
+    cut.cable.heal()
     fleet.say("b0", "is connected again")
     await fleet.converge()
 
@@ -182,7 +198,8 @@ def _is_ready(fleet: Fleet, board: str) -> bool:
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
     for scenario in (
-        first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full, partition_heals,
+        first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full,
+        old_stream_beside_the_new, partition_heals,
         cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
     )
 }  # fmt: skip

@@ -234,6 +234,13 @@ class Cable:
             wire.late_until = self._loop.time() + seconds
         return list(self.wires)
 
+    def release(self, wires: list[Wire]) -> None:
+        """Let what was held back in these connections come now."""
+        for wire in wires:
+            wire.late_until = self._loop.time()
+            for pipe in wire.pipes:
+                self._loop.call_soon(pipe._arrive, context=WORLD)
+
     def darken(self) -> None:
         """The board's machine lost its power: its connections are open at the other end only."""
         self.board_dark_since = self._loop.time()
@@ -302,7 +309,7 @@ class Network:
         cable.wires.append(wire)
         wire.establish()
         peer = Peer(self._fleet_id, "boards", board, f"key-of-{board}")
-        link = Link(wire.controller, lambda message: self.heard(board, "controller hears", message))
+        link = Link(wire.controller, lambda message: self.heard(board, f"controller hears{_old(wire)}", message))
         task = process.spawn(_serve(hub, peer, link, wire), name=f"stream of {board}", setting=(STREAM, wire))
 
         def lost() -> None:
@@ -312,6 +319,12 @@ class Network:
 
         wire.controller.on_broken = lost
         process.ended.append(lambda: wire.controller.break_("killed"))
+
+
+def _old(wire: Wire) -> str:
+    """Return what to add about a stream that another session has taken the place of."""
+    others = [one.session[1] for one in wire.cable.wires if one.session is not None]
+    return f" in old session {wire.session[1]}" if wire.session and others and wire.session[1] < max(others) else ""
 
 
 STREAM: contextvars.ContextVar[Wire | None] = contextvars.ContextVar("stream", default=None)

@@ -158,9 +158,7 @@ class Promises:
         left = [one.metadata.name for one in others if one.spec.activation == "Serving" and self._was_available(one)]
         self.hold(
             len(left) >= minimum,
-            lambda: (
-                f"never below the minimum by our hand: {victim.metadata.name} was taken away with {left} available, at least {minimum} must be"
-            ),
+            lambda: f"never below the minimum by our hand: {victim.metadata.name} was taken away with {left} available of {minimum}",
         )
 
     def _was_available(self, replica: Replica) -> bool:
@@ -213,9 +211,7 @@ class Promises:
         total = sum(shared.values()) + sum(memory for uid, memory in need.items() if uid not in pairs)
         self.hold(
             total <= board.memory_bytes,
-            lambda: (
-                f"memory is promised once: {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}, with {placed.metadata.name}"
-            ),
+            lambda: f"memory is promised once: {total // MI} of {board.memory_bytes // MI} MiB on {board.name} with {placed.metadata.name}",
         )
 
     def memory_of(self, replica: Replica) -> int:
@@ -233,9 +229,7 @@ class Promises:
             before = self._offers.setdefault((found.metadata.uid if found else "", message.number), message.sha256)
             self.hold(
                 before == message.sha256 or found is None,
-                lambda: (
-                    f"one number has one content: {board} was offered assignment {message.number} with {before[:8]} and {message.sha256[:8]}"
-                ),
+                lambda: f"one number has one content: {board} was offered {message.number} with {before[:8]} and {message.sha256[:8]}",
             )
             for replica in decode_assignment(message.body).replicas:
                 first = self._told.setdefault(replica.uid, board)
@@ -286,7 +280,7 @@ class Promises:
         moment = verified.get(digest, -2.0)
         self.hold(
             moment >= ended,
-            lambda: f"every load is of verified files: {board.name} starts {spec.name}, verified at {moment:.3f}, ended at {ended:.3f}",
+            lambda: f"every load is of verified files: {board.name} starts {spec.name} of {moment:.1f} after {ended:.1f}",
         )
         if board.rotten.get(path.name, -1.0) <= moment:
             found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -296,7 +290,7 @@ class Promises:
         self.hold(
             total <= board.memory_bytes,
             lambda: (
-                f"never more is loaded than fits: {spec.name} beside {names} takes {total // MI} MiB on {board.name}, which has {board.memory_bytes // MI}"
+                f"never more is loaded than fits: {spec.name} beside {names}: {total // MI} of {board.memory_bytes // MI} MiB on {board.name}"
             ),
         )
 

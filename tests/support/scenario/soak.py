@@ -56,7 +56,8 @@ def main() -> int:
     virtual, real = sum(one.virtual_seconds for one in played), sum(one.real_seconds for one in played)
     print(
         f"{len(played)} seeds, {len(failed)} broken{': ' + ' '.join(map(str, failed)) if failed else ''}; "
-        f"{virtual / 3600:.1f} h of fleets in {time.perf_counter() - began:.0f} s on {options.jobs} processes, {virtual / real:.0f}:1 in each; "
+        f"{virtual / 3600:.1f} h of fleets in {time.perf_counter() - began:.0f} s on {options.jobs} processes, "
+        f"{virtual / real:.0f}:1 in each; "
         f"{sum(one.commits for one in played)} writes, {sum(one.checks for one in played)} checks"
     )
     return 1 if failed else 0
