@@ -401,7 +401,7 @@ class Source:
     async def read(self, digest: str, *, start: int, end: int, size_bytes: int, take: Callable[[bytearray], Any]) -> int:
         board, registry = self._board, self._board.fleet.registry
         await settle(board.chance.uniform(*board.weather.chunk_seconds))
-        if registry.away or not board.cable.whole:
+        if registry.away or not board.cable.registry:
             raise Unavailable(f"{self.url} broke off: connection refused")
         if not registry.verifier.verify(self._token).allows(self._repository, "pull", digest):
             raise PermissionDenied(f"{self.url}: the token does not open {digest}")

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from rkfleet.kinds import Board as BoardKind
-from rkfleet.kinds import ModelDeployment
+from rkfleet.kinds import Model, ModelDeployment
 from tests.support.scenario.board import Board
 from tests.support.scenario.fleet import Fleet
 
@@ -86,7 +86,9 @@ class Chaos:
         for name in fleet.boards:
             if fleet.promises.named(BoardKind, name) is None:
                 await fleet.enrol(name)
-            await fleet.edit(BoardKind, name, {"unschedulable": False})
+            await fleet.edit(BoardKind, name, {"unschedulable": False, "taints": []})
+        for model in MODELS:
+            await fleet.model_is_there(model)
         room = slots
         for name, replicas in self.deployments.items():
             wanted = min(replicas, room)
@@ -103,7 +105,7 @@ class Chaos:
         """Do one of the things that operators do."""
         chance, fleet = self.chance, self.fleet
         name = chance.choice(list(self.deployments))
-        match chance.randrange(9):
+        match chance.randrange(11):
             case 0:
                 self.deployments[name] = chance.randint(0, 5)
                 await fleet.edit(ModelDeployment, name, {"replicas": self.deployments[name]})
@@ -132,6 +134,16 @@ class Chaos:
                 await fleet.delete(BoardKind, board)
                 await fleet.sleep(chance.choice((0.0, 1.0, 100.0)))
                 await fleet.enrol(board)
+            case 9:
+                board = self._board().name
+                await fleet.edit(BoardKind, board, {"taints": [{"key": "work", "value": "", "effect": "NoSchedule"}]})
+                await fleet.sleep(chance.uniform(1.0, 90.0))
+                await fleet.edit(BoardKind, board, {"taints": []})
+            case 10:
+                model = chance.choice(MODELS)
+                await fleet.delete(Model, model)
+                await fleet.sleep(chance.choice((0.0, 5.0, 40.0)))
+                await fleet.model_is_there(model)
 
     # ---- Faults -------------------------------------------------------------------------------------------------------------------
 
@@ -208,9 +220,10 @@ class Chaos:
         boards = list(self.fleet.boards.values()) if chance.random() < 0.2 else [self._board()]
         up, down = chance.choice(((True, True), (True, False), (False, True)))
         way = {(True, True): "both ways", (True, False): "upwards", (False, True): "downwards"}[up, down]
+        registry = chance.random() < 0.7
         for board in boards:
             self.fleet.say(board.name, f"is cut off {way}")
-            board.cable.cut(up=up, down=down)
+            board.cable.cut(up=up, down=down, registry=registry)
         await self.fleet.sleep(chance.choice((chance.uniform(0.5, 10.0), chance.uniform(10.0, 150.0))))
         for board in boards:
             self.fleet.say(board.name, "is connected again")

@@ -274,6 +274,11 @@ class Fleet:
         variant = {"name": "q4", "soc": "any", "dtype": "q4_k_m", "runtime": "llamacpp", "contextTokens": 4096}
         await self.create(Model, name, {"variants": [{**variant, "artifact": {"files": [file]}, "requires": {"memory": memory}}]})
 
+    async def model_is_there(self, name: str) -> None:
+        """Push a model again if it is gone; one that is deleted and still used stays until nobody uses it."""
+        if self.promises.named(Model, name) is None:
+            await self.push_model(name)
+
     async def deploy(self, name: str, model: str, replicas: int, **spec: Any) -> None:
         template = {"model": model, "serving": {"drainSeconds": 10}}
         await self.create(ModelDeployment, name, {"replicas": replicas, "template": template, **spec})

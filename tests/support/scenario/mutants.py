@@ -7,6 +7,7 @@ named beside each mutant is known to, so that a test need not search.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from rkfleet import disk as disk_module
 from rkfleet.session import AssignmentAnswer, Verdict
 from tests.support.scenario.chance import chaos
 from tests.support.scenario.fleet import Outcome, play
+from tests.support.scenario.named import SCENARIOS
 
 SEEDS_MAX = 300
 
@@ -291,8 +293,8 @@ def reports_once() -> contextlib.AbstractContextManager[None]:
     return _instead(Holder, "_write_report", write)
 
 
-# Each with a seed that is known to catch it.
-MUTANTS: dict[Callable[[], contextlib.AbstractContextManager[None]], int] = {
+# Each with a seed, or a scenario of `named.py`, that is known to catch it; 0 for a search.
+MUTANTS: dict[Callable[[], contextlib.AbstractContextManager[None]], int | str] = {
     no_session_fence: 0,
     no_ledger_fence: 0,
     a_number_twice: 0,
@@ -304,7 +306,7 @@ MUTANTS: dict[Callable[[], contextlib.AbstractContextManager[None]], int] = {
     minimum_less_one: 0,
     surge_plus_one: 0,
     ready_at_once: 0,
-    replaces_ignored: 0,
+    replaces_ignored: "lost_while_it_should_drain",
     activated_too_early: 0,
     memory_of_boards_forgotten: 0,
     no_look_before_the_write: 0,
@@ -317,27 +319,33 @@ MUTANTS: dict[Callable[[], contextlib.AbstractContextManager[None]], int] = {
 }
 
 
-def caught(mutant: Callable[[], contextlib.AbstractContextManager[None]], seed: int) -> Outcome:
-    """Play one seed with the mutant in place."""
+def caught(mutant: Callable[[], contextlib.AbstractContextManager[None]], history: int | str) -> Outcome:
+    """Play one seed or named scenario with the mutant in place."""
     with mutant():
-        return play(str(seed), chaos)
+        return play_one(history)
+
+
+def play_one(history: int | str) -> Outcome:
+    """Play one seed or named scenario as the code is."""
+    return play(str(history), chaos if isinstance(history, int) else SCENARIOS[history])
 
 
 def main() -> int:
-    """Search a catching seed for each mutant and print it."""
+    """See to it that each mutant is caught, searching a seed where none is known; arguments name some of them."""
+    chosen = {mutant: known for mutant, known in MUTANTS.items() if not sys.argv[1:] or mutant.__name__ in sys.argv[1:]}
     blind = 0
-    for mutant, known in MUTANTS.items():
-        for seed in ([known] if known else []) + list(range(1, SEEDS_MAX)):
-            outcome = caught(mutant, seed)
-            if outcome.broken is not None and play(str(seed), chaos).broken is None:
-                print(f"{mutant.__name__}: seed {seed}: {type(outcome.broken).__name__}: {str(outcome.broken)[:160]}", flush=True)
+    for mutant, known in chosen.items():
+        for history in [*([known] if known else ()), *range(1, SEEDS_MAX)]:
+            outcome = caught(mutant, history)
+            if outcome.broken is not None and play_one(history).broken is None:
+                print(f"{mutant.__name__}: {history}: {type(outcome.broken).__name__}: {str(outcome.broken)[:160]}", flush=True)
                 break
         else:
             blind += 1
             print(f"{mutant.__name__}: NOT CAUGHT by {SEEDS_MAX} seeds", flush=True)
-    print(f"{len(MUTANTS) - blind} of {len(MUTANTS)} mutants are caught")
+    print(f"{len(chosen) - blind} of {len(chosen)} mutants are caught")
     return 1 if blind else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

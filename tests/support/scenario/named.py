@@ -107,6 +107,24 @@ async def partition_heals(fleet: Fleet) -> None:
     await fleet.converge()
 
 
+async def lost_while_it_should_drain(fleet: Fleet) -> None:
+    """A board never hears that its replica drains and is lost; on its return the successor waits until the old worker is gone."""
+    await _serving(fleet, boards=1, slots=1, replicas=1, strategy=IN_PLACE, placement={"boardLostSeconds": 300})
+    board = fleet.boards["b0"]
+    assert board.agent is not None
+    ledger = board.agent.ledger
+    before = ledger.held.number
+    board.weather.chunk_seconds = (1.0, 1.0)
+    await fleet.edit(ModelDeployment, "chat", {"template": {"model": "qwen3"}})
+    await fleet.until(lambda: ledger.held.number > before, what="the successor is staged on b0")
+    board.cable.cut(up=False, down=True, registry=False)
+    fleet.say("b0", "is cut off downwards")
+    await fleet.sleep(120.0)
+    board.cable.heal()
+    fleet.say("b0", "is connected again")
+    await fleet.converge()
+
+
 async def cold_boot_without_a_controller(fleet: Fleet) -> None:
     """Controller away, then a board is cut from the mains and boots: it serves what its ledger says, and joins again later."""
     await _serving(fleet, boards=1, slots=1, replicas=1, strategy=IN_PLACE)
@@ -199,7 +217,7 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
     for scenario in (
         first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full,
-        old_stream_beside_the_new, partition_heals,
-        cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
+        old_stream_beside_the_new, partition_heals, lost_while_it_should_drain, cold_boot_without_a_controller,
+        agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
     )
 }  # fmt: skip

@@ -190,7 +190,7 @@ class Cable:
         self.chance = chance
         self.latency = (0.001, 0.02)
         self.bytes_per_second = 1e6
-        self.up, self.down = True, True
+        self.up, self.down, self.registry = True, True, True
         self.cut_since: float | None = None
         self.board_dark_since: float | None = None
         self.wires: list[Wire] = []
@@ -208,8 +208,9 @@ class Cable:
     def whole(self) -> bool:
         return self.up and self.down
 
-    def cut(self, *, up: bool, down: bool) -> None:
-        """Let nothing pass in the named directions."""
+    def cut(self, *, up: bool, down: bool, registry: bool = True) -> None:
+        """Let nothing pass in the named directions; `registry` says whether the way to the registry is cut with it."""
+        self.registry = self.registry and not registry
         self.up, self.down = self.up and not up, self.down and not down
         if self.cut_since is None and not self.whole:
             self.cut_since = self._loop.time()
@@ -219,7 +220,7 @@ class Cable:
 
     def heal(self, late: tuple[float, float] = (0.0, 0.2)) -> None:
         """Let everything pass; what was held back in old connections comes within `late` seconds, behind whatever is sent anew."""
-        self.up = self.down = True
+        self.up = self.down = self.registry = True
         self.cut_since = None
         for wire in self.wires:
             wire.late_until = self._loop.time() + self.chance.uniform(*late)

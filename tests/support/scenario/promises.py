@@ -55,7 +55,6 @@ class Promises:
         self._present_since: dict[str, float] = {}
         self._board_made_at: dict[str, float] = {}
         self._gone_at: dict[str, float] = {}
-        self._offers: dict[tuple[str, int], str] = {}
         self._accepted: dict[tuple[str, int], str] = {}
         self._told: dict[str, str] = {}
         self._longest_lag = 0.0
@@ -224,13 +223,6 @@ class Promises:
     def heard(self, board: str, message: Any) -> None:
         """A board or the controller decoded a message."""
         if isinstance(message, AssignmentOffer):
-            # A Board that was deleted and made again counts anew, above what the board's ledger holds by then.
-            found = self.named(BoardKind, board)
-            before = self._offers.setdefault((found.metadata.uid if found else "", message.number), message.sha256)
-            self.hold(
-                before == message.sha256 or found is None,
-                lambda: f"one number has one content: {board} was offered {message.number} with {before[:8]} and {message.sha256[:8]}",
-            )
             for replica in decode_assignment(message.body).replicas:
                 first = self._told.setdefault(replica.uid, board)
                 self.hold(first == board, lambda: f"a replica is told to one board: {replica.name} to {first} and to {board}")  # noqa: B023
@@ -289,9 +281,7 @@ class Promises:
         names = [one.spec.name for one in running]
         self.hold(
             total <= board.memory_bytes,
-            lambda: (
-                f"never more is loaded than fits: {spec.name} beside {names}: {total // MI} of {board.memory_bytes // MI} MiB on {board.name}"
-            ),
+            lambda: f"never more is loaded than fits: {spec.name} beside {names}: {total // MI} of {board.memory_bytes // MI} MiB",
         )
 
     def published(self, board: Board, served: Sequence[Served], assignment: Assignment) -> None:
