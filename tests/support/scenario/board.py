@@ -90,6 +90,7 @@ class Board:
         self.agent: Agent | None = None
         self.boots = 0
         self.accepted = 0
+        self.ledger_spoiled = False
         self.rotten: dict[str, float] = {}
         self.stamps: dict[Path, int] = {}
 
@@ -144,6 +145,17 @@ class Board:
                 path.write_bytes(body)
                 self.rotten[path.name] = self.fleet.loop.time()
                 self.fleet.say(self.name, f"a byte of {path.name[:8]} rots")
+
+    def spoil_ledger(self) -> None:
+        """Flip a byte of the newest ledger, or of both, while no agent runs."""
+        for name in ("ledger.json", "ledger.prev.json")[: self.chance.choice((1, 1, 2))]:
+            path = self.disk.directory / name
+            if path.exists() and (body := bytearray(path.read_bytes())):
+                body[self.chance.randrange(len(body))] ^= 0x10
+                path.write_bytes(body)
+                self.accepted, self.ledger_spoiled = 0, True
+                self.fleet.promises.forget_accepted(self)
+                self.fleet.say(self.name, f"a byte of {name} rots")
 
     def restamp(self) -> None:
         """Give files that were used their virtual time of use: eviction goes by it, and the machine's own clock is not of this world."""

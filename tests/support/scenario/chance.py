@@ -186,6 +186,14 @@ class Chaos:
     async def board_loses_power(self) -> None:
         await self._die(power=True)
 
+    async def ledger_is_spoiled(self) -> None:
+        board = self._board()
+        board.kill(power=True)
+        await self.fleet.sleep(self.chance.choice((5.0, self.chance.uniform(5.0, 90.0))))
+        if not board.running:
+            board.spoil_ledger()
+            board.boot()
+
     async def _die(self, *, power: bool) -> None:
         board = self._board()
         board.kill(power=power)
@@ -293,12 +301,17 @@ class Chaos:
         board.clock.offset_seconds += self.chance.choice((-1e9, -3600.0, -20.0, 20.0, 3600.0, 1e8))
         self.fleet.say(board.name, f"wall clock is off by {board.clock.offset_seconds:.0f} s")
 
+    async def clock_of_the_controller_jumps(self) -> None:
+        self.fleet.clock.offset_seconds += self.chance.choice((-3600.0, -20.0, 20.0, 3600.0))
+        self.fleet.say("controller", f"wall clock is off by {self.fleet.clock.offset_seconds:.0f} s")
+
 
 FAULTS: tuple[Callable[[Chaos], Awaitable[None]], ...] = (
     Chaos.controller_dies, Chaos.controller_dies_around_a_commit, Chaos.controller_is_stopped, Chaos.controller_stands_still,
     Chaos.store_is_full, Chaos.agent_dies, Chaos.board_loses_power, Chaos.agent_dies_in_a_write, Chaos.agent_is_stopped,
     Chaos.board_stands_still, Chaos.cable_is_cut, Chaos.cable_is_cut, Chaos.old_stream_is_late, Chaos.link_is_slow,
     Chaos.board_disk_is_full, Chaos.workers_fail, Chaos.registry_is_away, Chaos.registry_is_bad, Chaos.a_file_rots, Chaos.wall_clock_jumps,
+    Chaos.ledger_is_spoiled, Chaos.clock_of_the_controller_jumps,
 )  # fmt: skip
 
 

@@ -165,6 +165,8 @@ class StoreFile:
     def __init__(self, file: Database | MemoryFile) -> None:
         self.file = file
         self.full = False
+        self.full_at = -1e9  # When a write was refused last.
+        self.now: Callable[[], float] = lambda: 0.0
         self.kill: tuple[int, bool] | None = None
         self.on_kill: Callable[[], None] = lambda: None
         self.committed: Callable[[Sequence[Entry]], None] = lambda entries: None
@@ -177,6 +179,7 @@ class StoreFile:
 
     def commit(self, batch: Batch) -> None:
         if self.full:
+            self.full_at = self.now()
             raise Unavailable("the store cannot be written: the disk is full")
         dies, made = False, True
         if self.kill is not None and batch.entries:

@@ -115,6 +115,7 @@ class Fleet:
         self.registry = Registry(self)
         self.store_file = StoreFile(Database.open(self._sqlite) if self._sqlite else MemoryFile())
         self.store_file.committed = self.promises.committed
+        self.store_file.now = loop.time
         self.boards: dict[str, Board] = {}
         self.controller: Controller | None = None
         self.controller_up_at = 0.0
@@ -323,6 +324,7 @@ class Fleet:
         self.lag.chance_of_stall, self.lag.seconds, self.lag.chance_of_expiry = CALM.chance_of_stall, CALM.seconds, CALM.chance_of_expiry
         self.registry.away, self.registry.spoils, self.registry.breaks = False, 0.0, 0.0
         self.store_file.full, self.store_file.kill = False, None
+        self.clock.offset_seconds = 0.0
         if self.controller is None or not self.controller.process.alive:
             self.start_controller()
         for board in self.boards.values():

@@ -16,6 +16,8 @@ import msgspec
 
 from agent.planning.values import Served
 from agent.workers.base import WorkerSpec
+from controller.machinery.workqueue import RETRY_SECONDS_MAX
+from controller.planning import health
 from controller.planning.rollout import resolve_strategy
 from controller.store.broadcaster import Entry
 from rkfleet import conditions
@@ -237,11 +239,15 @@ class Promises:
             lambda: f"a board accepts one content for a number: {board.name} took {number} as {before[:8]} and {sha256[:8]}",
         )
         self.hold(number >= board.accepted, lambda: f"a ledger never goes back: {board.name} accepted {number} after {board.accepted}")
-        board.accepted = number
+        board.accepted, board.ledger_spoiled = number, False
         self.hold(
             _ledger_number(board.disk.directory) >= number,
             lambda: f"what was accepted is on disk: {board.name} accepted {number}, the disk holds {_ledger_number(board.disk.directory)}",
         )
+
+    def forget_accepted(self, board: Board) -> None:
+        """The board's disk has lost its ledger: what it accepted is known to nobody, if its Board was deleted too."""
+        self._accepted = {key: value for key, value in self._accepted.items() if key[0] != board.name}
 
     def ledger_read(self, board: Board, number: int) -> None:
         """The board has booted and holds this."""
@@ -254,6 +260,8 @@ class Promises:
         self._look_at_ledger(board, board.disk.directory)
 
     def _look_at_ledger(self, board: Board, directory: Path) -> None:
+        if board.ledger_spoiled:
+            return  # Until the next assignment is written.
         try:
             number = _ledger_number(directory)
         except msgspec.MsgspecError as error:
@@ -298,7 +306,12 @@ class Promises:
         """A gateway is about to ask a replica."""
         gone = self._gone_at.get(target.uid)
         controller = self._fleet.controller
-        if gone is None or controller is None or not controller.process.alive or controller.process.stopped:
+        if controller is None or not controller.process.alive or controller.process.stopped:
+            return
+        connected, since = controller.hub.presence(target.board)
+        if not connected:
+            self._look_at_route_to_absent(target, since, controller.process.resumed_at)
+        if gone is None:
             return
         since = max(gone, self._fleet.controller_up_at)
         self._longest_lag = max(self._longest_lag, self._fleet.lag.seconds[1])  # A stall that began under a longer one goes on.
@@ -306,6 +319,16 @@ class Promises:
         self.hold(
             self._now - since <= allowed,
             lambda: f"gateways route to replicas that exist: {target.replica} is gone for {self._now - gone:.1f} s",
+        )
+
+    def _look_at_route_to_absent(self, target: Any, since: float, resumed_at: float) -> None:
+        self._longest_lag = max(self._longest_lag, self._fleet.lag.seconds[1])
+        # Health may have to wait for two caches, and the gateway for its own.
+        known = max(since + health.SILENT_SECONDS, resumed_at, self._fleet.store_file.full_at + RETRY_SECONDS_MAX)
+        allowed = known + ROUTE_SECONDS + 3 * self._longest_lag
+        self.hold(
+            self._now <= allowed,
+            lambda: f"gateways pass over boards that are away: {target.replica} on {target.board}, away for {self._now - since:.1f} s",
         )
 
 

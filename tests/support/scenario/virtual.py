@@ -48,6 +48,7 @@ class Process:
         self.ended: list[Callable[[], None]] = []
         self.parked: list[asyncio.Handle] = []
         self.stopped = False
+        self.resumed_at = 0.0
         self._loop = loop
         self._context = contextvars.Context()
         self._context.run(PROCESS.set, self)
@@ -82,6 +83,7 @@ class Process:
 
     def _go_on(self) -> None:
         self.stopped = False
+        self.resumed_at = self._loop.time()
         if self.alive:
             self._loop.resume(self.parked)
             self.parked = []
