@@ -107,6 +107,21 @@ async def partition_heals(fleet: Fleet) -> None:
     await fleet.converge()
 
 
+async def board_away_in_a_rollout(fleet: Fleet) -> None:
+    """A board is cut off just before a rollout in place: its replica, still called Ready, counts for nobody's minimum."""
+    await _serving(fleet, boards=3, slots=1, replicas=3, strategy=IN_PLACE)
+    board = fleet.boards["b0"]
+    board.cable.cut(up=True, down=True)
+    fleet.say("b0", "is cut off both ways")
+    hub = fleet.controller.hub if fleet.controller else None
+    await fleet.until(lambda: hub is not None and not hub.presence("b0")[0], what="b0 is missed")
+    await fleet.edit(ModelDeployment, "chat", {"template": {"model": "qwen3"}})
+    await fleet.sleep(40.0)
+    board.cable.heal()
+    fleet.say("b0", "is connected again")
+    await fleet.converge()
+
+
 async def lost_while_it_should_drain(fleet: Fleet) -> None:
     """A board never hears that its replica drains and is lost; on its return the successor waits until the old worker is gone."""
     await _serving(fleet, boards=1, slots=1, replicas=1, strategy=IN_PLACE, placement={"boardLostSeconds": 300})
@@ -217,7 +232,7 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
     for scenario in (
         first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full,
-        old_stream_beside_the_new, partition_heals, lost_while_it_should_drain, cold_boot_without_a_controller,
-        agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
+        old_stream_beside_the_new, partition_heals, board_away_in_a_rollout, lost_while_it_should_drain,
+        cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
     )
 }  # fmt: skip
