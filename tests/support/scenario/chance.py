@@ -54,7 +54,10 @@ class Chaos:
         await self._faults(slots)
         await fleet.calm()
         await self._declare(slots)
-        await fleet.converge()
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(self._keep_models())
+            await fleet.converge()
+            keeping.cancel()
 
     def _lag(self) -> None:
         chance, lag = self.chance, self.fleet.lag
@@ -87,14 +90,19 @@ class Chaos:
             if fleet.promises.named(BoardKind, name) is None:
                 await fleet.enrol(name)
             await fleet.edit(BoardKind, name, {"unschedulable": False, "taints": []})
-        for model in MODELS:
-            await fleet.model_is_there(model)
         room = slots
         for name, replicas in self.deployments.items():
             wanted = min(replicas, room)
             room -= wanted
             strategy = {"maxUnavailable": 1, "maxSurge": self.chance.choice((0, 1))}
             await fleet.edit(ModelDeployment, name, {"paused": False, "replicas": wanted, "strategy": strategy})
+
+    async def _keep_models(self) -> None:
+        """Push again what goes because it was deleted while it was used and is not used any more."""
+        while True:
+            for model in MODELS:
+                await self.fleet.model_is_there(model)
+            await self.fleet.sleep(5.0)
 
     def _board(self) -> Board:
         return self.chance.choice(list(self.fleet.boards.values()))

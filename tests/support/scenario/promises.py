@@ -112,6 +112,11 @@ class Promises:
             case BoardKind():
                 if old is None:
                     self._board_made_at[new.metadata.name] = self._now
+                if new is not None and conditions.is_true(new.status.conditions, conditions.READY):
+                    self.hold(
+                        new.status.session.number > 0,
+                        lambda: f"a board is Ready only in a session of its own: {new.metadata.name} has none",
+                    )
                 if old is not None and new is not None:
                     before, after = old.status.assignment, new.status.assignment
                     self.hold(
