@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.support.scenario.chance import chaos
-from tests.support.scenario.fleet import play
+from tests.support.scenario.stage import play
 
 FEW = (1, 2, 5, 7, 12, 15)  # Those that catch mutants (`mutants.py`) among them.
 FOUND = {
@@ -27,6 +27,13 @@ def test_every_promise_holds_whatever_happens(seed: int) -> None:
     outcome = play(str(seed), chaos)
     assert outcome.broken is None, f"replay: make soak-scenarios SEED={seed}\n{outcome.broken}\n{outcome.transcript[-4000:]}"
     assert outcome.checks > 100
+
+
+@pytest.mark.soak
+def test_every_promise_holds_in_many_fleets(soak_factor: int) -> None:
+    """As above, with seeds that nobody chose; `make soak-scenarios` plays as many as one likes, on both cores."""
+    broken = {seed: outcome.broken for seed in range(1000, 1000 + 20 * soak_factor) if (outcome := play(str(seed), chaos)).broken}
+    assert broken == {}, "replay with make soak-scenarios SEED=n"
 
 
 def test_a_fleet_lives_at_least_ten_times_faster_than_the_clock() -> None:

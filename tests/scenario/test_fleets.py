@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.scenario.fleet import Outcome, play
 from tests.support.scenario.named import SCENARIOS
+from tests.support.scenario.stage import Outcome, play
 
 FOLDER = Path(__file__).parent / "fleets"
 

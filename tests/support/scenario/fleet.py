@@ -8,17 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import hashlib
-import itertools
-import logging
-import os
 import random
-import shutil
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from controller.store.base import Item
 from controller.store.sql.database import Database
 from controller.trust.binding import Binding
-from rkfleet import conditions
 from rkfleet.clock import format_time
 from rkfleet.errors import AlreadyExists, FleetError, NotFound
 from rkfleet.kinds import Board as BoardKind
-from rkfleet.kinds import Model, ModelDeployment, ModelRevision, Replica
+from rkfleet.kinds import Model, ModelDeployment, Replica
 from rkfleet.kinds.base import Object
 from rkfleet.meta import Ref
 from rkfleet.packaging import repository_name
@@ -42,12 +33,14 @@ from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.wire import decode_controller_message
 from tests.support.scenario.board import Board, digest_of
 from tests.support.scenario.controller import Controller, Registry
+from tests.support.scenario.declared import missing
 from tests.support.scenario.files import MemoryFile, StoreFile, settle
 from tests.support.scenario.gateway import Gateway
 from tests.support.scenario.lag import Lag
 from tests.support.scenario.network import Network
 from tests.support.scenario.promises import PromiseBroken, Promises
 from tests.support.scenario.virtual import Process, VirtualClock, VirtualLoop
+from tests.support.scenario.words import sentence_of
 
 Json = dict[str, Any]
 Scenario = Callable[["Fleet"], Awaitable[None]]
@@ -57,7 +50,6 @@ Scenario = Callable[["Fleet"], Awaitable[None]]
 CONVERGE_SECONDS_MAX = 900.0
 QUIET_SECONDS = 130.0  # More than any period that something is done again in (reports are asserted every 60 s).
 CALM = Lag()
-PATH_LENGTH = 48
 
 
 @functools.cache
@@ -67,28 +59,6 @@ def signing_key() -> tuple[bytes, bytes]:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
     )
-
-
-class Outcome(msgspec.Struct):
-    """What a run came to.
-
-    Attributes:
-        sha256: Of every line, every stored object and every message.
-        broken: The promise that was broken; None for none.
-    """
-
-    lines: list[str]
-    sha256: str
-    virtual_seconds: float
-    real_seconds: float
-    commits: int
-    checks: int
-    steps: int
-    broken: BaseException | None = None
-
-    @property
-    def transcript(self) -> str:
-        return "\n".join(self.lines) + "\n"
 
 
 class Fleet:
@@ -167,26 +137,9 @@ class Fleet:
                 self.say(board, f"{'hears' if 'controller' not in what else 'says'} Goodbye {reason.value}: {text}")
 
     def tell(self, old: Object | None, new: Object | None) -> None:
-        """Say what a stored change means, as far as a reader of a transcript wants to know."""
-        subject = new or old
-        assert subject is not None
-        said = [f"{subject.resource.kind} {subject.metadata.name}"]
-        match old, new:
-            case None, _:
-                said.append("is created" + _spec_of(new))
-            case _, None:
-                said.append("is deleted")
-            case _:
-                if isinstance(new, Replica) and isinstance(old, Replica):
-                    said += _changes_of_replica(old, new)
-                elif old.metadata.generation != new.metadata.generation:  # type: ignore[union-attr]
-                    said.append("is edited")
-                said += _transitions(getattr(old, "status", None), getattr(new, "status", None))
-                if isinstance(new, ModelDeployment) and len(said) > 1:
-                    status = new.status
-                    said.append(f"({status.updated_replicas} updated, {status.available_replicas} available of {new.spec.replicas})")
-        if len(said) > 1:
-            self.say("store", " ".join(said))
+        """Say what a stored change means."""
+        if said := sentence_of(old, new):
+            self.say("store", said)
 
     # ---- Programs -----------------------------------------------------------------------------------------------------------------
 
@@ -310,14 +263,6 @@ class Fleet:
         found: list[Replica] = self.promises.of(Replica)
         return [one for one in found if not deployment or one.spec.deployment_name == deployment]
 
-    def is_complete(self, deployment: str) -> bool:
-        found = self.promises.named(ModelDeployment, deployment)
-        if found is None or found.status.observed_generation != found.metadata.generation:
-            return False
-        return all(conditions.is_true(found.status.conditions, type) for type in (conditions.READY, conditions.AVAILABLE)) and (
-            _reason(found, conditions.PROGRESSING) == conditions.ROLLOUT_COMPLETE
-        )
-
     async def calm(self) -> None:
         """End every fault: everybody runs, everything passes, every disk has room, the wind has gone."""
         self.say("world", "every fault ends")
@@ -339,9 +284,9 @@ class Fleet:
     async def converge(self, seconds: float = CONVERGE_SECONDS_MAX) -> float:
         """Wait until all is as declared, and see that nothing is written from then on; return how long it took."""
         began = self.loop.time()
-        while missing := self.missing():
+        while found := missing(self):
             if self.loop.time() - began >= seconds:
-                raise PromiseBroken(f"not as declared {seconds:.0f} s after the last fault: {'; '.join(missing[:6])}")
+                raise PromiseBroken(f"not as declared {seconds:.0f} s after the last fault: {'; '.join(found[:6])}")
             await settle(1.0)
         took = self.loop.time() - began
         self.say("world", "all is as declared")
@@ -355,210 +300,11 @@ class Fleet:
                 break
         else:
             raise PromiseBroken("all is as declared, and still something is written")
-        if missing := self.missing():
-            raise PromiseBroken(f"what was as declared is so no more: {'; '.join(missing[:6])}")
+        if found := missing(self):
+            raise PromiseBroken(f"what was as declared is so no more: {'; '.join(found[:6])}")
         self.say("world", "nothing more is written")
         return took
-
-    def missing(self) -> list[str]:
-        """Return what is not as declared, in sentences."""
-        return list(self._missing())
-
-    def _missing(self) -> Iterator[str]:
-        promises = self.promises
-        replicas = promises.of(Replica)
-        waiting = False
-        for replica in replicas:
-            name, said = replica.metadata.name, replica.status.conditions
-            owner = next(
-                (one for one in promises.of(ModelDeployment) if one.metadata.uid in {ref.uid for ref in replica.metadata.owner_references}),
-                None,
-            )
-            if owner is None:
-                yield f"replica {name} has no owner"
-                continue
-            if not replica.spec.board_name:
-                if any(
-                    self._free_bytes(board) >= promises.memory_of(replica)
-                    for board in promises.of(BoardKind)
-                    if not board.spec.unschedulable
-                ):
-                    yield f"replica {name} waits though a board has room"
-                elif conditions.is_true(said, conditions.SCHEDULED) or not _reason(replica, conditions.SCHEDULED):
-                    yield f"replica {name} has no board and does not say why"
-                waiting = True
-                continue
-            if replica.spec.activation != "Serving":
-                yield f"replica {name} is {replica.spec.activation}"
-            for type in (conditions.SCHEDULED, conditions.ARTIFACT_AVAILABLE, conditions.LOADED, conditions.READY):
-                if not conditions.is_true(said, type):
-                    yield f"replica {name} is not {type}: {_reason(replica, type)}"
-            if replica.status.observed_generation != replica.metadata.generation:
-                yield f"replica {name} is reported at generation {replica.status.observed_generation} of {replica.metadata.generation}"
-        for deployment in promises.of(ModelDeployment):
-            name = deployment.metadata.name
-            mine = [one for one in replicas if one.spec.deployment_name == name]
-            if len(mine) != deployment.spec.replicas:
-                yield f"{name} has {len(mine)} replicas of {deployment.spec.replicas}"
-            revisions = {one.spec.revision_name for one in mine}
-            if revisions - {deployment.status.update_revision}:
-                yield f"{name} has replicas of {sorted(revisions)}"
-            if not self.is_complete(name) and not waiting:
-                yield f"{name} is not complete: {[(one.type, one.status, one.reason) for one in deployment.status.conditions]}"
-        for board in promises.of(BoardKind):
-            yield from self._missing_on(board, replicas)
-        if (names := {one.metadata.name for one in promises.of(BoardKind)}) != set(self.boards):
-            yield f"boards are {sorted(names)}"
-        for model in promises.of(Model):
-            if not conditions.is_true(model.status.conditions, conditions.READY):
-                yield f"model {model.metadata.name} is not Ready"
-        if self.gateway is not None:
-            table = self.gateway.endpoints.table
-            routed = sorted(target.replica for served in table.models.values() for target in served.targets)
-            wanted = sorted(f"default/{one.metadata.name}" for one in replicas if one.spec.board_name)
-            if routed != wanted:
-                yield f"the gateway routes to {routed}, not to {wanted}"
-
-    def _missing_on(self, board: BoardKind, replicas: list[Replica]) -> Iterator[str]:
-        name, status = board.metadata.name, board.status
-        machine = self.boards.get(name)
-        if machine is None or not machine.running:
-            yield f"board {name} does not run"
-            return
-        agent = machine.agent
-        assert agent is not None
-        if not conditions.is_true(status.conditions, conditions.READY):
-            yield f"board {name} is not Ready: {_reason(board, conditions.READY)}"
-        for type in (conditions.MEMORY_PRESSURE, conditions.DISK_PRESSURE):
-            if (found := conditions.find(status.conditions, type)) is None or found.status != "False":
-                yield f"board {name} says {type} {found.status if found else 'nothing'}"
-        held = agent.ledger.held
-        if (held.number, held.sha256, held.number) != (
-            status.assignment.number,
-            status.assignment.sha256,
-            status.assignment.accepted_number,
-        ):
-            yield f"board {name} holds assignment {held.number}, stored is {status.assignment}"
-        if agent.session.connection.number != status.session.number:
-            yield f"board {name} is in session {agent.session.connection.number}, stored is {status.session.number}"
-        wanted = sorted(one.metadata.uid for one in replicas if one.spec.board_name == name)
-        running = sorted(uid for uid, state in agent.supervisor.states().items() if state.phase == "Ready")
-        if wanted != running or len(agent.supervisor.states()) != len(running):
-            yield f"board {name} runs {running}, not {wanted}"
-        if sorted(one.uid for one in status.running) != wanted:
-            yield f"board {name} is stored to run {sorted(one.uid for one in status.running)}, not {wanted}"
-        if [one.replica.uid for one in agent.served if not one.endpoint or one.draining]:
-            yield f"board {name} has routes without a worker"
-
-    def _free_bytes(self, board: BoardKind) -> int:
-        machine = self.boards.get(board.metadata.name)
-        used = sum(self.promises.memory_of(one) for one in self.promises.of(Replica) if one.spec.board_name == board.metadata.name)
-        return machine.memory_bytes - used if machine else 0
 
 
 def ref_of(kind: type[Object], name: str) -> Ref:
     return Ref(kind.resource.name, "default" if kind.resource.namespaced else "", name)
-
-
-def _reason(obj: Any, type: str) -> str:
-    found = conditions.find(obj.status.conditions, type)
-    return found.reason if found else ""
-
-
-def _spec_of(obj: Any) -> str:
-    match obj:
-        case Replica(spec=spec):
-            return f" {spec.activation}" + (f", replaces {spec.replaces}" if spec.replaces else "")
-        case ModelDeployment(spec=spec):
-            return f", {spec.replicas} of {spec.template.model}"
-        case ModelRevision(spec=spec):
-            return f", number {spec.revision}"
-        case _:
-            return ""
-
-
-def _changes_of_replica(old: Replica, new: Replica) -> list[str]:
-    said = []
-    if old.spec.board_name != new.spec.board_name:
-        said.append(f"is placed on {new.spec.board_name}")
-    if old.spec.activation != new.spec.activation:
-        said.append(f"is {new.spec.activation}")
-    return said
-
-
-def _transitions(old: Any, new: Any) -> list[str]:
-    if new is None or not hasattr(new, "conditions"):
-        return []
-    before = {one.type: (one.status, one.reason) for one in old.conditions}
-    return [f"{one.type}={one.status}/{one.reason}" for one in new.conditions if before.get(one.type) != (one.status, one.reason)]
-
-
-def play(seed: str, scenario: Scenario, *, sqlite: bool = False) -> Outcome:
-    """Play a scenario; a broken promise is in the outcome, not raised."""
-    directory = _directory()
-    began = time.perf_counter()
-    loop = VirtualLoop()
-    collecting = gc.isenabled()
-    gc.disable()  # Finalizers run when they must, not when memory happens to be short.
-    broken: BaseException | None = None
-    try:
-        with _errors_break(loop):
-            asyncio.set_event_loop(loop)
-            fleet = Fleet(seed, loop, directory, sqlite=sqlite)
-            try:
-                loop.run_until_complete(scenario(fleet))
-            except Exception as error:  # noqa: BLE001 - whatever ended it is the outcome
-                broken = loop.broken or error
-            lines, sha256 = list(fleet.lines), fleet.sha256
-            virtual, real = loop.time() - fleet.began, time.perf_counter() - began
-            loop.dispose()
-        return Outcome(lines, sha256, virtual, real, fleet.promises.commits, fleet.promises.checks, loop.steps, broken)
-    finally:
-        asyncio.set_event_loop(None)
-        if collecting:
-            gc.enable()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _directory() -> Path:
-    """Return a new directory whose name is always equally long: it is in messages, and long messages take longer."""
-    parent = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
-    for number in itertools.count():
-        directory = parent / f"rkfleet-{os.getpid():0{PATH_LENGTH - len(str(parent)) - 15}}-{number:05}"
-        try:
-            directory.mkdir()
-        except FileExistsError:
-            continue
-        return directory
-    raise AssertionError("unreachable")
-
-
-class _Breaks(logging.Handler):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__(logging.ERROR)
-        self._loop = loop
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and not self._loop.disposing:
-            error = AssertionError(f"logged: {record.getMessage()}: {record.exc_info[1]!r}")
-            error.__cause__ = record.exc_info[1]
-            self._loop.broken = self._loop.broken or error
-
-
-@contextmanager
-def _errors_break(loop: VirtualLoop) -> Iterator[None]:
-    """An exception that a loop's edge logs and survives is a mistake of ours, and ends the scenario."""
-    handler = _Breaks(loop)
-    loggers = [logging.getLogger(name) for name in ("controller", "agent", "gateway")]
-    before = [(logger, logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.ERROR)
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for logger, level, propagate in before:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate

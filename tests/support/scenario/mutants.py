@@ -26,8 +26,8 @@ from controller.sessions.stream import Stream
 from rkfleet import disk as disk_module
 from rkfleet.session import AssignmentAnswer, Verdict
 from tests.support.scenario.chance import chaos
-from tests.support.scenario.fleet import Outcome, play
 from tests.support.scenario.named import SCENARIOS
+from tests.support.scenario.stage import Outcome, play
 
 SEEDS_MAX = 300
 

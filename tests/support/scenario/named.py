@@ -8,6 +8,7 @@ from __future__ import annotations
 from rkfleet import conditions
 from rkfleet.kinds import Board as BoardKind
 from rkfleet.kinds import ModelDeployment
+from tests.support.scenario.declared import is_complete
 from tests.support.scenario.fleet import Fleet, Scenario
 
 IN_PLACE = {"maxUnavailable": 1, "maxSurge": 0}
@@ -68,7 +69,7 @@ async def board_disk_full(fleet: Fleet) -> None:
     await fleet.sleep(45.0)
     disk.room = None
     fleet.say("b0", "disk has room")
-    await fleet.until(lambda: fleet.is_complete("chat"), what="chat is complete")
+    await fleet.until(lambda: is_complete(fleet, "chat"), what="chat is complete")
     disk.room = 0
     fleet.say("b0", "disk is full")
     await fleet.edit(ModelDeployment, "chat", {"replicas": 2})
@@ -218,7 +219,7 @@ async def _serving(fleet: Fleet, *, boards: int, slots: int, replicas: int, stra
     """Have a deployment that serves; it is why, not what is shown."""
     await _begin(fleet, boards=boards, slots=slots)
     await fleet.deploy("chat", "qwen2", replicas, strategy=strategy, **spec)
-    await fleet.until(lambda: fleet.is_complete("chat"), what="chat is complete")
+    await fleet.until(lambda: is_complete(fleet, "chat"), what="chat is complete")
     await fleet.sleep(5.0)
     fleet.say("world", "chat serves; the scenario begins")
 

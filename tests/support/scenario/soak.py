@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from tests.support.scenario.chance import chaos
-from tests.support.scenario.fleet import play
+from tests.support.scenario.stage import play
 
 PROGRESS_SECONDS = 10.0
 
