@@ -62,6 +62,8 @@ def play(seed: str, scenario: Scenario, *, sqlite: bool = False) -> Outcome:
             try:
                 loop.run_until_complete(scenario(fleet))
             except Exception as error:  # noqa: BLE001 - whatever ended it is the outcome
+                while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+                    error = error.exceptions[0]
                 broken = loop.broken or error
             lines, sha256 = list(fleet.lines), fleet.sha256
             virtual, real = loop.time() - fleet.began, time.perf_counter() - began
