@@ -105,7 +105,7 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
         return Plan(waiting="its dependents to be deleted")
     target = _target(observed)
     goal = _goal(deployment, target)
-    moves = rollout.plan_rollout(goal, [_member(one, observed.boards, now) for one in observed.replicas])
+    moves = rollout.plan_rollout(goal, _located(observed.replicas, [_member(one, observed.boards, now) for one in observed.replicas]))
     view = deployment_status.View(
         deployment=deployment,
         goal=goal,
@@ -242,6 +242,15 @@ def _member(replica: Replica, boards: BoardsView, now: datetime) -> rollout.Memb
         gone=board in boards.gone,
         deleting=bool(replica.metadata.deletion_timestamp),
     )
+
+
+def _located(replicas: Sequence[Replica], members: Sequence[rollout.Member]) -> list[rollout.Member]:
+    """Return the members, each knowing whether it is on another board than the one that it replaces."""
+    board_of = {one.metadata.uid: one.spec.board_name for one in replicas}
+    return [
+        msgspec.structs.replace(one, elsewhere=one.placed and board_of[one.uid] != board_of.get(one.replaces, board_of[one.uid]))
+        for one in members
+    ]
 
 
 def _settle_seconds(replica: Replica, now: datetime) -> float:

@@ -148,3 +148,17 @@ def test_staged_successors_go_when_nothing_may_be_replaced_in_place_any_more() -
 def test_scaled_to_zero_everything_drains() -> None:
     moves = plan_rollout(goal(0), [member(0), member(1, "old"), waiting(2, activation="Staged", replaces="u1")])
     assert (uids(moves.delete), sorted(uids(moves.drain))) == (["u2"], ["u0", "u1"])
+
+
+def test_a_successor_that_is_staged_on_another_board_serves_when_a_missing_replica_finds_no_room() -> None:
+    """Its bytes hold the very room that the missing one waits for, and its predecessor may not go before that one is available."""
+    members = [
+        member(0, "old"),
+        waiting(1, activation="Staged", replaces="u0", elsewhere=True),
+        waiting(2, placed=False, unschedulable=True),
+    ]
+    moves = plan_rollout(goal(2), members)
+    assert (uids(moves.delete), moves.activate, moves.drain) == (["u2"], ("u1",), ())
+    in_place = [members[0], waiting(1, activation="Staged", replaces="u0"), members[2]]
+    moves = plan_rollout(goal(2), in_place)
+    assert (moves.delete, moves.activate, moves.drain) == ((), (), ()), "on its predecessor's board it holds no room of its own"
