@@ -84,6 +84,8 @@ class StatusWriter:
             self._board, self._labels, self._replicas, self._asserted_at = None, None, {}, now
         await self._write_labels(state.facts)
         await self._write_board(state)
+        if state.replicas:  # No write to a Replica can be conditional on the Board's number; what is in memory is looked at just before.
+            await self._check_session()
         results = await asyncio.gather(*(self._write_replica(replica, now) for replica in state.replicas), return_exceptions=True)
         for failure in results:
             if failure is not None:

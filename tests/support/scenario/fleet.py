@@ -201,12 +201,13 @@ class Fleet:
         while True:
             controller = self.controller
             if controller is not None and controller.process.alive:
-                try:
-                    async with asyncio.timeout(5.0):
-                        return await call(controller.store)
-                except (TimeoutError, FleetError) as error:
-                    if isinstance(error, (NotFound, AlreadyExists)):
-                        return None
+                # As the API would: in the controller's process, which may die or stand still meanwhile.
+                writing = controller.process.spawn(_call(call, controller.store), name="api")
+                await asyncio.wait((writing,), timeout=5.0)
+                if writing.done():
+                    result, error = writing.result()
+                    if error is None or isinstance(error, (NotFound, AlreadyExists)):
+                        return result
             await settle(0.5)
 
     async def create(self, kind: type[Object], name: str, spec: Json, *, annotations: Json | None = None) -> Item | None:
@@ -304,6 +305,14 @@ class Fleet:
             raise PromiseBroken(f"what was as declared is so no more: {'; '.join(found[:6])}")
         self.say("world", "nothing more is written")
         return took
+
+
+async def _call(call: Callable[[Any], Awaitable[Any]], store: Any) -> tuple[Any, FleetError | None]:
+    """Return the result or the error: nobody may be left to ask for it."""
+    try:
+        return await call(store), None
+    except FleetError as error:
+        return None, error
 
 
 def ref_of(kind: type[Object], name: str) -> Ref:
