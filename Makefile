@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test scenario-update check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
@@ -29,8 +29,8 @@ up: $(STAMP) ## Start a fleet on this machine (controller, registry, gateway, on
 test: $(STAMP) ## All tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-scenario-update: $(STAMP) ## Write down anew what the session protocols say in tests/scenario/sessions; review the difference
-	@RKFLEET_UPDATE=1 $(BIN)/python -m pytest -q tests/scenario/test_session_transcripts.py
+scenario-update: $(STAMP) ## Write the transcripts in tests/scenario (sessions, fleets) anew; review the difference
+	@RKFLEET_UPDATE=1 $(BIN)/python -m pytest -q tests/scenario/test_session_transcripts.py tests/scenario/test_fleets.py
 
 check: fmt-check lint type arch proto-check crds-check docs-check test ## Everything that CI checks
 
@@ -90,6 +90,15 @@ bench-%: $(STAMP) ## Run one benchmark, for example bench-store
 
 soak: $(STAMP) ## Run every long campaign
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10
+
+SEEDS ?= 200
+FIRST ?= 1000
+
+soak-scenarios: $(STAMP) ## Play whole fleets by chance, SEEDS of them (from FIRST on); SEED=n plays one and prints its transcript
+	@$(BIN)/python -m tests.support.scenario.soak $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST))
+
+soak-scenario-mutants: $(STAMP) ## Put known faults into the code and search a seed that catches each
+	@$(BIN)/python -m tests.support.scenario.mutants
 
 soak-%: $(STAMP) ## Run one long campaign, for example soak-kill
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10 -k $*

@@ -124,6 +124,8 @@ async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait((running,))
+        if not running.cancelled():
+            running.exception()  # Nobody waits for it any more; asyncio would log it as forgotten.
         raise
 
 

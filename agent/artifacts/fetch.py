@@ -34,13 +34,26 @@ Progress = Callable[[int, int], None]
 class Fetcher:
     """Fetches into one cache; one file at a time, since they share the board's link and disk."""
 
-    def __init__(self, cache: Cache, tls: ssl.SSLContext, disk: Disk, metrics: Metrics, chunk_bytes: int = CHUNK_BYTES) -> None:
-        """Take the cache, how sources are verified (the fleet's servers CA and nothing else), the disk, and the agent's metrics."""
+    def __init__(
+        self,
+        cache: Cache,
+        tls: ssl.SSLContext,
+        disk: Disk,
+        metrics: Metrics,
+        chunk_bytes: int = CHUNK_BYTES,
+        *,
+        open_source: Callable[[str, str, ssl.SSLContext], BlobSource] = BlobSource,
+    ) -> None:
+        """Take the cache, how sources are verified (the fleet's servers CA and nothing else), the disk, and the agent's metrics.
+
+        `open_source` makes the connection to a source from its URL, the grant's token and how to verify the server.
+        """
         self._cache: Final = cache
         self._tls: Final = tls
         self._disk: Final = disk
         self._fetched: Final = metrics.counter(ARTIFACT_FETCHED_BYTES)
         self._chunk_bytes: Final = chunk_bytes
+        self._open_source: Final = open_source
         self._turn: Final = asyncio.Lock()
 
     async def fetch(self, files: Sequence[AssignedFile], grant: Grant, progress: Progress = lambda _done, _total: None) -> None:
@@ -96,7 +109,7 @@ class Fetcher:
             if partial.is_complete():
                 return
             try:
-                async with BlobSource(url, grant.token, self._tls) as source:
+                async with self._open_source(url, grant.token, self._tls) as source:
                     while not partial.is_complete():
                         await self._fetch_chunk(source, file, partial)
                         report(partial.durable_bytes)

@@ -110,7 +110,10 @@ def _should_stop(uid: str, scene: _Scene) -> bool:
 
 
 def _cancellations(scene: _Scene, standings: Mapping[str, say.Standing]) -> list[Step]:
-    """Return the fetches to give up: nobody needs them, or they only stage while something that should serve waits for the link."""
+    """Return the fetches to give up: nobody needs them, or they only stage while something that should serve waits for the link.
+
+    A fetch that failed is not needed either once its files are here, because another replica has the same ones.
+    """
     running = {uid: fetch for uid, fetch in scene.observed.fetches.items() if not fetch.reason}
     on_their_way = {digest for fetch in running.values() for digest in fetch.digests}
     urgent = any(
@@ -121,7 +124,7 @@ def _cancellations(scene: _Scene, standings: Mapping[str, say.Standing]) -> list
     cancelled: list[Step] = []
     for uid in sorted(scene.observed.fetches):
         replica = scene.assigned.get(uid)
-        needless = replica is None or replica.activation == "Draining"
+        needless = replica is None or replica.activation == "Draining" or (uid not in running and not _missing(replica, scene.observed))
         if needless or (urgent and uid in running and replica is not None and replica.activation == "Staged"):
             cancelled.append(CancelFetch(uid=uid))
     return cancelled

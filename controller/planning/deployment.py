@@ -10,7 +10,7 @@ existing one at the wanted number. So a typing mistake never takes down what ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -104,7 +104,7 @@ def plan_deployment(observed: Observed, now: datetime) -> Plan:
     goal = _goal(deployment, target)
     min_ready = deployment.spec.min_ready_seconds
     members = [_member(one, observed.boards, min_ready, now) for one in observed.replicas]
-    moves = rollout.plan_rollout(goal, members)
+    moves = rollout.plan_rollout(goal, _located(observed.replicas, members))
     stalled = 0.0 if moves.count else observed.stalled_seconds  # Every move is something new, see progress.py.
     view = deployment_status.View(
         deployment=deployment,
@@ -233,6 +233,15 @@ def _member(replica: Replica, boards: BoardsView, min_ready_seconds: float, now:
         evicted=board in boards.evicting,
         deleting=bool(replica.metadata.deletion_timestamp),
     )
+
+
+def _located(replicas: Sequence[Replica], members: Sequence[rollout.Member]) -> list[rollout.Member]:
+    """Return the members, each knowing whether it is on another board than the one that it replaces."""
+    board_of = {one.metadata.uid: one.spec.board_name for one in replicas}
+    return [
+        msgspec.structs.replace(one, elsewhere=one.placed and board_of[one.uid] != board_of.get(one.replaces, board_of[one.uid]))
+        for one in members
+    ]
 
 
 def _broken(replica: Replica, now: datetime) -> bool:

@@ -81,11 +81,11 @@ def plan_health(board: Board, presence: Presence, replicas: Iterable[Replica]) -
 
 def _ready(board: Board, presence: Presence) -> Condition:
     name, generation = board.metadata.name, board.metadata.generation
-    if presence.connected:
-        return condition(conditions.READY, "True", conditions.SESSION_OPEN, f"Board {name} is in session.", generation)
-    if not presence.seen and board.status.session.number == 0:
+    if board.status.session.number == 0:  # Also while a session of a Board that was deleted, of the same name, is not over yet.
         message = explain(f"Board {name} has enrolled and never opened a session", _start(name))
         return condition(conditions.READY, "Unknown", conditions.NEVER_CONNECTED, message, generation)
+    if presence.connected:
+        return condition(conditions.READY, "True", conditions.SESSION_OPEN, f"Board {name} is in session.", generation)
     if presence.seconds < LOST_SECONDS:
         message = f"Board {name} has no session and is expected back within {LOST_SECONDS:.0f} s."
         return condition(conditions.READY, "Unknown", conditions.AWAITING_RECONNECT, message, generation)

@@ -74,6 +74,7 @@ class Member(Value, frozen=True, kw_only=True):
         placed: It has a board.
         unschedulable: Placement has looked and found no board.
         staged: Its bytes are on the board.
+        elsewhere: It is placed on another board than the replica that it replaces, and holds room of its own there.
         ready: It says it serves.
         broken: It has not served for so long that it is no longer expected to come back by itself.
         available: Ready, settled, and its board is in session.
@@ -94,6 +95,7 @@ class Member(Value, frozen=True, kw_only=True):
     placed: bool = False
     unschedulable: bool = False
     staged: bool = False
+    elsewhere: bool = False
     ready: bool = False
     broken: bool = False
     available: bool = False
@@ -285,6 +287,7 @@ class _Work:
         self.delete_finished()
         self.delete_useless_successors()
         self.scale_down()
+        self.activate_for_the_unplaced()
         self.activate_successors()
         if self._goal.revision:
             self.create_missing()
@@ -375,6 +378,20 @@ class _Work:
             if member.broken or available - member.available >= self._goal.minimum:
                 available -= member.available
                 self._retire(member, _why(member, f"{successor.name} takes its place"))
+
+    def activate_for_the_unplaced(self) -> None:
+        """Let a successor that holds room on another board than its predecessor's serve instead of one that finds none.
+
+        Otherwise both would wait for ever: the one for room, the other for its predecessor, which may not go before more are available.
+        """
+        unplaced = self._where(
+            lambda one: one.activation == "Serving" and not one.placed and one.unschedulable and one.revision == self._goal.revision
+        )
+        holders = self._where(lambda one: one.elsewhere and not one.absent and self._waits_for_predecessor(one))
+        for member, holder in zip(unplaced, holders, strict=False):
+            self._remove(member, f"{holder.name} has the room that it would need")
+            self._activate.append(holder.uid)
+            self._replace(holder, "Serving")
 
     def activate_successors(self) -> None:
         """Let successors serve whose predecessor is gone, as far as the number that may serve allows."""

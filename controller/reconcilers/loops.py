@@ -129,7 +129,7 @@ def _deployment_sources(views: Views, forget: Callable[[str], None]) -> Iterator
 
     def of_board(old: Board | None, new: Board | None) -> Iterable[Ref]:
         if (board := new or old) is not None and _takes_part(old) != _takes_part(new):
-            yield from {_deployment_of(one) for one in views.replicas.snapshot().by(BY_BOARD, board.metadata.name)}
+            yield from _once(_deployment_of(one) for one in views.replicas.snapshot().by(BY_BOARD, board.metadata.name))
 
     yield Source(views.deployments, of_deployment)
     yield Source(views.revisions, _owners_key)
@@ -174,7 +174,7 @@ def _placement(_old: Object | None, _new: Object | None) -> Iterable[Ref]:
 def _assignment_sources(views: Views) -> Iterator[Source]:
     def of_replica(old: Replica | None, new: Replica | None) -> Iterable[Ref]:
         if _declared(old) != _declared(new):
-            yield from {_board_of(one) for one in (old, new) if one is not None and one.spec.board_name}
+            yield from _boards_of(one for one in (old, new) if one is not None)
 
     def of_deployment(old: ModelDeployment | None, new: ModelDeployment | None) -> Iterable[Ref]:
         if (known := new or old) is not None and _declared(old) != _declared(new):
@@ -195,12 +195,13 @@ def _users(views: Views, model: Model) -> Iterator[Replica]:
         yield from replicas.by(BY_REVISION, scoped(revision, revision.metadata.name))
 
 
-def _boards_of(replicas: Iterable[Replica]) -> set[Ref]:
-    return {_board_of(one) for one in replicas if one.spec.board_name}
+def _boards_of(replicas: Iterable[Replica]) -> Iterable[Ref]:
+    return _once(Ref(Board.resource.name, "", one.spec.board_name) for one in replicas if one.spec.board_name)
 
 
-def _board_of(replica: Replica) -> Ref:
-    return Ref(Board.resource.name, "", replica.spec.board_name)
+def _once(keys: Iterable[Ref]) -> Iterable[Ref]:
+    """Return each key once, in the order in which it first came: a set's order would differ from process to process."""
+    return dict.fromkeys(keys)
 
 
 # ---- Garbage and models ----------------------------------------------------------------------------------------------------------

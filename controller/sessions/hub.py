@@ -55,7 +55,7 @@ class Hub:
         self._in_session: Final[dict[str, Holder]] = {}
         self._last_seen: Final[dict[str, float]] = {}
         self._boots: Final[dict[str, str]] = {}
-        self._streams: Final[set[Stream]] = set()
+        self._streams: Final[dict[Stream, None]] = {}  # A set that keeps its order.
         self._doors: Final = asyncio.Semaphore(LET_IN_AT_ONCE)
         self._closing = False
 
@@ -101,7 +101,7 @@ class Hub:
     async def serve(self, peer: Peer, link: Link) -> None:
         """Conduct one stream of the board that the verified certificate names; return when it is over."""
         stream = Stream(link, self._seams.clock, self._seams.tempo.heartbeat_seconds)
-        self._streams.add(stream)
+        self._streams[stream] = None
         if self._closing:
             stream.leave(goodbyes.shutdown())
         try:
@@ -111,7 +111,7 @@ class Hub:
                 conduct.cancel()
         finally:
             stream.over.set()
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
             self._release(peer.name, stream)
             reason = stream.ended_by.reason.value if stream.ended_by else "LOST"
             self._seams.metrics.counter(metric_names.SESSION_ENDS, reason=reason).inc()

@@ -87,6 +87,8 @@ class StatusWriter:
             return
         await self._write_labels(state.facts)
         await self._write_board(state)
+        if state.replicas:  # No write to a Replica can be conditional on the Board's number; what is in memory is looked at just before.
+            await self._check_session()
         results = await asyncio.gather(
             *(self._write_replica(replica, now, simulated=state.facts.simulated) for replica in state.replicas), return_exceptions=True
         )

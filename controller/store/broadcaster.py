@@ -53,7 +53,7 @@ class _Log:
     def __init__(self, dropped: int) -> None:
         self.dropped = dropped  # Revision of the newest change that is not here any more, or higher.
         self.entries: Final[list[Entry]] = []
-        self.watches: Final[set[_Watch]] = set()
+        self.watches: Final[dict[_Watch, None]] = {}  # A set that keeps its order: who came first is woken first.
 
     def since(self, revision: int) -> int:
         """Return the index of the first entry after `revision`."""
@@ -133,7 +133,7 @@ class Broadcaster:
         log = self._log(resource)
         self._check(log, resource, revision, exact=not selector.fixed)
         watch = _Watch(self, log, resource, selector, revision, bookmarks=bookmarks)
-        log.watches.add(watch)
+        log.watches[watch] = None
         if self._closed:
             watch.end()
         return watch
@@ -204,7 +204,7 @@ class _Watch:
         """End the iteration."""
         self._ended = True
         self._ready.clear()
-        self._log.watches.discard(self)
+        self._log.watches.pop(self, None)
         self._wake.set()
 
     def _read(self) -> bool:

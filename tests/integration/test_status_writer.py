@@ -221,3 +221,20 @@ def test_an_answer_is_recorded_unless_a_newer_assignment_was_minted(tmp_path: Pa
             assert (await it.board()).status.assignment.message == ""
 
     asyncio.run(scenario())
+
+
+def test_a_superseded_session_writes_no_replica_although_it_has_nothing_new_to_say_of_its_board(tmp_path: Path) -> None:
+    """A Replica cannot be fenced by the Board's session number in one write, so the number is looked at before."""
+
+    async def scenario() -> None:
+        async with desk(tmp_path) as it:
+            await it.report(SERVING)
+            await it.patch_board({"session": {"controller": "c", "number": 2}})
+            it.writes.clear()
+            stale = msgspec.structs.replace(SERVING, conditions=(condition("Ready", "False", "Loading", "", 1),))
+            with pytest.raises(Conflict):
+                await it.report(stale)
+            assert (await it.replica()).conditions[0].reason == "Serving"
+            assert it.writes == []
+
+    asyncio.run(scenario())

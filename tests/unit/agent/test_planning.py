@@ -442,3 +442,17 @@ def test_only_a_simulated_worker_is_replaced_when_its_reference_changes() -> Non
     real = serving()
     real.replicas = (replica(**changed),)
     assert kinds(real) == []
+
+
+def test_a_failed_fetch_is_forgotten_when_another_replica_brought_the_file() -> None:
+    """Two replicas of one model: nothing of the first is missing any more, so its full disk is no news any more."""
+    world = BoardWorld(replica("chat-1"), replica("chat-2"))
+    world.step()
+    world.fetch_failed(UID, "DiskFull", retry_after=60.0)
+    assert kinds(world) == [("Fetch", "uid-chat-2")]
+    world.step()
+    world.fetched("uid-chat-2")
+    assert ("CancelFetch", UID) in kinds(world)
+    world.step()
+    assert UID not in world.observed.fetches
+    assert ("CancelFetch", UID) not in kinds(world)

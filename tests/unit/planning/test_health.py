@@ -48,6 +48,15 @@ def test_a_board_says_whether_it_takes_part(presence: Presence, number: int, sta
     assert write.when == {"status.session.number": number or None}
 
 
+@pytest.mark.parametrize("presence", [HERE, away(5.0), away(500.0)])
+def test_a_board_that_was_deleted_and_made_again_has_not_connected_yet(presence: Presence) -> None:
+    """What the hub knows under this name is a session of the Board before: the new one has none until its number is taken."""
+    write, _ = plan_health(board(number=0), presence, ()).actions
+    assert isinstance(write, WriteStatus)
+    (ready,) = write.conditions
+    assert (ready.status, ready.reason) == ("Unknown", "NeverConnected")
+
+
 def test_nothing_is_written_twice() -> None:
     write, _ = plan_health(board(), HERE, ()).actions
     assert isinstance(write, WriteStatus)

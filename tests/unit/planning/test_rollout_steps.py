@@ -215,3 +215,17 @@ def test_a_board_without_room_elsewhere_keeps_what_serves() -> None:
     assert plan_rollout(goal(1, 0, 1), [member(0, evicted=True), homeless]).count == 0
     staged = Member(uid="u9", name="r-9", slot=9, revision="new", activation="Staged", replaces="u0", unschedulable=True)
     assert plan_rollout(goal(1), [member(0, evicted=True), staged]).count == 0
+
+
+def test_a_successor_that_is_staged_on_another_board_serves_when_a_missing_replica_finds_no_room() -> None:
+    """Its bytes hold the very room that the missing one waits for, and its predecessor may not go before that one is available."""
+    members = [
+        member(0, "old"),
+        waiting(1, activation="Staged", replaces="u0", elsewhere=True),
+        waiting(2, placed=False, unschedulable=True),
+    ]
+    moves = plan_rollout(goal(2), members)
+    assert (uids(moves.delete), moves.activate, moves.drain) == (["u2"], ("u1",), ())
+    in_place = [members[0], waiting(1, activation="Staged", replaces="u0"), members[2]]
+    moves = plan_rollout(goal(2), in_place)
+    assert (moves.delete, moves.activate, moves.drain) == ((), (), ()), "on its predecessor's board it holds no room of its own"
