@@ -28,9 +28,9 @@ from rkfleet.meta import LABEL_DEPLOYMENT, LabelSelector, Ref
 
 __all__ = ["DeploymentReconciler", "claimants"]
 
-# Planning for more takes longer than the 20 ms for which nothing may hold the event loop (about 40 µs for each); a plan is a pure function
-# over frozen values, so a thread can make it. For fewer the way to the thread would cost more than the plan.
-INLINE_REPLICAS_MAX: Final = 200
+# Planning takes about 5 µs for each replica, and nothing may hold the event loop for 20 ms: beyond this a thread makes the plan, which is
+# a pure function over frozen values. For fewer the way to the thread and back would cost more than the plan.
+INLINE_REPLICAS_MAX: Final = 1_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
