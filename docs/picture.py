@@ -1,8 +1,8 @@
-"""Draws `docs/images/demo.svg` from `docs/images/demo.txt`, the transcript of a real run with its colours.
+"""Draws `docs/images/demo.svg` from `docs/images/demo.txt`, one moment of a real run of the demo on a terminal, with its colours.
 
-To renew the transcript: `script -qc "stty cols 140; .venv/bin/rkfleet demo" demo.txt`, and the `kubectl get` of its second part in a fleet
-of `make up`; take off what `script` adds, then run `.venv/bin/python docs/picture.py`. The same transcript gives the same picture in every
-terminal. Fonts are those of the reader's machine: the picture loads nothing.
+To renew the text: `script -qc "stty cols 140 rows 40; .venv/bin/rkfleet demo" demo.tty`, let a terminal emulator show that file up to the moment
+at which the panel has lost a board, and copy the screen with its colours; then run `.venv/bin/python docs/picture.py`. The same text gives the
+same picture in every terminal. Fonts are those of the reader's machine: the picture loads nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def draw(transcript: str) -> str:
         for line in transcript.splitlines():
             text = Text(line, style="bold") if line.startswith("$ ") else Text.from_ansi(line)
             console.print(text, highlight=False)
-    drawn = console.export_svg(title="rkfleet: from one manifest to tokens", theme=DIMMED_MONOKAI, unique_id="rkfleet")
+    drawn = console.export_svg(title="rkfleet demo: a board is lost while clients are asking", theme=DIMMED_MONOKAI, unique_id="rkfleet")
     return FONT_FACES.sub("", drawn).replace("Fira Code", "ui-monospace")
 
 
