@@ -1,8 +1,8 @@
-"""Draws `docs/images/demo.svg` from `docs/images/demo.txt`, one moment of a real run of the demo on a terminal, with its colours.
+"""Draws `docs/images/demo.svg` from `docs/images/demo.txt`: one moment of a real run of the demo on a terminal, with its colours.
 
-To renew the text: `script -qc "stty cols 140 rows 40; .venv/bin/rkfleet demo" demo.tty`, let a terminal emulator show that file up to the moment
-at which the panel has lost a board, and copy the screen with its colours; then run `.venv/bin/python docs/picture.py`. The same text gives the
-same picture in every terminal. Fonts are those of the reader's machine: the picture loads nothing.
+To renew the text: `script -qc "stty cols 140 rows 40; .venv/bin/rkfleet demo" demo.tty`, let a terminal emulator show that file up to the
+moment at which the panel has lost a board, and copy the screen with its colours; then run `.venv/bin/python docs/picture.py`. The same text
+gives the same picture in every terminal. Fonts are those of the reader's machine: the picture loads nothing.
 """
 
 from __future__ import annotations
