@@ -118,7 +118,7 @@ def add_loops(
 
 def _deployment_sources(views: Views, forget: Callable[[str], None]) -> Iterator[Source]:
     def of_deployment(old: ModelDeployment | None, new: ModelDeployment | None) -> Iterable[Ref]:
-        if old is not None and new is None:
+        if old is not None and _is_gone(old, new):
             forget(old.metadata.uid)
         yield from itself(old, new)
         yield from deployment.claimants(old, new, views.deployments.snapshot())
@@ -209,14 +209,18 @@ def _once(keys: Iterable[Ref]) -> Iterable[Ref]:
 
 def _garbage(garbage: GarbageReconciler, registry: Registry) -> Callable[[Object | None, Object | None], Iterable[Ref]]:
     def keys(old: Object | None, new: Object | None) -> Iterable[Ref]:
-        if new is None:
-            if old is not None:
-                yield from (one.ref for one in garbage.dependents(old.metadata.uid))
-                yield from _owners_of(old, registry)
-        elif new.metadata.deletion_timestamp or (new.metadata.owner_references and _owners_differ(old, new)):
+        if old is not None and _is_gone(old, new):
+            yield from (one.ref for one in garbage.dependents(old.metadata.uid))
+            yield from _owners_of(old, registry)
+        if new is not None and (new.metadata.deletion_timestamp or (new.metadata.owner_references and _owners_differ(old, new))):
             yield new.ref
 
     return keys
+
+
+def _is_gone(old: Object, new: Object | None) -> bool:
+    """Return whether an object is not there any more, also when a cache that listed again found another one under its name."""
+    return new is None or new.metadata.uid != old.metadata.uid
 
 
 def _owners_differ(old: Object | None, new: Object) -> bool:
