@@ -233,6 +233,7 @@ async def measure(directory: Path, clock: Clock, boards: int, replicas: int, res
 
     async with control_plane(directory / "fleet", clock, say) as plane, plane.client() as client:
         probe = Probe(plane, clock)
+        told("load average of the machine before", "processes", os.getloadavg()[0])
         await push_placeholder(directory, str(plane.kubeconfig))
         spent = cpu_seconds(probe.pid)
         async with hollow(directory, plane, boards) as hollow_pid:

@@ -47,7 +47,7 @@ T = TypeVar("T", bound=Object)
 _Step = tuple[Action, list[Record]]
 """An action, and what people are told when it is done."""
 
-WRITES_AT_ONCE: Final = 64  # They share commits; more would make other writers wait without being faster.
+WRITES_AT_ONCE: Final = 128  # As many as one commit of the store holds; more would make other writers wait without being faster.
 
 
 class Recorder(Protocol):

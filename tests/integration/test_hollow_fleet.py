@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -60,11 +60,19 @@ async def count_ready(client: ApiClient) -> int:
     return sum(ready(one) == "True" for one in await boards(client))
 
 
-async def simulate(directory: Path, fleet: LocalFleet, *flags: str) -> asyncio.subprocess.Process:
+@contextlib.asynccontextmanager
+async def simulate(directory: Path, fleet: LocalFleet, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run hollow boards; whatever happens in the block, they are gone after it."""
     command = [sys.executable, "-m", "rkfleet.cli.main", "simulate", "--boards", str(BOARDS), "--soc", "rk3588=2,rk3576=1"]
     flags = ("--kubeconfig", fleet.endpoints.kubeconfig, "--state", str(directory / "state.json"), *flags)
     with (directory / "hollow.log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(*command, *flags, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*command, *flags, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def stop(process: asyncio.subprocess.Process) -> int:
@@ -93,8 +101,8 @@ def test_hollow_boards_are_a_fleet_to_the_controller(tmp_path: Path) -> None:
     async def story() -> None:
         plan = FleetPlan(data_dir=tmp_path / "fleet", api_port=0, grpc_port=0, registry_port=0, gateway_port=0, cpu_boards=0)
         (tmp_path / "scenario.yaml").write_text(SCENARIO)
-        async with local_fleet(plan, CLOCK, lambda _: None) as fleet, fleet.client() as client:
-            process = await simulate(tmp_path, fleet, "--scenario", str(tmp_path / "scenario.yaml"))
+        async with local_fleet(plan, CLOCK, lambda _: None) as fleet, fleet.client() as client, contextlib.AsyncExitStack() as stack:
+            process = await stack.enter_async_context(simulate(tmp_path, fleet, "--scenario", str(tmp_path / "scenario.yaml")))
 
             async def all_ready() -> bool:
                 return await count_ready(client) == BOARDS
@@ -129,10 +137,10 @@ def test_hollow_boards_are_a_fleet_to_the_controller(tmp_path: Path) -> None:
 
             assert await stop(process) == 0
             before = {one.metadata.name: one.status.session.number for one in await boards(client)}
-            second = await simulate(tmp_path, fleet)
+            second = await stack.enter_async_context(simulate(tmp_path, fleet))
             await eventually(lambda: come_again(client, before), "the same boards come back with their kept keys")
             assert await stop(second) == 0
-            refused = await simulate(tmp_path, fleet, "--state", str(tmp_path / "other.json"))
+            refused = await stack.enter_async_context(simulate(tmp_path, fleet, "--state", str(tmp_path / "other.json")))
             assert await asyncio.wait_for(refused.wait(), 30) == 4
         said = (tmp_path / "hollow.log").read_text()
         assert "outages[0] (site lab-2): 15 boards lose their connection for 3 s" in said
