@@ -259,7 +259,7 @@ class _Wiring:
             "--load-speedup",
             self._plan.load_speedup,
         )
-        return self._program(HOST_OF_SIMULATED, "simulation.boards", self._dir / HOST_OF_SIMULATED, *flags)
+        return self._program(HOST_OF_SIMULATED, "simulation.boards", self._dir / "agents", *flags)
 
     def endpoints(self) -> Endpoints:
         programs = ("controller", "registry", "gateway", *(f"agent-{board}" for board in self.boards))

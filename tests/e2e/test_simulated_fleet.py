@@ -180,7 +180,7 @@ async def _a_board_is_lost_and_found(http: httpx2.AsyncClient, fleet: Up) -> Non
 async def _a_board_that_fails_leaves_the_others_alone(http: httpx2.AsyncClient, fleet: Up) -> None:
     """It says why, and is back when the reason is gone."""
     host = fleet.endpoints.simulated_boards
-    key = fleet.data_dir / "simulated-boards" / "rk3576-1" / "identity" / "cert.pem"
+    key = fleet.data_dir / "agents" / "rk3576-1" / "identity" / "cert.pem"
     await http.post(f"{host}/boards/rk3576-1/stop")
     await _until_state(http, fleet, {"rk3576-1": "off"})
     kept = key.read_bytes()
