@@ -233,6 +233,7 @@ def _member(replica: Replica, boards: BoardsView, now: datetime) -> rollout.Memb
         placed=bool(board),
         unschedulable=not board and scheduled is not None and scheduled.status == "False",
         staged=conditions.is_true(said, conditions.ARTIFACT_AVAILABLE),
+        reported=replica.status.observed_generation > 0,
         ready=ready,
         broken=_broken(replica, now),
         available=ready and board not in boards.absent and _settle_seconds(replica, now) == 0,
