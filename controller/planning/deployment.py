@@ -223,6 +223,7 @@ def _member(replica: Replica, boards: BoardsView, min_ready_seconds: float, now:
         placed=bool(board),
         unschedulable=not board and scheduled is not None and scheduled.status == "False",
         staged=conditions.is_true(said, conditions.ARTIFACT_AVAILABLE),
+        reported=replica.status.observed_generation > 0,
         ready=ready,
         broken=_broken(replica, now),
         available=ready and board not in boards.absent and settle_seconds(replica, min_ready_seconds, now) == 0,

@@ -75,6 +75,7 @@ class Member(Value, frozen=True, kw_only=True):
         unschedulable: Placement has looked and found no board.
         staged: Its bytes are on the board.
         elsewhere: It is placed on another board than the replica that it replaces, and holds room of its own there.
+        reported: Its board has spoken of it.
         ready: It says it serves.
         broken: It has not served for so long that it is no longer expected to come back by itself.
         available: Ready, settled, and its board is in session.
@@ -96,6 +97,7 @@ class Member(Value, frozen=True, kw_only=True):
     unschedulable: bool = False
     staged: bool = False
     elsewhere: bool = False
+    reported: bool = True
     ready: bool = False
     broken: bool = False
     available: bool = False
@@ -265,7 +267,8 @@ class _Work:
 
     def _retire(self, member: Member, why: str) -> None:
         """Take a replica away in the gentlest way that can end: what has served drains first."""
-        if not member.placed or member.activation == "Staged" or member.lost or member.uid in self._activate:
+        silent = not member.placed or not member.reported
+        if silent or member.activation == "Staged" or member.lost or member.uid in self._activate:
             self._remove(member, why)
             return
         self._drain.append((member.uid, why))
@@ -301,8 +304,11 @@ class _Work:
         for member in list(self._members.values()):
             if member.gone:
                 self._remove(member, "its board is lost")
-            elif member.activation == "Draining" and (member.drained or member.lost or not member.placed):
-                self._remove(member, "it is drained" if member.drained else "its board is lost")
+            elif member.activation == "Draining" and (member.drained or member.lost or not member.placed or not member.reported):
+                silent = member.placed and not member.lost
+                self._remove(
+                    member, "it is drained" if member.drained else "its board never spoke of it" if silent else "its board is lost"
+                )
 
     def delete_useless_successors(self) -> None:
         """Delete staged bytes that nobody will use: of another revision, a second one for one place, or more than are wanted."""

@@ -17,6 +17,7 @@ from tests.support.scenario.stage import play
 FEW = (1, 2, 5, 7, 12, 15)  # Those that catch mutants (`mutants.py`) among them.
 FOUND = {
     7108: "a fetch that found the disk full was remembered for ever when another replica brought the same file",
+    40118: "a replica whose Model went before its board heard of it drained for ever",
     30006: "replicas of a deployment that was deleted and made again between two lists of a cache were never collected",
     20178: "a successor staged on another board held the room that a missing replica waited for, and waited for its predecessor itself",
     5038: "a Board that was deleted and made again was called Ready by the session of the one before",

@@ -229,3 +229,11 @@ def test_a_successor_that_is_staged_on_another_board_serves_when_a_missing_repli
     in_place = [members[0], waiting(1, activation="Staged", replaces="u0"), members[2]]
     moves = plan_rollout(goal(2), in_place)
     assert (moves.delete, moves.activate, moves.drain) == ((), (), ()), "on its predecessor's board it holds no room of its own"
+
+
+def test_a_replica_that_its_board_never_spoke_of_is_deleted_and_not_drained() -> None:
+    """Its board may never be told of it (its Model is gone), and then nobody would ever say that it is drained."""
+    moves = plan_rollout(goal(1), [member(0), waiting(1, "old", reported=False)])
+    assert (uids(moves.delete), moves.drain) == (["u1"], ())
+    moves = plan_rollout(goal(1), [member(0), waiting(1, activation="Draining", reported=False)])
+    assert uids(moves.delete) == ["u1"]
