@@ -114,7 +114,11 @@ def test_hollow_boards_are_a_fleet_to_the_controller(tmp_path: Path) -> None:
             async def some_away() -> bool:
                 return await count_ready(client) <= BOARDS // 2
 
+            async def all_described() -> bool:
+                return all(one.status.runtimes for one in await boards(client))
+
             await eventually(all_ready, "every board is in session")
+            await eventually(all_described, "every board has reported")
             found = await boards(client)
             assert all(one.status.simulated and one.status.runtimes[0].backend == "simulated" for one in found)
             assert sorted(one.status.soc for one in found).count("rk3588") == 20

@@ -73,13 +73,14 @@ def revision(name: str, owner: ModelDeployment, *, number: int = 1, model: str =
 def replica(
     name: str, owner: ModelDeployment, revision: str, *, slot: int = 0, board: str = "", conditions: list[Json] | None = None, **more: Any
 ) -> Replica:
-    """Return a Replica; with a board it is placed and, unless `conditions` say otherwise, Ready since long."""
+    """Return a Replica; with a board it is placed, reported about, and, unless `conditions` say otherwise, Ready since long."""
     if conditions is None:
         conditions = [said("Scheduled"), said("ArtifactAvailable"), said("Loaded"), said("Ready")] if board else []
     metadata = {key: more.pop(key) for key in ("deletionTimestamp", "finalizers") if key in more}
     place = {"boardName": board, "variantName": more.pop("variant", "q4")} if board else {}
     spec = {"deploymentName": owner.metadata.name, "revisionName": revision, "slot": str(slot), **place, **more}
-    return make(Replica, name, spec=spec, status={"conditions": conditions}, ownerReferences=[_owned(owner)], **metadata)  # type: ignore[no-any-return]
+    status = {"conditions": conditions, "observedGeneration": 1 if board else 0}
+    return make(Replica, name, spec=spec, status=status, ownerReferences=[_owned(owner)], **metadata)  # type: ignore[no-any-return]
 
 
 def seconds_ago(seconds: float) -> str:
