@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rkfleet.cli.children import Children, Program
-from rkfleet.cli.ports import Ports
+from rkfleet.ports import Ports
 from rkfleet.client import ApiClient, load_cluster
 from rkfleet.clock import Clock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,9 @@ def test_help_waits_for_nothing_that_a_command_needs_later() -> None:
     """What `rkfleet --help` imports is what it costs; bench/cli.py measures it."""
     loaded = modules_after("import sys; sys.argv = ['rkfleet', '--help']\nfrom rkfleet.cli.main import app\napp(standalone_mode=False)")
     assert sorted(loaded & set(NEEDED_LATER)) == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "bench").glob("*.py")), ids=lambda script: script.stem)
+def test_every_benchmark_finds_what_it_imports(script: Path) -> None:
+    """They run by hand only, so a name that has moved would be noticed by whoever wants a figure."""
+    importlib.import_module(f"bench.{script.stem}")
