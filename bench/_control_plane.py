@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from rkfleet.cli.children import Children, Program
-from rkfleet.ports import Ports
 from rkfleet.client import ApiClient, load_cluster
 from rkfleet.clock import Clock
+from rkfleet.ports import Ports
 
 __all__ = ["ControlPlane", "control_plane"]
 
