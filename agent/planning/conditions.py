@@ -112,7 +112,8 @@ def back_off(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, .
     reason = conditions.LOAD_FAILED if last and last.reason == "LoadFailed" else conditions.CRASH_LOOP
     what = f"{last.reason}: {last.message}" if last else "unknown"
     why = f"the worker ended ({what}) and starts again after a pause"
-    return Standing(reason=reason, why=why, command=_describe(replica), steps=steps)
+    logs = f"rkfleet logs {replica.name} -n {replica.namespace}"
+    return Standing(reason=reason, why=why, command=logs, steps=steps)
 
 
 def draining(replica: AssignedReplica, worker: WorkerState | None, *, cut: bool) -> Standing:

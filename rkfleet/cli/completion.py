@@ -76,7 +76,7 @@ def _names(context: typer.Context, kind: str) -> list[str]:
     """Return the names of a kind in the chosen cluster; none when it does not answer in time."""
     import asyncio
 
-    from rkfleet.cli.objects import find_resource
+    from rkfleet.cli.kind_words import find_resource
     from rkfleet.cli.options import with_client
     from rkfleet.errors import FleetError
     from rkfleet.meta import Ref

@@ -61,12 +61,12 @@ def parse_target(text: str) -> Target:
     Raises:
         BadRequest: The kind has no logs.
     """
-    from rkfleet.cli.objects import find_resource
+    from rkfleet.cli.kind_words import find_resource
 
     word, slash, name = text.rpartition("/")
     if not slash:
         return "replica", text
-    kind = "ModelDeployment" if word == "deployment" else find_resource(word).kind
+    kind = find_resource(word).kind
     names = {"Replica": "replica", "ModelDeployment": "deployment", "Board": "board"}
     if kind not in names or not name:
         raise BadRequest(f"{text!r} has no logs; name a REPLICA, deployment/NAME or board/NAME")

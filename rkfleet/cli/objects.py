@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rkfleet.cli import completion
+from rkfleet.cli.kind_words import find_resource
 from rkfleet.cli.options import AllNamespaces, Format, Kubeconfig, Namespace, Output, Watch, with_client
-from rkfleet.errors import BadRequest, NotFound
+from rkfleet.errors import BadRequest
 
 if TYPE_CHECKING:
     from rkfleet.client import ApiClient
     from rkfleet.kinds import Resource
 
-__all__ = ["delete", "describe", "find_resource", "get"]
+__all__ = ["delete", "describe", "get"]
 
 KindArgument = Annotated[
     str,
@@ -26,21 +27,6 @@ KindArgument = Annotated[
         autocompletion=completion.kinds_or_targets,
     ),
 ]
-
-
-def find_resource(word: str) -> Resource:
-    """Return the resource that a person means by this word.
-
-    Raises:
-        NotFound: No kind is called so; the message lists what there is.
-    """
-    from rkfleet.kinds import KINDS
-
-    for kind in KINDS:
-        resource = kind.resource
-        if word.lower() in {resource.plural, resource.singular, resource.kind.lower(), resource.name, *resource.short_names}:
-            return resource
-    raise NotFound(f"kind {word!r} is not known; known are {', '.join(kind.resource.plural for kind in KINDS)}")
 
 
 def split_name(kind: str, name: str) -> tuple[str, str]:

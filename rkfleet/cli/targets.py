@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rkfleet.cli.objects import find_resource
+from rkfleet.cli.kind_words import find_resource
 from rkfleet.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -269,14 +269,14 @@ def test_a_replica_that_placement_has_not_seen_is_on_its_way() -> None:
 
 def test_a_crash_loop_says_how_the_worker_ended() -> None:
     chat = deployment(status=rolled())
-    told = said("Loaded", "False", "CrashLoopBackOff", "it starts again in 20 s. Try: rkfleet describe replica r-0 -n default")
+    told = said("Loaded", "False", "CrashLoopBackOff", "it starts again in 20 s. Try: rkfleet logs r-0 -n default")
     status = {"restarts": 4, "lastExit": {"reason": "OutOfMemory", "message": "the kernel ended it for memory.", "time": ""}}
     found = why(chat, on("r-0", chat, told, status=status), board("b"), model())
     assert found.sentence == (
         "Deployment chat has 0 of 2 replicas available, because the worker of replica r-0 on board b ended although it should run"
         " (OutOfMemory: the kernel ended it for memory), 4 restarts so far."
     )
-    assert found.command == "rkfleet describe replica r-0 -n default"
+    assert found.command == "rkfleet logs r-0 -n default"
 
 
 def test_a_model_that_the_runtime_refuses_has_the_runtimes_words() -> None:
