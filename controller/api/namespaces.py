@@ -26,12 +26,16 @@ DEFAULT_NAMESPACE: Final = "default"
 
 
 async def ensure_namespace(store: Store, name: str, *, clock: Clock, ids: Callable[[], str]) -> None:
-    """Create the namespace unless it is there."""
+    """Create the namespace unless it is there; one that is there costs no write, which a full disk would refuse."""
     resource = Namespace.resource
+    ref = Ref(resource.name, "", name)
+    with suppress(NotFound):
+        await store.get(ref)
+        return
     metadata = {"name": name, "uid": ids(), "creationTimestamp": format_time(clock.now())}
     made = active({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "spec": {}})
     with suppress(AlreadyExists):
-        await store.create(Ref(resource.name, "", name), made, keep_status=True)
+        await store.create(ref, made, keep_status=True)
 
 
 async def require_namespace(store: Store, name: str) -> None:

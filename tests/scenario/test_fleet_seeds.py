@@ -16,6 +16,7 @@ from tests.support.scenario.stage import play
 
 FEW = (1, 2, 5, 7, 12, 15)  # Those that catch mutants (`mutants.py`) among them.
 FOUND = {
+    100231: "a controller whose disk was full could not be started again",
     7108: "a fetch that found the disk full was remembered for ever when another replica brought the same file",
     40118: "a replica whose Model went before its board heard of it drained for ever",
     30006: "replicas of a deployment that was deleted and made again between two lists of a cache were never collected",
