@@ -134,6 +134,7 @@ class Pump:
 
         Raises:
             Unavailable: The stream broke; the message says how.
+            ExceptionGroup: A mistake of ours: a part of the pump failed in a way that nobody foresaw.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -142,7 +143,9 @@ class Pump:
                 try:
                     await self._over.wait()
                 except asyncio.CancelledError:
-                    if self._over.is_set():
+                    # A pump that failed ends the others: there is nobody left who could say Goodbye, or be over.
+                    failed = any(pump.done() and not pump.cancelled() and pump.exception() is not None for pump in pumps)
+                    if failed or self._over.is_set():
                         raise
                     # The pumps are cancelled after the Goodbye, because cancelling a read of gRPC cancels its call.
                     self._leave(Goodbye(reason=GoodbyeReason.SHUTDOWN, message="the agent is stopping"))

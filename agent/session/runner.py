@@ -184,6 +184,9 @@ class SessionRunner:
                     goodbye = pump.goodbye
         except Unavailable as error:
             self._lost(f"session with {self._identity.session_address}: {error.message}")
+        except Exception as error:  # noqa: BLE001 (the edge of a session: the board goes on serving, and the next one may go better)
+            _log.exception("the session met an internal error")
+            self._lost(f"internal error of the agent: {error!r}; its log has the cause")
         else:
             assert goodbye is not None
             self._lost(f"{goodbye.reason.value}: {goodbye.message}")

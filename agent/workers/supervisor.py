@@ -202,7 +202,7 @@ class Supervisor:
         if backend is None:
             return Exit(reason="LoadFailed", message=f"runtime {spec.runtime} is not installed on this board")
         async with asyncio.TaskGroup() as tasks:
-            slot.beat_at = self._clock.monotonic()
+            began = slot.beat_at = self._clock.monotonic()
             threads = f"{spec.threads} thread{'s' if spec.threads != 1 else ''}"
             self._journals.say(spec.uid, f"run {run} starts: {spec.runtime} {backend.runtime.version}, {threads}, {spec.model_path}")
             try:
@@ -211,18 +211,18 @@ class Supervisor:
                 return Exit(reason="LoadFailed", message=error.message)
             slot.pid = worker.pid
             self._enter(slot, "Loading")
-            minders = [tasks.create_task(self._await_load(slot, worker)), tasks.create_task(self._mind(slot, spec, worker))]
+            minders = [tasks.create_task(self._await_load(slot, worker, began)), tasks.create_task(self._mind(slot, spec, worker))]
             exit = await worker.exited()
             for minder in minders:
                 minder.cancel()
         return exit
 
-    async def _await_load(self, slot: _Slot, worker: Worker) -> None:
+    async def _await_load(self, slot: _Slot, worker: Worker, began: float) -> None:
         listener = await worker.loaded()
         if listener is not None and slot.phase == "Loading":
             slot.listener = listener
             now = self._clock.monotonic()
-            self._journals.say(slot.spec.uid, f"the model is loaded, after {now - slot.beat_at:.1f} s")
+            self._journals.say(slot.spec.uid, f"the model is loaded, after {now - began:.1f} s")
             slot.ready_at = slot.beat_at = now
             self._enter(slot, "Ready")
             slot.changed.set()

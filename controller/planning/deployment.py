@@ -10,6 +10,7 @@ existing one at the wanted number. So a typing mistake never takes down what ser
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -223,9 +224,9 @@ def _member(replica: Replica, boards: BoardsView, min_ready_seconds: float, now:
         placed=bool(board),
         unschedulable=not board and scheduled is not None and scheduled.status == "False",
         staged=conditions.is_true(said, conditions.ARTIFACT_AVAILABLE),
-        reported=replica.status.observed_generation > 0,
+        reported=_is_reported(replica),
         ready=ready,
-        broken=_broken(replica, now),
+        broken=_broken_in_seconds(replica, now) == 0,
         available=ready and board not in boards.absent and settle_seconds(replica, min_ready_seconds, now) == 0,
         drained=conditions.is_true(said, conditions.DRAINED),
         absent=board in boards.absent,
@@ -234,6 +235,11 @@ def _member(replica: Replica, boards: BoardsView, min_ready_seconds: float, now:
         evicted=board in boards.evicting,
         deleting=bool(replica.metadata.deletion_timestamp),
     )
+
+
+def _is_reported(replica: Replica) -> bool:
+    """Return whether its board has spoken of it."""
+    return replica.status.observed_generation > 0
 
 
 def _located(replicas: Sequence[Replica], members: Sequence[rollout.Member]) -> list[rollout.Member]:
@@ -245,9 +251,17 @@ def _located(replicas: Sequence[Replica], members: Sequence[rollout.Member]) -> 
     ]
 
 
-def _broken(replica: Replica, now: datetime) -> bool:
-    found = conditions.find(replica.status.conditions, conditions.READY)
-    return found is not None and found.status != "True" and age_seconds(found, now) >= BROKEN_SECONDS
+def _broken_in_seconds(replica: Replica, now: datetime) -> float:
+    """Return after how long a replica that does not serve is no longer expected to: 0 when it is not, infinity for one that serves.
+
+    One that its board never spoke of counts from its placement: the board may never hear of it, because its Model is gone.
+    """
+    since = conditions.find(replica.status.conditions, conditions.READY)
+    if since is None and replica.spec.board_name and not _is_reported(replica):
+        since = conditions.find(replica.status.conditions, conditions.SCHEDULED)
+    elif since is not None and since.status == "True":
+        since = None
+    return max(BROKEN_SECONDS - age_seconds(since, now), 0.0) if since is not None else math.inf
 
 
 def _steps(observed: Observed, goal: rollout.Goal, moves: rollout.Moves) -> Iterator[Action]:
@@ -330,11 +344,13 @@ def _write_status(deployment: ModelDeployment, said: Said) -> tuple[WriteStatus,
 
 
 def _again(observed: Observed, settling: Iterable[Replica], stalled_seconds: float, now: datetime, said: Said) -> float | None:
-    """Return when something will be different without an event: a replica counts, a board is lost, nothing has moved for too long."""
+    """Return when something will be different without an event: a replica counts or is given up, a board is lost, nothing moves."""
     spec = observed.deployment.spec
     waits = [observed.boards.next_seconds] if observed.boards.next_seconds is not None else []
     waits += [left for one in settling if (left := settle_seconds(one, spec.min_ready_seconds, now)) > 0]
     if said.rolling:
         limits = (spec.progress_deadline_seconds, deployment_status.SURGE_SECONDS)
         waits += [left for limit in limits if (left := limit - stalled_seconds) > 0]
+    if said.rolling or observed.boards.evicting:
+        waits += [left for one in observed.replicas if 0 < (left := _broken_in_seconds(one, now)) < math.inf]
     return min(waits, default=None)

@@ -16,7 +16,7 @@ from controller.trust.pki import Pki
 from rkfleet.clock import SystemClock
 from rkfleet.errors import Unavailable
 from rkfleet.identity import Identity
-from rkfleet.session import Goodbye, GoodbyeReason, Grant, Hello, Report
+from rkfleet.session import AssignmentAnswer, Goodbye, GoodbyeReason, Grant, Hello, Report
 from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import decode_board_message
@@ -111,6 +111,33 @@ def test_a_controller_that_vanishes_is_come_back_to(tmp_path: Path) -> None:
             await until(lambda: board.number == 1)
 
     asyncio.run(scenario())
+
+
+def test_an_error_of_the_agent_itself_ends_the_session_and_not_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A part of the pump that fails takes the others with it: the next session comes by itself, and the log has the cause."""
+    opened: list[Hello] = []
+
+    async def script(context: Any) -> None:
+        message = decode_board_message(await context.read())
+        assert isinstance(message, Hello)
+        opened.append(message)
+        await context.write(WELCOME)
+        if len(opened) == 1:
+            await context.write(pb.SessionResponse(assignment_offer=pb.AssignmentOffer(number=1, body=b"{}", sha256="0" * 64)))
+        while await context.read() is not grpc.aio.EOF:
+            pass
+
+    async def mistaken(_offer: object) -> AssignmentAnswer:
+        raise RuntimeError("nobody foresaw this")
+
+    async def scenario() -> None:
+        async with scripted_controller(tmp_path, script) as identity, running_board(identity) as board:
+            board.ledger.accept = mistaken  # type: ignore[method-assign]
+            await until(lambda: len(opened) == 2 and board.number == 1)
+            assert any(reason.startswith("internal error of the agent: ") for reason in board.reasons)
+
+    asyncio.run(scenario())
+    assert "nobody foresaw this" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -16,6 +16,7 @@ from tests.support.scenario.stage import play
 
 FEW = (1, 2, 5, 7, 12, 15)  # Those that catch mutants (`mutants.py`) among them.
 FOUND = {
+    102178: "replicas that no board was told of, because their Model went, held up the revision of the Model that came after it",
     100231: "a controller whose disk was full could not be started again",
     7108: "a fetch that found the disk full was remembered for ever when another replica brought the same file",
     40118: "a replica whose Model went before its board heard of it drained for ever",

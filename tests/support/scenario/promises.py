@@ -342,12 +342,14 @@ def _owner(replica: Object) -> str:
 
 
 def _ledger_number(directory: Path) -> int:
-    """Return the number that `ledger.json` holds, 0 for none."""
-    try:
-        found: int = msgspec.json.decode((directory / "ledger.json").read_bytes(), type=_Numbered).number
-    except FileNotFoundError:
-        return 0
-    return found
+    """Return the number that the board would boot with: of `ledger.json`, else of the one before; 0 for none."""
+    for name in ("ledger.json", "ledger.prev.json"):
+        try:
+            found: int = msgspec.json.decode((directory / name).read_bytes(), type=_Numbered).number
+        except (FileNotFoundError, msgspec.DecodeError):
+            continue
+        return found
+    return 0
 
 
 class _Numbered(msgspec.Struct):

@@ -235,6 +235,35 @@ def test_resumed_the_rollout_goes_on() -> None:
     assert [one.spec.activation for one in plan(chat, **world(old, 1)).actions if isinstance(one, CreateReplica)] == ["Staged"]
 
 
+def test_replicas_that_their_boards_never_spoke_of_do_not_hold_up_the_next_revision() -> None:
+    """Their Model went before any board heard of them, and came back as another one, which is another revision."""
+    old = planned.deployment(replicas=2)
+    chat = planned.deployment(replicas=2, template={"serving": {"contextTokens": 2048}})
+    names = name_of(old), name_of(chat)
+    revisions = (planned.revision(names[0], old), planned.revision(names[1], chat, number=2, serving={"contextTokens": 2048}))
+
+    def waiting(since: str) -> dict[str, Any]:
+        silent = [
+            planned.replica(f"{names[0]}-{slot}", old, names[0], slot=slot, board=f"b{slot}", conditions=[said("Scheduled", since=since)])
+            for slot in range(2)
+        ]
+        silent = [msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, observed_generation=0)) for one in silent]
+        staged = [
+            planned.replica(
+                f"{names[1]}-{slot + 2}", chat, names[1], slot=slot + 2, board=f"b{slot}", activation="Staged",
+                replaces=silent[slot].metadata.uid, conditions=[said("Scheduled"), said("ArtifactAvailable")],
+            )
+            for slot in range(2)
+        ]  # fmt: skip
+        return {"revisions": revisions, "replicas": (*silent, *staged)}
+
+    early = plan(chat, stalled_seconds=10.0, **waiting(seconds_ago(10)))
+    assert [one for one in early.actions if isinstance(one, Delete)] == []
+    assert early.again_after_seconds == 20.0
+    found = plan(chat, **waiting(seconds_ago(31)))
+    assert [one.ref.name for one in found.actions if isinstance(one, Delete)] == [f"{names[0]}-0", f"{names[0]}-1"]
+
+
 # ---- minReadySeconds -----------------------------------------------------------------------------------------------------------
 
 
