@@ -38,13 +38,19 @@ class _Scene(msgspec.Struct, frozen=True):
     abilities: Abilities
     observed: Observed
     leaving: Mapping[str, Leaving]
+    # Memory of the workers that this plan starts: several replicas may be ready to start in one pass.
+    claimed_bytes: int = 0
 
 
 def plan(assignment: Assignment, abilities: Abilities, observed: Observed) -> Plan:
     """Return what follows from the assignment and what is seen."""
     assigned = {replica.uid: replica for replica in assignment.replicas}
     scene = _Scene(assigned, abilities, observed, _leaving(assigned, observed))
-    standings = {replica.uid: _standing(replica, scene) for replica in assignment.replicas}
+    standings: dict[str, say.Standing] = {}
+    for replica in assignment.replicas:
+        standings[replica.uid] = _standing(replica, scene)
+        if replica.uid not in observed.workers and any(isinstance(step, Start) for step in standings[replica.uid].steps):
+            scene = msgspec.structs.replace(scene, claimed_bytes=scene.claimed_bytes + replica.memory_bytes)
     stops = [Stop(uid=uid) for uid in sorted(observed.workers) if _should_stop(uid, scene)]
     return Plan(
         steps=(*_cancellations(scene, standings), *stops, *_steps_in_order(assignment, standings, observed)),
@@ -209,7 +215,7 @@ def _standing_before_start(replica: AssignedReplica, scene: _Scene) -> say.Stand
         before = scene.assigned.get(replica.replaces) or observed.known.get(replica.replaces)
         return say.waiting_for_predecessor(replica, before, verify)
     # Workers on their way out still hold their memory; starting beside them could run the board out of it.
-    used = sum(worker.memory_bytes for worker in observed.workers.values())
+    used = sum(worker.memory_bytes for worker in observed.workers.values()) + scene.claimed_bytes
     going = next((one.replica for uid, one in scene.leaving.items() if uid in observed.workers), None)
     if going is not None and used + replica.memory_bytes > scene.abilities.memory_bytes:
         return say.waiting_for_predecessor(replica, going, verify)

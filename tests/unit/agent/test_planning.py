@@ -194,6 +194,21 @@ def test_a_start_waits_for_memory_that_a_leaving_worker_still_holds() -> None:
     assert kinds(world) == [("Start", "uid-other")]
 
 
+def test_of_replicas_that_could_start_together_only_those_start_that_fit_beside_a_leaving_worker() -> None:
+    """Each alone would fit: what the same plan starts counts as memory in use."""
+    world = serving(memory_bytes=500 << 20)
+    world.change(in_flight={UID: 1})
+    world.replicas = (replica("one", memory_bytes=300 << 20), replica("two", memory_bytes=300 << 20))
+    world.step()
+    world.verified("uid-one")
+    world.verified("uid-two")
+    assert kinds(world) == [("Start", "uid-one")]
+    assert world.conditions("uid-two")["Loaded"] == ("False", "WaitingForPredecessor")
+    world.step()
+    world.gone(UID)
+    assert ("Start", "uid-two") in kinds(world)
+
+
 def test_a_runtime_that_the_board_lacks_is_named() -> None:
     """With what the board has instead."""
     world = BoardWorld(replica(runtime="rkllm"))
