@@ -293,6 +293,7 @@ class _Work:
         self.activate_for_the_unplaced()
         self.activate_successors()
         if self._goal.revision:
+            self.delete_unheard_of()
             self.create_missing()
             self.drain_exchanged_by_surge()
             self.drain_exchanged_in_place()
@@ -362,6 +363,12 @@ class _Work:
         """Order of sacrifice; the unsettled are worth more than the unready because clients may be using them."""
         is_new = not self._is_old(member)
         return (member.placed, member.activation == "Serving", member.ready + member.available, is_new, -member.slot)
+
+    def delete_unheard_of(self) -> None:
+        """Delete old replicas that their board was never told of: they hold room that a successor may need, and serve nobody."""
+        if self._goal.rolling:
+            for member in [one for one in self._old() if one.broken and not one.reported]:
+                self._remove(member, "its board never spoke of it")
 
     def drain_exchanged_by_surge(self) -> None:
         """Drain old replicas for which one more than the wanted number is available."""

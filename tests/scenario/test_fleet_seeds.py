@@ -16,6 +16,8 @@ from tests.support.scenario.stage import play
 
 FEW = (1, 2, 5, 7, 12, 15)  # Those that catch mutants (`mutants.py`) among them.
 FOUND = {
+    103408: "an old replica that no board was told of held the room that its deployment's new replicas waited for",
+    103008: "a gateway was held to the lag of now while its watch still stood in a longer one",
     103484: "replicas that were ready to start together did, beside a leaving worker that left room for one of them",
     102178: "replicas that no board was told of, because their Model went, held up the revision of the Model that came after it",
     100231: "a controller whose disk was full could not be started again",

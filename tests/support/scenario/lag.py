@@ -28,11 +28,13 @@ class Lag(msgspec.Struct):
         chance_of_stall: Share of deliveries after which a watch stands still.
         seconds: The shortest and the longest such stall.
         chance_of_expiry: Share of stalls that end with Expired, so that everything is listed again.
+        limit_so_far: What no stall was longer than, since the start: a stall goes on when shorter ones are set.
     """
 
     chance_of_stall: float = 0.3
     seconds: tuple[float, float] = (0.0, 0.05)
     chance_of_expiry: float = 0.0
+    limit_so_far: float = 0.0
 
 
 class LaggedStore:
@@ -78,6 +80,7 @@ class _LaggedWatch:
         if self._loop.time() - self._open_at > REST_SECONDS and self._chance.random() < self._lag.chance_of_stall:
             # Most stalls are short, whatever the longest may be.
             low, high = self._lag.seconds
+            self._lag.limit_so_far = max(self._lag.limit_so_far, high)
             self._open_at = self._loop.time() + low + (high - low) * self._chance.random() ** 3
             self._expires = self._chance.random() < self._lag.chance_of_expiry
         return change

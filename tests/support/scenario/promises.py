@@ -59,7 +59,6 @@ class Promises:
         self._gone_at: dict[str, float] = {}
         self._accepted: dict[tuple[str, int], str] = {}
         self._told: dict[str, str] = {}
-        self._longest_lag = 0.0
 
     def broke(self, sentence: str) -> None:
         """End the scenario."""
@@ -319,18 +318,16 @@ class Promises:
         if gone is None:
             return
         since = max(gone, self._fleet.controller_up_at)
-        self._longest_lag = max(self._longest_lag, self._fleet.lag.seconds[1])  # A stall that began under a longer one goes on.
-        allowed = ROUTE_SECONDS + self._longest_lag
+        allowed = ROUTE_SECONDS + self._fleet.lag.limit_so_far
         self.hold(
             self._now - since <= allowed,
             lambda: f"gateways route to replicas that exist: {target.replica} is gone for {self._now - gone:.1f} s",
         )
 
     def _look_at_route_to_absent(self, target: Any, since: float, resumed_at: float) -> None:
-        self._longest_lag = max(self._longest_lag, self._fleet.lag.seconds[1])
         # Health may have to wait for two caches, and the gateway for its own.
         known = max(since + health.SILENT_SECONDS, resumed_at, self._fleet.store_file.full_at + RETRY_SECONDS_MAX)
-        allowed = known + ROUTE_SECONDS + 3 * self._longest_lag
+        allowed = known + ROUTE_SECONDS + 3 * self._fleet.lag.limit_so_far
         self.hold(
             self._now <= allowed,
             lambda: f"gateways pass over boards that are away: {target.replica} on {target.board}, away for {self._now - since:.1f} s",

@@ -237,3 +237,15 @@ def test_a_replica_that_its_board_never_spoke_of_is_deleted_and_not_drained() ->
     assert (uids(moves.delete), moves.drain) == (["u1"], ())
     moves = plan_rollout(goal(1), [member(0), waiting(1, activation="Draining", reported=False)])
     assert uids(moves.delete) == ["u1"]
+
+
+def test_an_old_replica_that_its_board_never_spoke_of_makes_room_for_one_that_finds_none() -> None:
+    """It holds room for nothing: its successor cannot be staged beside it, and a missing replica waits for that room."""
+    unplaced = Member(uid="u3", name="r-3", slot=3, revision="new", unschedulable=True)
+    successor = Member(uid="u5", name="r-5", slot=5, revision="new", activation="Staged", replaces="u2", unschedulable=True)
+    others = [unplaced, member(4), successor]
+    moves = plan_rollout(goal(3), [waiting(2, "old", reported=False, broken=True), *others])
+    assert (uids(moves.delete), moves.activate, moves.drain, moves.create) == (["u2"], ("u5",), (), ())
+    assert plan_rollout(goal(3), [waiting(2, "old", reported=False), *others]).count == 0, "its board may still be told"
+    assert plan_rollout(goal(3), [waiting(2, "old", broken=True), *others]).count == 0, "what was told may run there"
+    assert plan_rollout(goal(3, rolling=False), [waiting(2, "old", reported=False, broken=True), *others]).delete == ()
