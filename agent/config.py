@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from rkfleet.meta import check_name
+from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
@@ -84,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--token-file", type=Path, metavar="FILE", help="file with token and pin, instead of both: rkfleet join-token create --token-file")
     add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address of the HTTPS listener for gateways (default %(default)s)")
     add("--advertise-host", default="", metavar="ADDRESS", help="address that gateways dial (default: --serving-host)")
-    add("--serving-port", type=_port, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
+    add("--serving-port", type=port_argument, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
-    add("--ops-port", type=_port, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
+    add("--ops-port", type=port_argument, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
     add(
         "--memory",
         dest="memory_bytes",
@@ -107,12 +108,6 @@ def _board_name(text: str) -> str:
     if why:
         raise argparse.ArgumentTypeError(f"board name {why}")
     return text
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0..65535")
-    return int(text)
 
 
 def _bytes(text: str) -> int:

@@ -6,6 +6,7 @@ clients hold go on working. Used by `rkfleet up` for its children and by the hos
 
 from __future__ import annotations
 
+import argparse
 import socket
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ import msgspec
 
 from rkfleet.errors import FailedPrecondition
 
-__all__ = ["Ports"]
+__all__ = ["Ports", "port_argument"]
 
 
 class Ports:
@@ -52,6 +53,17 @@ class Ports:
         part = self._path.with_suffix(".part")
         part.write_bytes(msgspec.json.format(msgspec.json.encode(self._kept)) + b"\n")
         part.replace(self._path)
+
+
+def port_argument(text: str) -> int:
+    """Read a port of a command line; 0 means any free one.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a whole number of 0 to 65535.
+    """
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0..65535")
+    return int(text)
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from rkfleet.errors import Invalid
+from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.simulated import format_boards, parse_boards
 
@@ -76,11 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--serving-host", default="127.0.0.1", metavar="ADDRESS", help="address of the HTTPS listeners for gateways (default %(default)s)")
     add("--advertise-host", default="", metavar="ADDRESS", help="address that gateways dial (default: --serving-host)")
     add(
-        "--serving-port-base", type=_port, default=0, metavar="PORT",
+        "--serving-port-base", type=port_argument, default=0, metavar="PORT",
         help="HTTPS port of the first board; the others follow (default: any free ports, kept over restarts)",
     )  # fmt: skip
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of this program's own HTTP listener (default %(default)s)")
-    add("--ops-port", type=_port, default=0, help="its port: health, metrics, discovery, boards (0 = any)")
+    add("--ops-port", type=port_argument, default=0, help="its port: health, metrics, discovery, boards (0 = any)")
     add(
         "--load-speedup", type=_factor, default=1.0, metavar="N",
         help="load models N times faster than the assumed storage of 1 GiB/s (default %(default)s)",
@@ -98,12 +99,6 @@ def _boards(text: str) -> Mapping[str, int]:
     if not sum(counts.values()):
         raise argparse.ArgumentTypeError(f"{text!r} names no board")
     return counts
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port, 0..65535")
-    return int(text)
 
 
 def _factor(text: str) -> float:

@@ -16,20 +16,17 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from controller.api.app import create_api
-from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig
 from controller.trust.binding import KEY_ANNOTATION, MACHINE_ANNOTATION, Binding
 from controller.trust.pki import read_peer
 from rkfleet.cli.main import app
-from rkfleet.clock import SystemClock
 from rkfleet.enroll import enroll
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, Unauthenticated, Unavailable
 from rkfleet.identity import Enrolment, ensure_identity, load_identity
 from rkfleet.kinds import KINDS
 from rkfleet.ops import Tls, serve_asgi
-from tests.support.api import admission_of, new_id
 from tests.support.clocks import ManualClock
+from tests.support.enrolling import enrolling_api
 from tests.support.faulty_store import FaultyStore
 from tests.support.sessions import SessionWorld, running_board, session_world, until
 
@@ -63,18 +60,8 @@ class EnrollingWorld:
 @contextlib.asynccontextmanager
 async def enrolling_world(directory: Path, **options: Any) -> AsyncIterator[EnrollingWorld]:
     """Run a controller's session side and its API with the enrolment routes."""
-    async with session_world(directory, **options) as world:
-        clock = SystemClock()
-        enrollment = Enrollment(
-            pki=world.pki, tokens=world.tokens, store=world.store, clock=clock, new_uid=new_id, session_address=f"127.0.0.1:{world.port}"
-        )
-        app = create_api(
-            store=world.store, registry=KINDS, admission=admission_of(KINDS), identify=world.tokens.identify, clock=clock, ids=new_id,
-            metrics=world.metrics, stopping=asyncio.Event(), version="0.1.0", extra_routes=enrollment.routes(),
-        )  # fmt: skip
-        cert_file, key_file = world.pki.server_files("controller")
-        async with serve_asgi(app, "127.0.0.1", 0, tls=Tls(cert_file, key_file), shutdown_seconds=0.2) as listener:
-            yield EnrollingWorld(world, listener.url)
+    async with session_world(directory, **options) as world, enrolling_api(world) as listener:
+        yield EnrollingWorld(world, listener.url)
 
 
 async def join(directory: Path, enrolment: Enrolment) -> Any:

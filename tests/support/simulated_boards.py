@@ -13,18 +13,14 @@ from typing import Any
 import httpx2
 import msgspec
 
-from controller.api.app import create_api
-from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.store.base import decode_item
 from rkfleet import simulated
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, ServingParameters
-from rkfleet.clock import SystemClock
-from rkfleet.kinds import KINDS, Board
-from rkfleet.ops import Tls, serve_asgi
+from rkfleet.kinds import Board
 from simulation.boards import app as boards_app
 from simulation.boards.config import Config
-from tests.support.api import admission_of, new_id
+from tests.support.enrolling import enrolling_api
 from tests.support.registry import free_port
 from tests.support.sessions import SessionWorld, board_ref, session_world, until
 
@@ -80,21 +76,11 @@ class SimulatedWorld:
 @contextlib.asynccontextmanager
 async def simulated_world(directory: Path) -> AsyncIterator[SimulatedWorld]:
     """Run session side and API in this event loop."""
-    async with session_world(directory) as world:
-        clock = SystemClock()
-        enrollment = Enrollment(
-            pki=world.pki, tokens=world.tokens, store=world.store, clock=clock, new_uid=new_id, session_address=f"127.0.0.1:{world.port}"
-        )
-        app = create_api(
-            store=world.store, registry=KINDS, admission=admission_of(KINDS), identify=world.tokens.identify, clock=clock, ids=new_id,
-            metrics=world.metrics, stopping=asyncio.Event(), version="0.1.0", extra_routes=enrollment.routes(),
-        )  # fmt: skip
-        cert_file, key_file = world.pki.server_files("controller")
-        async with serve_asgi(app, "127.0.0.1", 0, tls=Tls(cert_file, key_file), shutdown_seconds=0.2) as listener:
-            token = world.tokens.issue_api_token("ada", "admin")
-            written = kubeconfig(server=listener.url, ca_pem=world.pki.ca_pem("servers").encode(), token=token)
-            write_kubeconfig(directory / "kubeconfig", written)
-            yield SimulatedWorld(world, directory, directory / "kubeconfig")
+    async with session_world(directory) as world, enrolling_api(world) as listener:
+        token = world.tokens.issue_api_token("ada", "admin")
+        written = kubeconfig(server=listener.url, ca_pem=world.pki.ca_pem("servers").encode(), token=token)
+        write_kubeconfig(directory / "kubeconfig", written)
+        yield SimulatedWorld(world, directory, directory / "kubeconfig")
 
 
 class RunningHost:
