@@ -40,6 +40,7 @@ class AssignedFile(_Value, frozen=True, kw_only=True):
     digest: str
     size_bytes: int
     role: str = "weight"
+    scale_percent: int = 100
 
 
 class ServingParameters(_Value, frozen=True, kw_only=True):
@@ -51,6 +52,15 @@ class ServingParameters(_Value, frozen=True, kw_only=True):
     max_output_tokens: int = 512
     threads: int = 0
     drain_seconds: int = 30
+    load: Literal["Eager", "OnDemand"] = "Eager"
+    idle_unload_seconds: int = 0
+    context_overflow: Literal["Stop", "Shift"] = "Stop"
+    keep_tokens: int = 0
+    prompt_cache_bytes: int = 0
+    runtime_version: str = ""
+    embed_flash: bool = False
+    cpus: str = ""
+    iommu_domain: int = -1
 
 
 class AssignedReplica(_Value, frozen=True, kw_only=True):
@@ -85,15 +95,16 @@ class AssignedReplica(_Value, frozen=True, kw_only=True):
 
 
 class Assignment(_Value, frozen=True, kw_only=True):
-    """All replicas of one board, sorted by namespace and name."""
+    """All replicas of one board, sorted by namespace and name, and how its clocks are to run (`Board.spec.tuning.clocks`)."""
 
     replicas: tuple[AssignedReplica, ...] = ()
+    clocks: Literal["Unmanaged", "Fixed"] = "Unmanaged"
 
 
 def encode_assignment(assignment: Assignment) -> bytes:
     """Return the exact bytes of an assignment; equal assignments give equal bytes."""
     ordered = tuple(sorted(assignment.replicas, key=lambda replica: (replica.namespace, replica.name, replica.uid)))
-    return msgspec.json.encode(Assignment(replicas=ordered))
+    return msgspec.json.encode(msgspec.structs.replace(assignment, replicas=ordered))
 
 
 def decode_assignment(body: bytes) -> Assignment:

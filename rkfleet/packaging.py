@@ -53,6 +53,8 @@ _LAYER_OF_ROLE: Final = {
     "tokenizer": "weight.config",
     "template": "weight.config",
     "doc": "doc",
+    "adapter": "weight",
+    "encoder": "weight",
 }
 _FORMATS: Final = {".gguf": "gguf", ".rkllm": "rkllm", ".rknn": "rknn", ".safetensors": "safetensors", ".onnx": "onnx"}
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")

@@ -261,6 +261,7 @@ def _spec(replica: AssignedReplica, library: str, scene: _Scene) -> WorkerSpec:
         dtype=replica.dtype,
         reference_model=replica.reference_model,
         reference_sdk_version=replica.reference_sdk_version,
+        max_output_tokens=replica.serving.max_output_tokens,
     )
 
 

@@ -68,6 +68,8 @@ class ChildBackend:
             max_concurrent=spec.max_concurrent,
             threads=spec.threads,
             api_key=self._new_api_key(),
+            max_output_tokens=spec.max_output_tokens,
+            npu=spec.npu,
         )
         killed_before = _kernel_kills(self._proc)
         try:

@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from agent.workers.pipe import NpuLoad
 from rkfleet.assignment import AssignedReplica
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason, LastExit
@@ -44,6 +45,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         dtype: Quantization of the variant.
         reference_model: Model of the benchmark row that the variant refers to; empty for none. Only simulated workers ask for it.
         reference_sdk_version: Release of that row; empty for the newest that has one.
+        library: Version of the runtime library that runs it; a board may have several of one runtime. Empty for the only one.
+        max_output_tokens: Most tokens of one answer.
+        npu: What a worker on the NPU is told besides; None for other runtimes.
     """
 
     uid: str
@@ -59,6 +63,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     dtype: str = ""
     reference_model: str = ""
     reference_sdk_version: str = ""
+    library: str = ""
+    max_output_tokens: int = 512
+    npu: NpuLoad | None = None
 
 
 class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -16,9 +16,55 @@ import msgspec
 from rkfleet.errors import Internal
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["LINE_BYTES_MAX", "Beat", "Event", "Failed", "Load", "Loaded", "decode_event", "decode_load", "encode"]
+__all__ = ["LINE_BYTES_MAX", "Adapter", "Beat", "Event", "Failed", "Load", "Loaded", "NpuLoad", "decode_event", "decode_load", "encode"]
 
 LINE_BYTES_MAX: Final = 64 << 10  # A path and a sentence; longer lines are a mistake of ours.
+
+
+class Adapter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A LoRA that is loaded with the model: the name that requests choose it by, its file, and its weight (1 = as trained)."""
+
+    name: str
+    path: str
+    scale: float = 1.0
+
+
+class NpuLoad(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a worker on the NPU is told besides.
+
+    Attributes:
+        library: The runtime library's file (`librkllmrt.so`).
+        generation: Its ABI generation, decided before (`agent.workers.rkllm.identify`).
+        library_version: Its release as far as known; empty for unknown.
+        lock_path: File whose lock a worker holds while it uses the NPU: one user at a time on a board.
+        base_domain: First IOMMU domain of the NPU that the model uses, 0 to 15; an encoder comes first in it.
+        embed_flash: Read word embeddings from storage.
+        cpus: CPUs of the runtime; empty for the library's own choice.
+        shift: Forget the oldest tokens when the context is full, instead of ending the answer.
+        keep_tokens: Tokens at the start that a shift keeps.
+        adapters: LoRAs to load.
+        encoder_path: Image encoder of a vision model; empty for none.
+        template_path: Chat template (Jinja) of the artifact; empty leaves templates to the runtime.
+        config_path: The artifact's config.json; empty for none. It says what an image becomes (tokens, size, marks).
+        cache_dir: Directory for saved prompts, this worker's own model and runtime; empty saves none.
+        cache_bytes: Bytes that saved prompts may take there.
+    """
+
+    library: str
+    generation: str
+    library_version: str = ""
+    lock_path: str = ""
+    base_domain: int = 0
+    embed_flash: bool = False
+    cpus: tuple[int, ...] = ()
+    shift: bool = False
+    keep_tokens: int = 0
+    adapters: tuple[Adapter, ...] = ()
+    encoder_path: str = ""
+    template_path: str = ""
+    config_path: str = ""
+    cache_dir: str = ""
+    cache_bytes: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -27,6 +73,8 @@ class Load(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         backend: Name of the backend, a key of `agent.workers.child.RUNTIMES`.
         api_key: Bearer token that the listener must demand. It travels here because arguments and environment can be read by others.
+        max_output_tokens: Most tokens of one answer, where the runtime must know before it loads.
+        npu: For runtimes on the NPU.
     """
 
     backend: str
@@ -35,6 +83,8 @@ class Load(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     max_concurrent: int
     threads: int
     api_key: str
+    max_output_tokens: int = 512
+    npu: NpuLoad | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="loaded"):

@@ -16,6 +16,7 @@ from controller.planning.actions import Value
 from controller.planning.claims import served_name
 from controller.planning.placement import find_variant
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, ServingParameters
+from rkfleet.kinds.board import Tuning
 from rkfleet.kinds.deployment import ModelDeployment
 from rkfleet.kinds.model import Model, Variant
 from rkfleet.kinds.replica import Replica
@@ -38,8 +39,9 @@ def plan_assignment(
     deployments: Mapping[tuple[str, str], ModelDeployment],
     revisions: Mapping[tuple[str, str], ModelRevision],
     models: Mapping[tuple[str, str], Model],
+    tuning: Tuning = Tuning(),
 ) -> Assignment:
-    """Return everything that a board must run; mappings are by (namespace, name)."""
+    """Return everything that a board must run and be; mappings are by (namespace, name)."""
     assigned = []
     for replica in sorted(replicas, key=lambda one: (one.metadata.namespace, one.metadata.name)):
         namespace = replica.metadata.namespace
@@ -50,7 +52,7 @@ def plan_assignment(
         deployment = deployments.get((namespace, replica.spec.deployment_name))
         name = served_name(deployment) if deployment else replica.spec.deployment_name
         assigned.append(_assigned(replica, revision, variant, name))
-    return Assignment(replicas=tuple(assigned))
+    return Assignment(replicas=tuple(assigned), clocks=tuning.clocks)
 
 
 def _assigned(replica: Replica, revision: ModelRevision, variant: Variant, name: str) -> AssignedReplica:
@@ -68,7 +70,8 @@ def _assigned(replica: Replica, revision: ModelRevision, variant: Variant, name:
         dtype=variant.dtype,
         runtime=variant.runtime,
         files=tuple(
-            AssignedFile(path=one.path, digest=one.digest, size_bytes=one.size_bytes, role=one.role) for one in variant.artifact.files
+            AssignedFile(path=one.path, digest=one.digest, size_bytes=one.size_bytes, role=one.role, scale_percent=one.scale_percent)
+            for one in variant.artifact.files
         ),
         memory_bytes=parse_bytes(variant.requires.memory),
         runtime_version=variant.requires.runtime_version,
@@ -83,6 +86,15 @@ def _assigned(replica: Replica, revision: ModelRevision, variant: Variant, name:
             max_output_tokens=serving.max_output_tokens,
             threads=serving.threads,
             drain_seconds=serving.drain_seconds,
+            load=serving.load,
+            idle_unload_seconds=serving.idle_unload_seconds,
+            context_overflow=serving.context_overflow,
+            keep_tokens=serving.keep_tokens,
+            prompt_cache_bytes=parse_bytes(serving.prompt_cache),
+            runtime_version=serving.runtime_version,
+            embed_flash=serving.embed_flash,
+            cpus=serving.cpus,
+            iommu_domain=serving.iommu_domain,
         ),
     )
 

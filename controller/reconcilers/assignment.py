@@ -60,9 +60,10 @@ class AssignmentMinter:
         ref = Ref(Board.resource.name, "", board)
         for attempt in range(MINT_ATTEMPTS):
             item = await self._store.get(ref)
-            body = await self._plan(board)
+            found = decode_item(Board, item)
+            body = await self._plan(found)
             sha256 = assignment_sha256(body)
-            before = decode_item(Board, item).status.assignment
+            before = found.status.assignment
             number = next_number(sha256, before.number, before.sha256, held_number, held_sha256)
             if number == before.number:
                 return Offer(number=number, body=body, sha256=sha256)
@@ -75,13 +76,13 @@ class AssignmentMinter:
                 return Offer(number=number, body=body, sha256=sha256)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _plan(self, board: str) -> bytes:
-        page = await self._store.list(Replica.resource.name, Selection(fields=((("spec", "boardName"), board, True),)))
+    async def _plan(self, board: Board) -> bytes:
+        page = await self._store.list(Replica.resource.name, Selection(fields=((("spec", "boardName"), board.metadata.name, True),)))
         replicas = [decode_item(Replica, item) for item in page.items]
         deployments = await self._named(ModelDeployment, ((one.metadata.namespace, one.spec.deployment_name) for one in replicas))
         revisions = await self._named(ModelRevision, ((one.metadata.namespace, one.spec.revision_name) for one in replicas))
         models = await self._named(Model, ((one.metadata.namespace, one.spec.template.model) for one in revisions))
-        return encode_assignment(plan_assignment(replicas, by_name(deployments), by_name(revisions), by_name(models)))
+        return encode_assignment(plan_assignment(replicas, by_name(deployments), by_name(revisions), by_name(models), board.spec.tuning))
 
     async def _named(self, kind: type[T], names: Iterable[tuple[str, str]]) -> list[T]:
         found = []

@@ -23,6 +23,7 @@ __all__ = [
     "SessionState",
     "Taint",
     "Toleration",
+    "Tuning",
     "Versions",
 ]  # fmt: skip
 
@@ -56,11 +57,24 @@ class Toleration(Struct, frozen=True, kw_only=True):
     ] = ""
 
 
+class Tuning(Struct, frozen=True, kw_only=True):
+    """How the board's clocks are to run."""
+
+    clocks: Annotated[
+        Literal["Unmanaged", "Fixed"],
+        Meta(
+            description="Fixed runs CPU, NPU, GPU and memory at the frequencies of the vendor's fix_freq script for the chip, with which"
+            " its benchmark table was measured; Unmanaged puts back what the agent changed and touches nothing else."
+        ),
+    ] = "Unmanaged"
+
+
 class BoardSpec(Struct, frozen=True, kw_only=True):
     """What operators decide about a board."""
 
     unschedulable: Annotated[bool, Meta(description="True (cordoned) places nothing new on the board.")] = False
     taints: Annotated[tuple[Taint, ...], Meta(description="Taints that replicas must tolerate.", max_length=32)] = ()
+    tuning: Annotated[Tuning, Meta(description="How the board's clocks are to run.")] = Tuning()
 
 
 class Capacity(Struct, frozen=True, kw_only=True):

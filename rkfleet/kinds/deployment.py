@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from rkfleet.kinds.base import Column, Condition, Object, Resource, Rule, StatusOwner
-from rkfleet.kinds.board import Toleration
+from rkfleet.kinds.board import Quantity, Toleration
 from rkfleet.meta import LabelSelector, Struct
 
 __all__ = [
@@ -40,6 +40,56 @@ class Serving(Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[int, Meta(description="Seconds that running requests get to finish when a replica drains.", ge=0, le=3600)] = (
         30
     )
+    load: Annotated[
+        Literal["Eager", "OnDemand"],
+        Meta(description="Eager loads the model as soon as its bytes are there; OnDemand when the first request asks for it."),
+    ] = "Eager"
+    idle_unload_seconds: Annotated[
+        int,
+        Meta(
+            description="Seconds without a request after which the model is unloaded; the next request loads it again. 0 keeps it.",
+            ge=0,
+            le=31536000,
+        ),
+    ] = 0
+    context_overflow: Annotated[
+        Literal["Stop", "Shift"],
+        Meta(
+            description="What happens when prompt and answer fill the context: Stop ends the answer with finish reason length; Shift"
+            " forgets the oldest tokens after the first keepTokens and goes on (runtime rkllm)."
+        ),
+    ] = "Stop"
+    keep_tokens: Annotated[
+        int, Meta(description="Tokens at the start that a shift keeps; should cover the system prompt.", ge=0, le=1048576)
+    ] = 0
+    prompt_cache: Annotated[
+        Quantity, Meta(description="Storage for saved prompts (their KV state) on the board; 0 saves none. Runtime rkllm.")
+    ] = "0"
+    runtime_version: Annotated[
+        str,
+        Meta(
+            description="Comparisons that the runtime's version must meet besides the variant's, for example >=1.3.0; the newest version on"
+            " the board that meets all is used.",
+            max_length=128,
+        ),
+    ] = ""
+    embed_flash: Annotated[
+        bool, Meta(description="Read word embeddings from storage instead of holding them in memory. Runtime rkllm.")
+    ] = False
+    cpus: Annotated[
+        str,
+        Meta(
+            description="CPUs of the runtime as a list, for example 4-7; empty for the four fast ones. Runtime rkllm.",
+            pattern="^([0-9]{1,2}(-[0-9]{1,2})?(,[0-9]{1,2}(-[0-9]{1,2})?)*)?$",
+            max_length=64,
+        ),
+    ] = ""
+    iommu_domain: Annotated[
+        int,
+        Meta(
+            description="First IOMMU domain of the NPU that the model is placed in; -1 lets the board choose. Runtime rkllm.", ge=-1, le=15
+        ),
+    ] = -1
 
 
 class TemplateMeta(Struct, frozen=True, kw_only=True):

@@ -30,8 +30,13 @@ class ArtifactFile(Struct, frozen=True, kw_only=True):
     digest: Annotated[Digest, Meta(description="sha256 of the bytes.")]
     size_bytes: Annotated[int, Meta(description="Length of the file in bytes.", ge=1, le=FILE_SIZE_BYTES_MAX)]
     role: Annotated[
-        Literal["weight", "config", "tokenizer", "template", "doc"], Meta(description="What the file is for; one file is the weight.")
+        Literal["weight", "config", "tokenizer", "template", "doc", "adapter", "encoder"],
+        Meta(
+            description="What the file is for; one file is the weight. An adapter is a LoRA that requests choose by the file's name without"
+            " its ending (<model>:<adapter>), an encoder turns images into embeddings."
+        ),
     ] = "weight"
+    scale_percent: Annotated[int, Meta(description="For an adapter: its weight in the joint inference, in percent.", ge=0, le=1000)] = 100
 
 
 class Artifact(Struct, frozen=True, kw_only=True):
