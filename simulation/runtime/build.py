@@ -1,8 +1,8 @@
 """Build the simulated runtime library of one release.
 
-In: a version, and its generation where rkfleet does not know it. Out: a file `librkllmrt.so` that a worker loads like the vendor's. Called by
-`rkfleet simulated-runtime build` and by tests. What is built already from the same sources is not built again: beside the library stands
-a file with the digest of what it was made of.
+In: a version, and its generation where rkfleet does not know it. Out: a file `librkllmrt.so` that a worker loads like the vendor's. Called
+by `rkfleet simulated-runtime build` and by tests. What is built already from the same sources is not built again: beside the library
+stands a file with the digest of what it was made of.
 """
 
 from __future__ import annotations
