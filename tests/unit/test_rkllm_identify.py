@@ -18,7 +18,7 @@ from agent.workers.rkllm.errors import UnknownRuntime
 from agent.workers.rkllm.identify import PROBE_BYTES, Inconclusive, generation_of_defaults, identify
 from agent.workers.rkllm.probe import run_probe
 from agent.workers.rkllm.releases import CONTENTS, OLDER, VERSIONS, Generation
-from tests.support.rkllm import ALL_RELEASES, G1_SYMBOLS, G2_SYMBOLS, G3_SYMBOLS, RELEASES, SYMBOLS, runtime, shared_object
+from tests.support.runtimes import ALL_RELEASES, G1_SYMBOLS, G2_SYMBOLS, G3_SYMBOLS, RELEASES, SYMBOLS, runtime, shared_object
 
 SECONDS_MAX = 0.1
 
