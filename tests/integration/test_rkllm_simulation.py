@@ -261,6 +261,15 @@ def test_a_build_is_made_once_and_again_when_its_words_change(tmp_path: Path, ca
     assert sorted(os.listdir(tmp_path)) == [LIBRARY, f"{LIBRARY}.sources"]
 
 
+def test_every_key_of_a_script_is_documented() -> None:
+    """The page of simulation names what a model file and a script can say."""
+    source = (building.include_dir() / "script.c").read_text()
+    page = (building.include_dir().parents[1] / "docs" / "concepts" / "simulation.md").read_text()
+    found = re.findall(r"KEY\((?:NUMBER|REAL|FLAG|TEXT), (\w+)\)", source)
+    assert len(found) > 40
+    assert [key for key in found if f"`{key}`" not in page] == []
+
+
 def test_the_wheel_has_every_source() -> None:
     """An installed rkfleet builds the library too."""
     root = building.include_dir().parents[1]

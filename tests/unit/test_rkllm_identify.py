@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -53,6 +55,15 @@ def test_a_known_content_is_its_release(bits: int, tmp_path: Path) -> None:
     found = identify(written(tmp_path, content), contents={content_id(content): "1.2.2"})
     assert (found.generation, found.version, found.how) == ("G3", "1.2.2", "content")
     assert found.notes == (f"exports of G3 or G4, built for {'aarch64' if bits == 64 else 'armhf'}",)
+
+
+def test_deciding_maps_nothing() -> None:
+    """The agent imports what identifies, and neither ctypes nor the bindings come with it."""
+    words = "import sys, agent.workers.rkllm.identify, agent.workers.rkllm.probe; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True)
+    modules = set(done.stdout.split())
+    assert "agent.workers.rkllm.identify" in modules
+    assert modules & {"ctypes", "agent.workers.rkllm.layouts", "agent.workers.rkllm.library"} == set()
 
 
 def test_the_content_id_is_that_of_git(tmp_path: Path) -> None:
