@@ -21,11 +21,12 @@ from typing import Final
 
 from agent.workers import pipe
 from agent.workers.base import Exit, Listener, Worker, WorkerSpec
+from agent.workers.libraries import Library
 from rkfleet.errors import Internal, Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["ChildBackend", "exit_of", "llamacpp"]
+__all__ = ["ChildBackend", "exit_of", "llamacpp", "rkllm"]
 
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.
 LOG_LINE_BYTES_MAX: Final = 400
@@ -59,7 +60,7 @@ class ChildBackend:
         """Start a worker process and send it its load line.
 
         Raises:
-            Unavailable: The process could not be started.
+            Unavailable: The process could not be started, or there is no room for its directory.
         """
         load = pipe.Load(
             backend=self._runtime.backend,
@@ -70,7 +71,10 @@ class ChildBackend:
             api_key=self._new_api_key(),
             max_output_tokens=spec.max_output_tokens,
             npu=spec.npu,
+            shift=spec.shift,
+            keep_tokens=spec.keep_tokens,
         )
+        _ensure_directory(spec)
         killed_before = _kernel_kills(self._proc)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -205,6 +209,20 @@ class _ChildWorker:
         _log.debug("worker %d: %s", self.pid, text)
 
 
+def _ensure_directory(spec: WorkerSpec) -> None:
+    """Make the directory for saved prompts.
+
+    Raises:
+        Unavailable: It cannot be made.
+    """
+    if spec.npu is None or not spec.npu.cache_dir:
+        return
+    try:
+        Path(spec.npu.cache_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"directory {spec.npu.cache_dir} for saved prompts cannot be made: {error.strerror}") from error
+
+
 def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool) -> Exit:
     """Return why a worker ended that nobody asked to.
 
@@ -257,3 +275,15 @@ def llamacpp(*, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[
     except PackageNotFoundError:
         return None
     return ChildBackend(Runtime(name="llamacpp", version=library, backend="llamacpp"), environ=environ, new_api_key=new_api_key)
+
+
+def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[], str]) -> ChildBackend:
+    """Return the backend of one version of the NPU's runtime; workers are told its file with each load.
+
+    The loader looks beside the library first: the vendor says to put libomp.so there on images that lack it.
+    Source: README of https://github.com/airockchip/rknn-llm.
+    """
+    beside = str(library.path.absolute().parent)
+    rest = environ.get("LD_LIBRARY_PATH", "")
+    own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
+    return ChildBackend(Runtime(name="rkllm", version=library.version, backend="rkllm"), environ=own, new_api_key=new_api_key)

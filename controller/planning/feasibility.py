@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from controller.planning.actions import Value
-from rkfleet.versions import meets
 from rkfleet import conditions
 from rkfleet.kinds.board import Board, Taint, Toleration
 from rkfleet.kinds.deployment import Placement
 from rkfleet.kinds.model import Variant
 from rkfleet.meta import format_selector, matches
 from rkfleet.quantity import format_bytes, parse_bytes, round_bytes
+from rkfleet.versions import meets
 
 __all__ = ["BoardLoad", "Fit", "Misfit", "Need", "Reservation", "check_board", "reserved_bytes", "taint_text", "tolerates"]
 

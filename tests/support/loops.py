@@ -13,9 +13,11 @@ from typing import Any
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.facts import Overrides
 from agent.board.memory import Memory
 from agent.board.sensors import MachineSensors
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
@@ -133,6 +135,7 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
             ),
             supervisor=supervisor, traffic=Serving(Routes(), metrics, clock), sensors=sensors,
             reports=reports, metrics=AgentMetrics(metrics), publish=served.append,
+            demand=Demand(clock, wake.set), prompt_caches=PromptCaches(data_dir),
             abilities=Abilities(libraries={}, cores=2, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490"),
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:

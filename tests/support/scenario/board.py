@@ -18,13 +18,15 @@ import msgspec
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.memory import Memory
 from agent.board.storage import Storage
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
-from agent.planning.values import Abilities, Served
+from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports
 from agent.session.runner import Machine, SessionRunner
 from agent.workers.base import Exit, Listener, WorkerSpec
@@ -244,6 +246,7 @@ class Agent:
         self.backend = Backend(self)
         self.supervisor = Supervisor([self.backend], clock=board.clock, random=jitter, metrics=metrics, on_change=wake.set)
         self.traffic = Traffic()
+        self.demand = Demand(board.clock, wake.set)
         self.served: tuple[Served, ...] = ()
         identity = Identity(
             fleet_id=fleet.fleet_id,
@@ -278,8 +281,12 @@ class Agent:
             sensors=sensors,
             reports=self.reports,
             metrics=AgentMetrics(metrics),
-            abilities=Abilities(libraries={"llamacpp": "1.0"}, cores=4, memory_bytes=board.memory_bytes, serving_url=url),
+            abilities=Abilities(
+                libraries={"llamacpp": (InstalledLibrary(version="1.0"),)}, cores=4, memory_bytes=board.memory_bytes, serving_url=url
+            ),
             publish=self._publish,
+            demand=self.demand,
+            prompt_caches=PromptCaches(directory),
         )
         self.task_of_run: asyncio.Task[Any]
 
