@@ -55,7 +55,7 @@ from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
-__all__ = ["Agent", "Parts", "machine_parts", "run"]
+__all__ = ["Agent", "Parts", "machine_parts", "route_of", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
@@ -259,7 +259,7 @@ class Agent:
             reports=self._reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(_route(one, identity.name) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, identity.name) for one in served)),
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,
@@ -313,7 +313,7 @@ class Agent:
         return ""
 
 
-def _route(served: Served, board: str) -> Route:
+def route_of(served: Served, board: str) -> Route:
     """Return a replica as the serving side knows it."""
     replica = served.replica
     return Route(

@@ -61,15 +61,16 @@ def _of_replicas(before: BoardState | None, after: BoardState) -> Iterator[Happe
             message = f"the worker ended, {replica.last_exit.reason}: {replica.last_exit.message}"
             yield _happening(replica, "Warning", WORKER_EXITED, message)
         loaded = conditions.find(replica.conditions, conditions.LOADED)
-        answers = conditions.is_true(replica.conditions, conditions.READY)  # one that drains has another sentence there
-        if loaded is not None and answers and loaded.status == "True" and loaded.message and _is_news(old, loaded):
+        ready = conditions.is_true(replica.conditions, conditions.READY)  # one that drains has another sentence there
+        if loaded is not None and ready and loaded.status == "True" and loaded.message and _is_news(old, loaded):
             yield _happening(replica, "Warning", FIELD_WITHOUT_EFFECT, loaded.message)
         said: set[str] = set()
         for new in replica.conditions:
             if new.reason in said or not _is_new(old, new):
                 continue
             said.add(new.reason)
-            if new.reason in _WARNINGS:
+            # One model that goes for another, while the request waits, is everyday.
+            if new.reason in _WARNINGS and not (ready and new.reason == conditions.WAITING_FOR_MEMORY):
                 yield _happening(replica, "Warning", new.reason, new.message)
             elif new.reason in _NORMAL and new.status == "True" and before is not None:
                 yield _happening(replica, "Normal", new.reason, _WORDS.get(new.reason, new.message))

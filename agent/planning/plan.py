@@ -91,8 +91,7 @@ def _decided(room: Room, replica: AssignedReplica, standing: say.Standing) -> Ro
     """Return the room that is left for those that come after this one."""
     unloading = room.unloading | {step.uid for step in standing.steps if isinstance(step, Unload)}
     starts = replica.uid not in room.observed.workers and any(isinstance(step, Start) for step in standing.steps)
-    claimed_bytes = room.claimed_bytes + (replica.memory_bytes if starts else 0)
-    return msgspec.structs.replace(room, claimed_bytes=claimed_bytes, unloading=unloading)
+    return msgspec.structs.replace(room, starting=(*room.starting, replica) if starts else room.starting, unloading=unloading)
 
 
 def load_token(worker: WorkerState | None) -> str:

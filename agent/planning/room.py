@@ -36,7 +36,7 @@ class Room(msgspec.Struct, frozen=True):
     Attributes:
         assigned: Every replica of the assignment, by uid.
         leaving: Those whose worker is on its way out.
-        claimed_bytes: Memory of the workers that this plan starts: several replicas may be ready to start in one pass.
+        starting: Replicas whose workers this plan starts: several may be ready to start in one pass.
         unloading: Those that this plan unloads.
     """
 
@@ -44,13 +44,13 @@ class Room(msgspec.Struct, frozen=True):
     abilities: Abilities
     observed: Observed
     leaving: Mapping[str, Leaving]
-    claimed_bytes: int = 0
+    starting: tuple[AssignedReplica, ...] = ()
     unloading: frozenset[str] = frozenset()
 
     def refuse(self, replica: AssignedReplica, verify: tuple[Step, ...]) -> say.Standing | None:
         """Return what the replica waits for, or None when it may start now; `verify` goes on meanwhile."""
         observed = self.observed
-        used = sum(worker.memory_bytes for worker in observed.workers.values()) + self.claimed_bytes
+        used = sum(worker.memory_bytes for worker in observed.workers.values()) + self._starting_bytes()
         over = used + replica.memory_bytes > self.abilities.memory_bytes
         available = self._available_bytes()
         short = available is not None and replica.memory_bytes > available
@@ -76,8 +76,9 @@ class Room(msgspec.Struct, frozen=True):
             rough = round_bytes(max(0, available - available % AVAILABLE_STEP_BYTES))
             why = f"waits for {_need(replica)}; about {rough} are available on the machine, and nothing on it may be unloaded"
             return say.waiting_for_memory(why, verify, on_demand=on_demand)
-        if turns:
-            busy = ", ".join(sorted(_words(one) for one in turns))
+        in_use = [*turns, *(one for one in self.starting if residency.is_unloadable(one))]
+        if in_use:
+            busy = ", ".join(sorted(_words(one) for one in in_use))
             why = f"waits for {_need(replica)} until one of the models that are in use is idle: {busy}"
             return say.waiting_for_memory(why, verify, on_demand=on_demand)
         return None
@@ -87,7 +88,10 @@ class Room(msgspec.Struct, frozen=True):
         if self.observed.available_bytes is None:
             return None
         coming = sum(one.memory_bytes for one in self.observed.workers.values() if one.phase in {"Starting", "Loading"})
-        return self.observed.available_bytes - coming - self.claimed_bytes
+        return self.observed.available_bytes - coming - self._starting_bytes()
+
+    def _starting_bytes(self) -> int:
+        return sum(one.memory_bytes for one in self.starting)
 
 
 def pack_domains(assigned: Mapping[str, AssignedReplica], abilities: Abilities, observed: Observed) -> Packing:

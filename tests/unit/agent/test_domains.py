@@ -86,7 +86,8 @@ def test_no_two_models_share_a_domain_and_what_runs_never_moves(running: list[Cl
     assert {uid: packing.spans[uid] for uid in (one.uid for one in held)} == {one.uid: placed.spans[one.uid] for one in held}
     spans = list(packing.spans.items())
     for uid, span in spans:
-        assert 0 <= span.first and span.first + span.count <= DOMAINS
+        assert span.first >= 0
+        assert span.first + span.count <= DOMAINS
         assert not any(span.overlaps(other) for name, other in spans if name != uid)
         size = next(one.memory_bytes for one in together if one.uid == uid)
         assert (span.count - 1) * DOMAIN_BYTES < size <= span.count * DOMAIN_BYTES

@@ -162,7 +162,7 @@ def test_a_client_may_keep_a_model_longer_or_let_it_go_but_not_one_that_is_decla
 
 
 def two_and_one(**more: object) -> BoardWorld:
-    """Return a board of 1 GiB with two models of 400 MiB loaded on demand, `a` used before `b`, and a third that does not fit beside them."""
+    """Return a board of 1 GiB with two models of 400 MiB loaded on demand, `a` used before `b`, and a third that does not fit too."""
     names = ("a", "b", "c")
     world = on_board(*(replica(name, model=name, serving=ON_DEMAND, memory_bytes=400 * MI, **more) for name in names))
     for moment, uid in ((10.0, "uid-a"), (20.0, "uid-b")):
@@ -196,6 +196,15 @@ def test_a_busy_model_never_makes_room_and_the_wait_says_for_whom() -> None:
     assert waiting == "waits for the 400Mi of c until one of the models that are in use is idle: default/a, default/b"
     world.asked("uid-b", 0)
     assert steps(world) == [("Unload", "uid-b")]
+
+
+def test_of_models_that_are_wanted_in_one_moment_only_those_start_that_fit_together() -> None:
+    """Two requests in one pass of the loop."""
+    world = on_board(*(replica(name, model=name, serving=ON_DEMAND, memory_bytes=600 * MI) for name in ("a", "b")))
+    world.asked("uid-a")
+    world.asked("uid-b")
+    assert steps(world) == [("Start", "uid-a")]
+    assert world.conditions("uid-b")["Loaded"] == ("False", "WaitingForMemory")
 
 
 def test_a_model_that_is_to_stay_never_makes_room() -> None:
