@@ -88,7 +88,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"stop has {len(self.stops)} words; at most {STOPS_MAX} of {STOP_CHARACTERS_MAX} characters are taken")
         if self.response_format is not None and self.response_format.get("type", "text") != "text":
             raise ValueError(
-                f"response_format {self.response_format.get('type')!r}: the rkllm runtime cannot constrain its answers; runtime llamacpp can"
+                f"response_format {self.response_format.get('type')!r}: the rkllm runtime cannot constrain answers; runtime llamacpp can"
             )
         if self.logprobs not in (None, False):
             raise ValueError("logprobs: the rkllm runtime does not give them with its answers; runtime llamacpp does")

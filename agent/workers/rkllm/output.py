@@ -99,9 +99,11 @@ class Output:
         log = os.dup(2)
         from_library, to_tee = os.pipe()
         returned, from_tee = os.pipe()
-        # SIGPIPE stays ignored, as Python has it: when this process is gone tee loses one of its two outputs and goes on with the other.
+        # SIGPIPE stays ignored, as Python has it: when this process is gone tee loses one of its two outputs and goes on with the other. It
+        # writes to its standard output first, so that what was read here has reached the agent.
         subprocess.Popen(
-            [tee, f"/dev/fd/{log}"], stdin=from_library, stdout=from_tee, stderr=subprocess.DEVNULL, pass_fds=(log,), restore_signals=False,
+            [tee, f"/dev/fd/{from_tee}"], stdin=from_library, stdout=log, stderr=subprocess.DEVNULL, pass_fds=(from_tee,),
+            restore_signals=False,
         )  # fmt: skip
         os.close(from_library)
         os.close(from_tee)

@@ -192,7 +192,10 @@ class Prompts:
             BadRequest: The images are not of one size, or there are more than the library takes.
         """
         first = images[0]
-        if any((one.tokens, len(one.floats), one.width, one.height) != (first.tokens, len(first.floats), first.width, first.height) for one in images):
+        if any(
+            (one.tokens, len(one.floats), one.width, one.height) != (first.tokens, len(first.floats), first.width, first.height)
+            for one in images
+        ):
             raise BadRequest("the images have different sizes as embeddings; the runtime takes images of one size in a request")
         return Multimodal(
             prompt=text,
@@ -236,7 +239,9 @@ class Prompts:
             NotFound: The adapter is not loaded.
         """
         if ask.adapter and ask.adapter not in self._adapters:
-            raise NotFound(f"adapter {ask.adapter!r} is not loaded; there are {', '.join(sorted(self._adapters)) or 'none'}", param="adapter")
+            raise NotFound(
+                f"adapter {ask.adapter!r} is not loaded; there are {', '.join(sorted(self._adapters)) or 'none'}", param="adapter"
+            )
         return Identity(
             tenant=ask.tenant or "",
             kind=kind,
@@ -269,8 +274,8 @@ class Prompts:
             case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
                 if not self._has_encoder:
                     raise BadRequest(
-                        "this model reads no images: its artifact has no encoder; add the vision model's .rknn file with role encoder, or send "
-                        "image_embeds",
+                        "this model reads no images: its artifact has no encoder; add the vision model's .rknn file with role encoder, or "
+                        "send image_embeds",
                         param="messages",
                     )
                 images.append(_image_of(url))
@@ -278,7 +283,9 @@ class Prompts:
                 embedding = floats_of(data, tokens, "image_embeds")
                 images.append(ImageEmbedding(floats=bytes(embedding.floats), tokens=tokens))
             case {"type": "video_url" | "video" | "input_video"}:
-                raise BadRequest("video is not served: no runtime that rkfleet speaks to is given any yet; send single images", param="messages")
+                raise BadRequest(
+                    "video is not served: no runtime that rkfleet speaks to is given any yet; send single images", param="messages"
+                )
             case {"type": kind}:
                 raise BadRequest(f"a part of type {kind!r} is not served; text, image_url and image_embeds are", param="messages")
             case _:

@@ -103,7 +103,7 @@ class Template:
             raise
         except Exception as error:
             # A template is a program: whatever it raises is its own failure, or that of the messages which it was given.
-            raise BadRequest(f"chat template {self._path}, line {_line(error)}: {error or type(error).__name__}") from error
+            raise BadRequest(f"chat template {self._path}, line {_line(error)}: {str(error) or type(error).__name__}") from error
 
 
 def _line(error: Exception) -> int:
