@@ -236,7 +236,7 @@ def _standing_with_worker(
     if worker.phase == "BackOff":
         return say.back_off(replica, worker, _verify_steps(replica, worker, observed))
     if worker.phase == "Ready":
-        return say.ready(replica, fetch, note=without_effect(replica, on_npu=specs.runs_on_npu(replica, scene.abilities)))
+        return say.ready(replica, fetch, note=without_effect(replica, specs.npu_generation(replica, scene.abilities)))
     return say.loading(replica, fetch, on_demand=on_demand)
 
 
@@ -338,7 +338,9 @@ def _served(assignment: Assignment, standings: Mapping[str, say.Standing], scene
     for replica in assignment.replicas:
         if replica.activation == "Serving":
             worker, standing = scene.observed.workers.get(replica.uid), standings[replica.uid]
-            one = Served(replica=replica, on_demand=residency.is_unloadable(replica), max_concurrent=_concurrent(replica, scene))
+            one = Served(
+                replica=replica, on_demand=residency.is_unloadable(replica), max_concurrent=specs.concurrent_of(replica, scene.abilities)
+            )
             if worker is not None and standing.answers:
                 served.append(msgspec.structs.replace(one, endpoint=worker.endpoint, api_key=worker.api_key))
             else:
@@ -346,16 +348,11 @@ def _served(assignment: Assignment, standings: Mapping[str, say.Standing], scene
     for uid, going in scene.leaving.items():
         worker = scene.observed.workers.get(uid)
         if worker is not None:
-            concurrent = _concurrent(going.replica, scene)
+            concurrent = specs.concurrent_of(going.replica, scene.abilities)
             served.append(
                 Served(replica=going.replica, endpoint=worker.endpoint, api_key=worker.api_key, draining=True, max_concurrent=concurrent)
             )
     return tuple(sorted(served, key=lambda each: (each.replica.namespace, each.replica.name, each.replica.uid)))
-
-
-def _concurrent(replica: AssignedReplica, scene: _Scene) -> int:
-    """Return the requests that the runtime takes together; the NPU's library answers one at a time, and others wait in our own queue."""
-    return 1 if specs.runs_on_npu(replica, scene.abilities) else replica.serving.max_concurrent
 
 
 def _caches(scene: _Scene) -> frozenset[str]:

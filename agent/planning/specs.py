@@ -16,7 +16,7 @@ from agent.workers.pipe import Adapter, NpuLoad
 from rkfleet.assignment import AssignedFile, AssignedReplica
 from rkfleet.versions import meets
 
-__all__ = ["cache_name", "choose_library", "key_of", "parse_cpus", "runs_on_npu", "spec_of"]
+__all__ = ["cache_name", "choose_library", "concurrent_of", "key_of", "npu_generation", "parse_cpus", "runs_on_npu", "spec_of"]
 
 _PERCENT: Final = 100
 
@@ -32,6 +32,17 @@ def choose_library(replica: AssignedReplica, abilities: Abilities) -> InstalledL
 def runs_on_npu(replica: AssignedReplica, abilities: Abilities) -> bool:
     """Whether its worker uses an NPU that exists: there is a library to load."""
     return replica.runtime == "rkllm" and any(library.path for library in abilities.libraries.get(replica.runtime, ()))
+
+
+def npu_generation(replica: AssignedReplica, abilities: Abilities) -> str:
+    """Return the generation of the library that runs it on an NPU that exists; empty for none."""
+    library = choose_library(replica, abilities)
+    return library.generation if library is not None and runs_on_npu(replica, abilities) else ""
+
+
+def concurrent_of(replica: AssignedReplica, abilities: Abilities) -> int:
+    """Return the requests that the runtime takes together; the NPU's answers one at a time, and others wait in the agent's own queue."""
+    return 1 if runs_on_npu(replica, abilities) else replica.serving.max_concurrent
 
 
 def key_of(replica: AssignedReplica, library: InstalledLibrary, abilities: Abilities) -> str:
@@ -82,7 +93,7 @@ def spec_of(
         runtime=replica.runtime,
         model_path=paths[_weight(replica).digest],
         context_tokens=replica.serving.context_tokens,
-        max_concurrent=replica.serving.max_concurrent,
+        max_concurrent=concurrent_of(replica, abilities),
         threads=share_threads(replica.serving.threads, abilities.cores, sharers),
         memory_bytes=replica.memory_bytes,
         dtype=replica.dtype,

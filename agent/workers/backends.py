@@ -60,7 +60,7 @@ class ChildBackend:
         """Start a worker process and send it its load line.
 
         Raises:
-            Unavailable: The process could not be started, or there is no room for its directory.
+            Unavailable: The process could not be started.
         """
         load = pipe.Load(
             backend=self._runtime.backend,
@@ -74,7 +74,6 @@ class ChildBackend:
             shift=spec.shift,
             keep_tokens=spec.keep_tokens,
         )
-        _ensure_directory(spec)
         killed_before = _kernel_kills(self._proc)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -209,20 +208,6 @@ class _ChildWorker:
         _log.debug("worker %d: %s", self.pid, text)
 
 
-def _ensure_directory(spec: WorkerSpec) -> None:
-    """Make the directory for saved prompts.
-
-    Raises:
-        Unavailable: It cannot be made.
-    """
-    if spec.npu is None or not spec.npu.cache_dir:
-        return
-    try:
-        Path(spec.npu.cache_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unavailable(f"directory {spec.npu.cache_dir} for saved prompts cannot be made: {error.strerror}") from error
-
-
 def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool) -> Exit:
     """Return why a worker ended that nobody asked to.
 
@@ -255,9 +240,14 @@ def _signal_name(number: int) -> str:
 
 
 def _first_error(said: tuple[str, ...]) -> str:
-    """Return the first line that a runtime marked as an error (llama.cpp: `<time> E <text>`), else the last line."""
-    marked = (line.partition(" E ")[2] for line in said if " E " in line)
-    return next(marked, said[-1] if said else "")[:SAID_CHARACTERS_MAX]
+    """Return the first line that a runtime marked as an error, else the last that it did not mark as mere information.
+
+    llama.cpp writes `<time> E <text>`, the NPU's runtime `E rkllm: <text>`; `I` is information in both.
+    """
+    lines = [f" {line}" for line in said]
+    marked = (line.partition(" E ")[2] for line in lines if " E " in line)
+    others = [line.strip() for line in lines if not line.startswith(" I ")]
+    return next(marked, others[-1] if others else "")[:SAID_CHARACTERS_MAX]
 
 
 def _kernel_kills(proc: Path) -> int:

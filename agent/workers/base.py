@@ -199,11 +199,13 @@ def worker_key(replica: AssignedReplica, library: str, *, on_npu: bool = False, 
     serving = replica.serving
     used = NPU_ROLES if on_npu else OTHER_ROLES
     files = sorted(f"{file.role}={file.path}={file.digest}" for file in replica.files if file.role in used)
-    facts: list[object] = [replica.runtime, library, serving.context_tokens, serving.max_concurrent, serving.threads, files]
+    facts: list[object] = [replica.runtime, library, serving.context_tokens, files]
     facts.append([serving.context_overflow, serving.keep_tokens] if serving.context_overflow == "Shift" else [])
     if on_npu:
         scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files if file.role == "adapter")
         facts += [scales, serving.max_output_tokens, serving.prompt_cache_bytes, serving.embed_flash, serving.cpus, serving.iommu_domain]
+    else:
+        facts += [serving.max_concurrent, serving.threads]
     if simulated:
         facts += [replica.dtype, replica.reference_model, replica.reference_sdk_version]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]

@@ -111,7 +111,15 @@ def test_the_key_of_an_npu_worker_changes_with_what_it_was_told(serving: dict[st
 
 @pytest.mark.parametrize(
     "serving",
-    [{"load": "OnDemand"}, {"idle_unload_seconds": 5}, {"keep_tokens": 5}, {"runtime_version": ">=1"}, {"max_queued": 1}],
+    [
+        {"load": "OnDemand"},
+        {"max_concurrent": 2},
+        {"threads": 2},
+        {"idle_unload_seconds": 5},
+        {"keep_tokens": 5},
+        {"runtime_version": ">=1"},
+        {"max_queued": 1},
+    ],
 )
 def test_what_a_running_worker_does_not_depend_on_restarts_nothing(serving: dict[str, object]) -> None:
     """Kept tokens count only with a shift; a requirement counts by the version that it chooses."""
@@ -164,28 +172,32 @@ def test_saved_prompts_are_kept_for_what_is_assigned_or_runs_and_for_nothing_els
 
 
 @pytest.mark.parametrize(
-    ("one", "on_npu", "sentence"),
+    ("one", "generation", "sentence"),
     [
-        (npu(serving={"embed_flash": True, "cpus": "4-7"}), True, ""),
-        (npu(serving={"threads": 2}), True, "serving.threads (use serving.cpus) has no effect with runtime rkllm"),
-        (npu(serving={"embed_flash": True}), False, "serving.embedFlash has no effect with a simulated NPU"),
+        (npu(serving={"embed_flash": True, "cpus": "4-7"}), "G4", ""),
         (
-            replica(serving=ServingParameters(cpus="1", iommu_domain=0, prompt_cache_bytes=1)), False,
+            npu(serving={"embed_flash": True, "cpus": "4-7"}), "G1",
+            "serving.cpus, serving.embedFlash have no effect with runtime rkllm of generation G1",
+        ),
+        (npu(serving={"threads": 2}), "G4", "serving.threads (use serving.cpus) has no effect with runtime rkllm of generation G4"),
+        (npu(serving={"embed_flash": True}), "", "serving.embedFlash has no effect with a simulated NPU"),
+        (
+            replica(serving=ServingParameters(cpus="1", iommu_domain=0, prompt_cache_bytes=1)), "",
             "serving.cpus, serving.iommuDomain, serving.promptCache have no effect with runtime llamacpp",
         ),
         (
-            replica(files=(file("m", "weight"), file("a", "adapter"))), False,
+            replica(files=(file("m", "weight"), file("a", "adapter"))), "",
             "the adapter of the variant has no effect with runtime llamacpp",
         ),
         (
-            replica(serving=ServingParameters(keep_tokens=3)), False,
+            replica(serving=ServingParameters(keep_tokens=3)), "",
             "serving.keepTokens without contextOverflow Shift has no effect with runtime llamacpp",
         ),
-        (replica(serving=ServingParameters(keep_tokens=3, context_overflow="Shift")), False, ""),
+        (replica(serving=ServingParameters(keep_tokens=3, context_overflow="Shift")), "", ""),
     ],
 )  # fmt: skip
-def test_a_field_without_effect_is_said(one: AssignedReplica, on_npu: bool, sentence: str) -> None:
-    assert without_effect(one, on_npu=on_npu) == sentence
+def test_a_field_without_effect_is_said(one: AssignedReplica, generation: str, sentence: str) -> None:
+    assert without_effect(one, generation) == sentence
 
 
 def test_a_loaded_replica_tells_the_fields_that_have_no_effect() -> None:
