@@ -49,9 +49,13 @@ class Demand:
             self._wake()
 
     def unload(self, uid: str) -> None:
-        """Let the model go once nothing runs on it; also said by the loop of what it unloads."""
-        self._set(uid, unloaded=True, slept=True)
+        """Let the model go once nothing runs on it."""
+        self._set(uid, unloaded=True)
         self._wake()
+
+    def slept(self, uid: str) -> None:
+        """The loop has let it go."""
+        self._set(uid, unloaded=True, slept=True)
 
     def uses(self) -> Mapping[str, Use]:
         """Return what is known, by replica uid."""

@@ -216,7 +216,7 @@ class Loop:
                 # Verified anew while nobody waits, so that the next load is only the load.
                 self._bytes.forget_verification(uid)
                 self._supervisor.stop(uid)
-                self._demand.unload(uid)
+                self._demand.slept(uid)
 
     def _report(self, planned: Plan) -> None:
         workers = self._supervisor.states()

@@ -227,7 +227,7 @@ def _standing_with_worker(
         return say.unloaded(replica, ()) if _is_asleep(replica, scene) else say.loading(replica, (), on_demand=True)
     if missing and (worker.phase == "BackOff" or any(file.digest in observed.mismatched for file in missing)):
         return msgspec.structs.replace(say.fetching(replica, missing, observed, ()), steps=(Stop(uid=replica.uid), *fetch))
-    # One that loads was wanted; it is idle only once it has answered or failed.
+    # One that loads was wanted; it is idle only once it is loaded, or has failed.
     if worker.phase in {"Ready", "BackOff"} and _is_asleep(replica, scene):
         return say.unloaded(replica, (Unload(uid=replica.uid),))
     library = specs.choose_library(replica, scene.abilities)

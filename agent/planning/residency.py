@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
 from rkfleet.assignment import AssignedReplica
 
-__all__ = ["Use", "asleep", "is_unloadable", "loads_on_demand", "sleeps_at", "victim"]
+__all__ = ["WANT_SECONDS", "Use", "asleep", "is_unloadable", "loads_on_demand", "sleeps_at", "victim"]
+
+# A model that was asked for and cannot be loaded yet is wanted for so long after the last client left; then it waits for the next one,
+# instead of pushing out what others use.
+WANT_SECONDS: Final = 60.0
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +31,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
         last_at: Monotonic second of the last request that began or ended, or of the last word about it.
         keep_seconds: How long a client asked to keep it after that; None leaves it to `idleUnloadSeconds`.
         unloaded: It was unloaded, or somebody asked for that, and nobody has wanted it since.
-        slept: It was so before: the model is known to load, so the replica counts as serving while it is loaded again.
+        slept: It was loaded and let go before: it is known to load, so the replica counts as serving while it is loaded again.
     """
 
     last_at: float
@@ -50,12 +55,14 @@ def sleeps_at(replica: AssignedReplica, use: Use | None, loaded_at: float | None
     """
     if not is_unloadable(replica):
         return math.inf
+    if loaded_at is None and not loads_on_demand(replica, use):
+        return math.inf
     if use is not None and use.unloaded:
         return -math.inf
-    if use is None and loaded_at is None:
-        return math.inf if replica.serving.load == "Eager" else -math.inf
+    if loaded_at is None:
+        return use.last_at + WANT_SECONDS if use is not None else -math.inf
     keep = use.keep_seconds if use is not None and use.keep_seconds is not None else replica.serving.idle_unload_seconds or math.inf
-    return max(use.last_at if use is not None else -math.inf, loaded_at if loaded_at is not None else -math.inf) + keep
+    return max(use.last_at if use is not None else loaded_at, loaded_at) + keep
 
 
 def asleep(replica: AssignedReplica, use: Use | None, loaded_at: float | None, *, in_flight: int, now: float) -> bool:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from agent.planning.residency import Use
+from agent.planning.residency import WANT_SECONDS, Use
 from agent.planning.values import Plan, Start, Stop, Unload
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.support.assignments import replica
@@ -147,6 +147,34 @@ def test_eager_with_an_idle_time_is_loaded_first_and_proves_itself_before_it_sle
     settle(world)
     assert world.conditions(UID)["Ready"] == ("True", "OnDemand")
     assert UID not in world.observed.workers
+
+
+def test_a_model_that_could_not_be_loaded_is_wanted_for_a_while_and_then_waits_for_the_next_request() -> None:
+    """What nobody waits for any more pushes nobody out and is not started again and again."""
+    world = two_and_one()
+    world.change(available_bytes=0)
+    world.asked("uid-c")
+    world.asked("uid-c", 0)
+    world.change(in_flight={"uid-a": 1, "uid-b": 1}, now=30.0 + WANT_SECONDS - 1)
+    assert world.conditions("uid-c")["Loaded"] == ("False", "WaitingForMemory")
+    world.change(now=30.0 + WANT_SECONDS)
+    assert world.conditions("uid-c")["Loaded"] == ("False", "Unloaded")
+    failing = on_board(replica(serving=ON_DEMAND))
+    failing.asked(UID)
+    settle(failing)
+    failing.crashed(UID, reason="LoadFailed")
+    failing.asked(UID, 0)
+    failing.change(now=WANT_SECONDS)
+    assert steps(failing) == [("Unload", UID)]
+
+
+def test_eager_with_an_idle_time_is_tried_until_it_loads_whatever_clients_say() -> None:
+    """It has not proven itself yet; a client that lets it go cannot make a broken model look well."""
+    world = on_board(replica(serving=ServingParameters(idle_unload_seconds=60)))
+    world.crashed(UID, reason="LoadFailed")
+    world.change(now=1000.0, uses={UID: Use(last_at=1.0, unloaded=True)})
+    assert steps(world) == []
+    assert world.conditions(UID)["Ready"] == ("False", "LoadFailed")
 
 
 def test_a_client_may_keep_a_model_longer_or_let_it_go_but_not_one_that_is_declared_to_stay() -> None:
