@@ -93,11 +93,13 @@ def no_reference_row(replica: AssignedReplica, soc: str, missing: str, steps: tu
     return Standing(reason=conditions.NO_REFERENCE_ROW, why=why, command=f"rkfleet bench table --soc {soc}", steps=steps)
 
 
-def waiting_for_predecessor(replica: AssignedReplica, before: AssignedReplica | None, steps: tuple[Step, ...]) -> Standing:
+def waiting_for_predecessor(
+    replica: AssignedReplica, before: AssignedReplica | None, steps: tuple[Step, ...], *, on_demand: bool = False
+) -> Standing:
     """Memory or the place itself is still taken by a worker on its way out."""
     command = _describe(before) if before else _describe(replica)
     why = f"waits until the worker of {_name(before)} is gone, because both do not fit on the board together"
-    return Standing(reason=conditions.WAITING_FOR_PREDECESSOR, why=why, command=command, steps=steps)
+    return Standing(reason=conditions.WAITING_FOR_PREDECESSOR, why=why, command=command, steps=steps, on_demand=on_demand)
 
 
 def waiting_for_memory(why: str, steps: tuple[Step, ...], *, on_demand: bool) -> Standing:

@@ -250,12 +250,12 @@ def _standing_before_start(replica: AssignedReplica, scene: _Scene) -> say.Stand
     verify = _verify_steps(replica, None, observed)
     if _is_asleep(replica, scene):
         return say.unloaded(replica, verify)
+    on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
     if replica.replaces and replica.replaces in observed.workers:
         before = scene.assigned.get(replica.replaces) or observed.known.get(replica.replaces)
-        return say.waiting_for_predecessor(replica, before, verify)
+        return say.waiting_for_predecessor(replica, before, verify, on_demand=on_demand)
     if (waits := scene.room.refuse(replica, verify)) is not None:
         return waits
-    on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
     if observed.verified.get(replica.uid) != load_token(None):
         return say.loading(replica, verify, on_demand=on_demand)
     return _start(replica, library, scene, on_demand=on_demand)

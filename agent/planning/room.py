@@ -56,10 +56,10 @@ class Room(msgspec.Struct, frozen=True):
         short = available is not None and replica.memory_bytes > available
         if not over and not short:
             return None
+        on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
         going = next((one.replica for uid, one in self.leaving.items() if uid in observed.workers), None)
         if going is not None:
-            return say.waiting_for_predecessor(replica, going, verify)
-        on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
+            return say.waiting_for_predecessor(replica, going, verify, on_demand=on_demand)
         others = [self.assigned[uid] for uid in observed.workers if uid in self.assigned and uid != replica.uid]
         turns = [one for one in others if residency.is_unloadable(one)]
         for one in turns:

@@ -235,6 +235,19 @@ def test_of_models_that_are_wanted_in_one_moment_only_those_start_that_fit_toget
     assert world.conditions("uid-b")["Loaded"] == ("False", "WaitingForMemory")
 
 
+def test_a_request_waits_for_a_worker_on_its_way_out_too() -> None:
+    """It is only a question of seconds; the replica serves."""
+    world = on_board(replica("old", memory_bytes=700 * MI), replica("b", model="b", serving=ON_DEMAND, memory_bytes=700 * MI))
+    world.loaded("uid-old")
+    world.replicas = world.replicas[1:]
+    world.asked("uid-old")
+    world.step()
+    world.asked("uid-b")
+    assert steps(world) == []
+    assert world.conditions("uid-b")["Loaded"] == ("False", "WaitingForPredecessor")
+    assert next(one for one in world.plan().served if one.replica.uid == "uid-b").on_demand
+
+
 def test_a_model_that_is_to_stay_never_makes_room() -> None:
     """What is Eager is taken at the controller's word."""
     world = on_board(replica("a", memory_bytes=700 * MI), replica("b", model="b", serving=ON_DEMAND, memory_bytes=400 * MI))
