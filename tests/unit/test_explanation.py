@@ -456,3 +456,15 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
         find_named(world(deployment("chat"), board("rk3588-1")), "default", "chatt")
     with pytest.raises(NotFound, match="there is none yet"):
         find_named(world(), "default", "chat")
+
+
+def test_a_replica_that_serves_says_what_its_model_is_not_and_what_has_no_effect() -> None:
+    """Well all the same: it takes requests."""
+    chat = deployment()
+    asleep = on("r", chat, said("ArtifactAvailable"), said("Loaded", "False", "Unloaded", "qwen is not in memory"), said("Ready"))
+    found = why(asleep, board("b"))
+    assert (found.verdict, found.sentence) == ("Well", "Replica r on board b serves; qwen is not in memory.")
+    noted = on(
+        "r", chat, said("ArtifactAvailable"), said("Loaded", "True", "ModelLoaded", "serving.cpus has no effect. Try: x"), said("Ready")
+    )
+    assert why(noted, board("b")).sentence == "Replica r on board b serves; serving.cpus has no effect."
