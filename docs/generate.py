@@ -22,6 +22,7 @@ import typer
 import typer.main
 
 import agent.config
+import agent.doctor
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -47,6 +48,7 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
+    "doctor": agent.doctor.parse_arguments,
 }
 
 
@@ -147,9 +149,9 @@ def _anchor(path: str) -> str:
 
 
 def _program(path: str) -> str:
-    """Return which program `rkfleet PROGRAM run` or `rkfleet simulate` starts; empty for every other command."""
+    """Return which program `rkfleet PROGRAM run`, `rkfleet simulate` or `rkfleet doctor` starts; empty for every other command."""
     words = path.split()
-    if words[1:] == ["simulate"]:
+    if words[1:] in (["simulate"], ["doctor"]):
         return words[1]
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 

@@ -1,4 +1,4 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`: become that program; further words are its own."""
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor`: be that program with the other words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "program_app", "simulate"]
+__all__ = ["PROGRAMS", "doctor", "program_app", "simulate"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
@@ -41,3 +41,8 @@ def program_app(name: str) -> typer.Typer:
 def simulate(context: typer.Context) -> None:
     """Hollow boards by the thousand, to test how much a controller carries; see simulate --help."""
     os.execv(sys.executable, [sys.executable, "-m", "simulation.hollow", *context.args])  # noqa: S606 (the same interpreter)
+
+
+def doctor(context: typer.Context) -> None:
+    """Say what is wrong with this board and what to type; needs no controller; see doctor --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "agent.doctor", *context.args])  # noqa: S606 (the same interpreter)
