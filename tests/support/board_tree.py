@@ -256,9 +256,11 @@ class BoardTree:
 
     def untuned(self) -> BoardTree:
         """The clocks of a vendor image that nobody tuned: governors of its own, at low frequencies while idle."""
-        self.clock("npu", "rknpu_ondemand", 300000000).clock("gpu", "simple_ondemand", 300000000).clock("dram", "dmc_ondemand", 528000000)
-        for policy in self.chip.policies:
-            self.clock(f"cpu{policy.cpus[0]}", "schedutil", 408000000)
+        own = {"npu": ("rknpu_ondemand", 300000000), "gpu": ("simple_ondemand", 300000000), "dram": ("dmc_ondemand", 528000000)}
+        own |= {f"cpu{policy.cpus[0]}": ("schedutil", 408000000) for policy in self.chip.policies}
+        for name, (governor, hertz) in own.items():
+            if self.path(self.node(name)).exists():
+                self.clock(name, governor, hertz)
         return self
 
     def stuck(self, name: str, hertz: int) -> BoardTree:
@@ -363,10 +365,15 @@ def as_nobody(tree: BoardTree) -> Iterator[None]:
     modes = [(one, one.stat().st_mode) for one in above]
     for one, mode in modes:
         one.chmod(mode | 0o011)
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(NOBODY)
     os.seteuid(NOBODY)
     try:
         yield
     finally:
         os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
         for one, mode in modes:
             one.chmod(mode)
