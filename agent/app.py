@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import ssl
@@ -24,14 +25,16 @@ import msgspec
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
 from agent.board.sensors import MachineSensors, Sensors
+from agent.board.telemetry import Telemetry
 from agent.config import Config
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.logs import BoardLogs
-from agent.loop import Loop
+from agent.loop import Loop, Watch
 from agent.metrics import AgentMetrics
 from agent.own_log import own_log
 from agent.planning.values import Abilities, Served
@@ -39,6 +42,7 @@ from agent.reports import Reports
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
+from agent.watch import BoardWatch
 from agent.workers import backends
 from agent.workers.base import Backend
 from agent.workers.supervisor import Supervisor
@@ -83,6 +87,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         identity: Waits until the board has an identity, enrolling if need be, and returns it.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         simulated: Whether the hardware does not exist; said with every answer and figure.
+        watch: Makes who looks after the hardware, given the gauges and what to call when a condition has changed; None for nobody.
     """
 
     backends: tuple[Backend, ...]
@@ -90,6 +95,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     identity: Callable[[], Awaitable[Identity]]
     tables: Mapping[str, Table] = {}
     simulated: bool = False
+    watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
@@ -112,7 +118,12 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         given = enrolment if config.token or config.token_file else None
         return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
 
-    return Parts(backends=installed, sensors=sensors, identity=identity)
+    def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
+        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
+        telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
+        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
+
+    return Parts(backends=installed, sensors=sensors, identity=identity, watch=watch)
 
 
 class Agent:
@@ -214,6 +225,7 @@ class Agent:
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
         )
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
+        watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -229,8 +241,12 @@ class Agent:
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
             publish=lambda served: self._routes.replace(tuple(_route(one, identity.name) for one in served)),
+            watch=watch,
         )
         async with asyncio.TaskGroup() as tasks:
+            if watch is not None:
+                watch.look()
+                tasks.create_task(watch.run())
             tasks.create_task(loop.run())
             tasks.create_task(session.run())
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from agent.board import clock_wire
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
@@ -41,6 +42,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory that the board reports to have; 0 for what the machine has.
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
+        clocks_helper: Socket of the privileged helper for clocks.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -58,6 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     artifact_limit_bytes: int = 0
     filesystem_root: Path = Path("/")
+    clocks_helper: Path = clock_wire.SOCKET
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -98,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
     add("--filesystem-root", type=Path, default=Path("/"), help="where /proc, /sys and /etc are read from (default %(default)s)")
+    add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
     add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
     return parser

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -32,7 +32,7 @@ from rkfleet.conditions import Condition
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import BoardState, RunningWorker
 
-__all__ = ["Loop", "Traffic"]
+__all__ = ["Loop", "Traffic", "Watch"]
 
 # Memory, storage and what other programs do to them change without anybody telling.
 LOOK_SECONDS: Final = 5.0
@@ -57,6 +57,27 @@ class Traffic(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Who looks after the hardware. The loop takes what it says and tells it what is wanted; `agent/app.py` runs it beside the loop."""
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is to be said about it now."""
+        ...
+
+    def want(self, clocks: Literal["Unmanaged", "Fixed"]) -> None:
+        """Take how the clocks are to run; does not block."""
+        ...
+
+    def look(self) -> None:
+        """Look once, so that the first report of the loop has conditions."""
+        ...
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        ...
+
+
 class Loop:
     """The one loop of an agent."""
 
@@ -75,6 +96,7 @@ class Loop:
         metrics: AgentMetrics,
         abilities: Abilities,
         publish: Callable[[tuple[Served, ...]], None],
+        watch: Watch | None = None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -91,6 +113,7 @@ class Loop:
             metrics: Gauges that follow the state.
             abilities: What does not change while the agent runs.
             publish: Given the routes of the board after each pass.
+            watch: Looks after the hardware; None where there is none to look after.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -104,6 +127,7 @@ class Loop:
         self._metrics: Final = metrics
         self._abilities: Final = abilities
         self._publish: Final = publish
+        self._watch: Final = watch
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -125,6 +149,8 @@ class Loop:
             observed = self._observe()
             planned = plan(self._ledger.held.assignment, self._abilities, observed)
             self._remember(planned)
+            if self._watch is not None:
+                self._watch.want(self._ledger.held.assignment.clocks)
             for step in planned.steps:
                 self._act(step, tasks)
             self._cache.refer(planned.holders)
@@ -207,6 +233,7 @@ class Loop:
         return (
             memory_pressure(low=self._low_memory, total_bytes=memory.total_bytes),
             disk_pressure(free_bytes=storage.free_bytes, problems=problems),
+            *(self._watch.conditions if self._watch is not None else ()),
         )
 
     def _record(self, happening: Happening) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "CHECKS",
     "DRIVER_MIN",
     "DRIVER_SMALL",
+    "NPU_CHECKS",
     "Check",
     "Finding",
     "Verdict",
@@ -173,7 +174,7 @@ def _node(seen: BoardSnapshot) -> Finding | None:
     if node.state == "dead":
         return _bad("npu-node", f"{node.path} is there and leads to no device", "sudo dmesg | grep -i rknpu")
     why = f"{node.path} may not be opened for reading and writing ({node.permissions})"
-    return _bad("npu-node", why, f"sudo usermod -aG $(stat -c %G {node.path}) $USER  # the agent's user; then start it again")
+    return _bad("npu-node", why, f"sudo usermod -aG $(stat -c %G {node.path}) rkfleet")
 
 
 def _clients(seen: BoardSnapshot) -> Finding | None:
@@ -359,9 +360,11 @@ def _storage(seen: BoardSnapshot) -> Finding:
     return _ok("storage", f"{what}, {speed / MEGABYTE:.0f} MB/s since boot")
 
 
+# Those that say whether a model can run on the NPU at all; NPUReady follows from them.
+NPU_CHECKS: Final[tuple[Check, ...]] = (_driver, _node, _clients)
 # The order is that of a person who looks: is there an NPU, can it be used, does it run as fast as it can, has it what else it needs.
 CHECKS: Final[tuple[Check, ...]] = (
-    _chip, _driver, _node, _clients, _iommu, _libraries, _openmp, _load, _governors, _npu_clock, _dram_clock, _throttling, _cpu_mask,
+    _chip, *NPU_CHECKS, _iommu, _libraries, _openmp, _load, _governors, _npu_clock, _dram_clock, _throttling, _cpu_mask,
     _memory, _memory_bus, _storage,
 )  # fmt: skip
 
