@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from agent.board.readings import Reading, names_in, read, read_text
 from agent.board.snapshot import Driver, Node
 from agent.board.soc import Soc
@@ -81,11 +83,12 @@ def observe_driver(root: Path) -> Driver | None:
 
 
 def _family(root: Path) -> Literal["", "rknpu", "rocket"]:
-    names = {*names_in(root / "sys/module")} & {"rknpu", "rocket"}
-    names |= {driver for _, driver in _devices(root, "drm", "renderD")} | {driver for _, driver in _devices(root, "accel", "accel")}
-    if "rknpu" in names or os.path.lexists(root / "proc/rknpu/version"):
+    if os.path.lexists(root / "sys/module/rknpu") or os.path.lexists(root / "proc/rknpu/version"):
         return "rknpu"
-    return "rocket" if "rocket" in names else ""
+    names = {driver for kind, prefix in (("drm", "renderD"), ("accel", "accel")) for _, driver in _devices(root, kind, prefix)}
+    if "rknpu" in names:
+        return "rknpu"
+    return "rocket" if "rocket" in names or os.path.lexists(root / "sys/module/rocket") else ""
 
 
 def _devices(root: Path, kind: str, prefix: str) -> list[tuple[str, str]]:
@@ -99,18 +102,31 @@ def _devices(root: Path, kind: str, prefix: str) -> list[tuple[str, str]]:
     return found
 
 
-def observe_nodes(root: Path, account: Account | None = None) -> tuple[Node, ...]:
+def observe_nodes(root: Path, account: Account | None = None, *, opened: bool = False) -> tuple[Node, ...]:
     """Return the nodes of the vendor's driver, also those that should be in `/dev` and are not.
 
     Args:
         root: File system root.
         account: For whom they must open; None for this process.
+        opened: Whether to open them for a moment, if they must open for this process: in a container, a mode that allows is not all.
     """
     found = [_node(root, f"/dev/dri/{name}", "render", account) for name, driver in _devices(root, "drm", "renderD") if driver == "rknpu"]
     legacy = root / "dev/rknpu"
     if os.path.lexists(legacy) and not legacy.is_symlink():
         found.append(_node(root, "/dev/rknpu", "dma-heap", account))
-    return tuple(found)
+    return tuple(_opened(root, node) if opened and account is None else node for node in found)
+
+
+def _opened(root: Path, node: Node) -> Node:
+    if node.state != "usable":
+        return node
+    try:
+        os.close(os.open(root / node.path.lstrip("/"), os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except PermissionError:
+        return msgspec.structs.replace(node, state="forbidden")
+    except OSError:
+        return msgspec.structs.replace(node, state="dead")
+    return node
 
 
 def observe_legacy_symlink(root: Path) -> str:

@@ -70,6 +70,8 @@ def observe_board(root: Path, data_dir: Path, *, account: npu.Account | None = N
         runtime_library: The vendor's library, if it lies where nobody would look.
     """
     moving = Telemetry(root, account=account).observe(links_max=None)
+    if moving.nodes:
+        moving = msgspec.structs.replace(moving, nodes=npu.observe_nodes(root, account, opened=True))
     try:
         found: memory.Memory | None = memory.observe_memory(root)
     except (OSError, ValueError, IndexError):
