@@ -26,15 +26,17 @@ import msgspec
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.prompt_caches import PromptCaches
+from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
 from agent.board.sensors import MachineSensors, Sensors
+from agent.board.telemetry import Telemetry
 from agent.config import Config
 from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.logs import BoardLogs
-from agent.loop import Loop
+from agent.loop import Loop, Watch
 from agent.metrics import AgentMetrics
 from agent.own_log import own_log
 from agent.planning.values import Abilities, InstalledLibrary, Served
@@ -42,6 +44,7 @@ from agent.reports import Reports
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
+from agent.watch import BoardWatch
 from agent.workers import backends
 from agent.workers.base import Backend
 from agent.workers.libraries import Library, find_libraries
@@ -91,6 +94,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         simulated: Whether the hardware does not exist; said with every answer and figure.
         libraries: Libraries of the NPU's runtime that can be used, the newest first.
         library_problems: Sentences about those that cannot.
+        watch: Makes who looks after the hardware, given the gauges and what to call when a condition has changed; None for nobody.
     """
 
     backends: tuple[Backend, ...]
@@ -100,6 +104,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     libraries: tuple[Library, ...] = ()
     library_problems: tuple[str, ...] = ()
+    watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
@@ -129,12 +134,18 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         given = enrolment if config.token or config.token_file else None
         return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
 
+    def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
+        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
+        telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
+        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
+
     return Parts(
         backends=installed,
         sensors=sensors,
         identity=identity,
         libraries=libraries.usable,
         library_problems=libraries.problems,
+        watch=watch,
     )
 
 
@@ -245,6 +256,7 @@ class Agent:
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
         )
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
+        watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -263,8 +275,12 @@ class Agent:
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,
+            watch=watch,
         )
         async with asyncio.TaskGroup() as tasks:
+            if watch is not None:
+                watch.look()
+                tasks.create_task(watch.run())
             tasks.create_task(loop.run())
             tasks.create_task(session.run())
 

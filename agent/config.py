@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from agent.board import clock_wire
 from agent.workers.libraries import NamedLibrary, parse_named_library
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
@@ -43,6 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
         runtime_libraries: Libraries of the NPU's runtime to use; empty looks in the usual places.
+        clocks_helper: Socket of the privileged helper for clocks.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -61,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     artifact_limit_bytes: int = 0
     filesystem_root: Path = Path("/")
     runtime_libraries: tuple[NamedLibrary, ...] = ()
+    clocks_helper: Path = clock_wire.SOCKET
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -111,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE[=GENERATION]",
         help="an RKLLM runtime to use, repeatable (default: librkllmrt.so in /usr/lib, /usr/local/lib, /opt/rkfleet/runtimes/*)",
     )
+    add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
     add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
     return parser

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -35,7 +35,7 @@ from rkfleet.disk import in_thread
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import BoardState, RunningWorker
 
-__all__ = ["Loop", "Traffic"]
+__all__ = ["Loop", "Traffic", "Watch"]
 
 # Memory, storage and what other programs do to them change without anybody telling.
 LOOK_SECONDS: Final = 5.0
@@ -60,6 +60,27 @@ class Traffic(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Who looks after the hardware. The loop takes what it says and tells it what is wanted; `agent/app.py` runs it beside the loop."""
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is to be said about it now."""
+        ...
+
+    def want(self, clocks: Literal["Unmanaged", "Fixed"]) -> None:
+        """Take how the clocks are to run; does not block."""
+        ...
+
+    def look(self) -> None:
+        """Look once, so that the first report of the loop has conditions."""
+        ...
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        ...
+
+
 class Loop:
     """The one loop of an agent."""
 
@@ -81,6 +102,7 @@ class Loop:
         demand: Demand,
         prompt_caches: PromptCaches,
         problems: tuple[str, ...] = (),
+        watch: Watch | None = None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -100,6 +122,7 @@ class Loop:
             demand: Who wants which model.
             prompt_caches: Directories of saved prompts.
             problems: Runtime libraries that are not used, each in a sentence; told once.
+            watch: Looks after the hardware; None where there is none to look after.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -117,6 +140,7 @@ class Loop:
         self._prompt_caches: Final = prompt_caches
         self._problems: Final = problems
         self._caches: frozenset[str] | None = None
+        self._watch: Final = watch
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -140,6 +164,8 @@ class Loop:
             observed = self._observe()
             planned = plan(self._ledger.held.assignment, self._abilities, observed)
             self._remember(planned)
+            if self._watch is not None:
+                self._watch.want(self._ledger.held.assignment.clocks)
             for step in planned.steps:
                 self._act(step, tasks)
             self._cache.refer(planned.holders)
@@ -246,6 +272,7 @@ class Loop:
         return (
             memory_pressure(low=self._low_memory, total_bytes=memory.total_bytes),
             disk_pressure(free_bytes=storage.free_bytes, problems=problems),
+            *(self._watch.conditions if self._watch is not None else ()),
         )
 
     def _record(self, happening: Happening) -> None:

@@ -33,6 +33,9 @@ DRAINED: Final = "Drained"
 MEMORY_PRESSURE: Final = "MemoryPressure"
 DISK_PRESSURE: Final = "DiskPressure"
 DISRUPTION_TARGET: Final = "DisruptionTarget"
+NPU_READY: Final = "NPUReady"
+THERMAL_PRESSURE: Final = "ThermalPressure"
+CLOCKS_PINNED: Final = "ClocksPinned"
 
 # Reasons of Board Ready.
 SESSION_OPEN: Final = "SessionOpen"
@@ -44,6 +47,34 @@ NEVER_CONNECTED: Final = "NeverConnected"
 SUFFICIENT: Final = "Sufficient"
 LOW_MEMORY: Final = "LowMemory"
 DISK_FULL: Final = "DiskFull"
+
+# Reasons of Board NPUReady.
+NPU_USABLE: Final = "NPUUsable"
+SMALL_MODELS_ONLY: Final = "SmallModelsOnly"
+DRIVER_MISSING: Final = "DriverMissing"
+DRIVER_TOO_OLD: Final = "DriverTooOld"
+DRIVER_UNKNOWN: Final = "DriverUnknown"
+MAINLINE_DRIVER: Final = "MainlineDriver"
+NODE_MISSING: Final = "NodeMissing"
+NODE_FORBIDDEN: Final = "NodeForbidden"
+LEGACY_NODE_SYMLINK: Final = "LegacyNodeSymlink"
+OTHER_NPU_CLIENT: Final = "OtherNPUClient"
+RUNTIME_LIBRARY_UNKNOWN: Final = "RuntimeLibraryUnknown"
+
+# Reasons of Board ThermalPressure.
+THROTTLED: Final = "Throttled"
+NOT_THROTTLED: Final = "NotThrottled"
+TEMPERATURE_UNKNOWN: Final = "TemperatureUnknown"
+
+# Reasons of Board ClocksPinned.
+CLOCKS_FIXED: Final = "ClocksFixed"
+CLOCKS_UNMANAGED: Final = "ClocksUnmanaged"
+CLOCKS_LEFT: Final = "ClocksLeft"
+CLOCKS_FORBIDDEN: Final = "ClocksForbidden"
+CLOCK_MISSING: Final = "ClockMissing"
+CLOCK_REFUSED: Final = "ClockRefused"
+CLOCK_DIFFERS: Final = "ClockDiffers"
+NO_CLOCK_PROFILE: Final = "NoClockProfile"
 
 # Reasons of Model Ready.
 ARTIFACTS_PRESENT: Final = "ArtifactsPresent"

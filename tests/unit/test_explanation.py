@@ -384,6 +384,19 @@ def test_a_board_under_pressure_says_which(type: str, reason: str, command: str)
     assert f"under {type}: less than 32Mi are free" in found.sentence
 
 
+def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_needs_it() -> None:
+    """A replica that waits for memory is not told about the NPU."""
+    broken = board("b", conditions=[said("Ready"), said("NPUReady", "False", "NodeMissing", "The node is gone. Try: ls /dev/dri")])
+    found = why(broken)
+    assert (found.verdict, found.command) == ("NeedsHelp", "ls /dev/dri")
+    assert found.sentence == "Board b cannot use its NPU: the node is gone."
+    chat = deployment(status=rolled())
+    message = "No board of 1 can take the replica: NPU is not ready (NodeMissing), which variant npu needs: b"
+    assert "board b cannot use its NPU" in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+    message = "No board of 1 can take the replica: less memory free than the 1Gi of variant q4: b (has 0 of 4Gi)"
+    assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+
+
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}
 
 
