@@ -69,6 +69,9 @@ def staged(replica: AssignedReplica) -> Standing:
 
 def runtime_missing(replica: AssignedReplica, abilities: Abilities) -> Standing:
     """The runtime of the variant cannot be started here."""
+    if replica.runtime == "rknn":
+        why = f"variant {replica.variant} has runtime rknn, which boards run only as a file with role encoder of an rkllm variant"
+        return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet model push --help")
     have = ", ".join(f"{name} {version}" for name, version in sorted(abilities.libraries.items())) or "none"
     why = f"variant {replica.variant} needs runtime {replica.runtime}, this board has {have}"
     return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet get boards -o yaml")
@@ -107,13 +110,13 @@ def stopping(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
 
 
 def back_off(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, ...]) -> Standing:
-    """The worker ended although it should run; the supervisor starts it again after a pause."""
+    """The worker ended although it should run; the supervisor starts it again after a pause. A known failure has its own reason."""
     last = worker.last_exit
-    reason = conditions.LOAD_FAILED if last and last.reason == "LoadFailed" else conditions.CRASH_LOOP
+    reason = worker.failure or (conditions.LOAD_FAILED if last and last.reason == "LoadFailed" else conditions.CRASH_LOOP)
     what = f"{last.reason}: {last.message}" if last else "unknown"
     why = f"the worker ended ({what}) and starts again after a pause"
     logs = f"rkfleet logs {replica.name} -n {replica.namespace}"
-    return Standing(reason=reason, why=why, command=logs, steps=steps)
+    return Standing(reason=reason, why=why, command=worker.remedy or logs, steps=steps)
 
 
 def draining(replica: AssignedReplica, worker: WorkerState | None, *, cut: bool) -> Standing:

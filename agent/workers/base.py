@@ -82,6 +82,8 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         not_before: Monotonic second of the next start while in BackOff, else 0.
         threads: CPU threads that the process was started with.
         pid: Process id, 0 without a process.
+        failure: Reason of the known failure (`agent.failures`) that `last_exit` was; empty if it has no name.
+        remedy: One command or field that helps against it.
     """
 
     uid: str
@@ -97,6 +99,8 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     memory_bytes: int = 0
     threads: int = 0
     pid: int = 0
+    failure: str = ""
+    remedy: str = ""
 
 
 class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -107,10 +111,19 @@ class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How a worker ended: None as reason when it was asked to; `message` says what is known in one sentence."""
+    """How a worker ended.
+
+    Attributes:
+        reason: None when it was asked to end.
+        message: What is known in one sentence.
+        failure: Reason of the known failure (`agent.failures`) that it was; empty for one without a name.
+        remedy: One command or field that helps against that failure.
+    """
 
     reason: ExitReason | None
     message: str = ""
+    failure: str = ""
+    remedy: str = ""
 
 
 class Worker(Protocol):

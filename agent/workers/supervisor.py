@@ -67,6 +67,7 @@ class _Slot:
         self.pid = 0
         self.restarts = 0
         self.last_exit: LastExit | None = None
+        self.failure = self.remedy = ""  # of the last exit
         self.not_before = 0.0
         self.beat_at = 0.0  # monotonic second at which the process last proved progress
         self.ready_at: float | None = None
@@ -90,6 +91,8 @@ class _Slot:
             memory_bytes=self.spec.memory_bytes,
             threads=self.spec.threads if running else 0,
             pid=self.pid if running else 0,
+            failure=self.failure,
+            remedy=self.remedy,
         )
 
 
@@ -180,6 +183,7 @@ class Supervisor:
                 continue
             stable = slot.ready_at is not None and self._clock.monotonic() - slot.ready_at >= self._limits.stable_seconds
             failures = 1 if stable or exit.reason == "Killed" else failures + 1
+            slot.failure, slot.remedy = exit.failure, exit.remedy
             self._note_exit(slot, spec, exit.reason, exit.message)
             pause = backoff_seconds(failures, self._limits, self._random.random())
             self._journals.say(uid, f"the worker ended: {exit.reason}: {exit.message}; it starts again in {pause:.1f} s")

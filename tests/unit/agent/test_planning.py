@@ -248,6 +248,29 @@ def test_a_file_that_fails_verification_is_fetched_again_before_the_load() -> No
     assert kinds(world) == [("Verify", UID)]
 
 
+def test_a_known_failure_is_the_reason_and_its_remedy_the_advice() -> None:
+    """Who describes the replica reads what to change."""
+    world = serving()
+    world.crashed(UID, reason="LoadFailed")
+    world.worker(UID, failure="ContextAboveModelLimit", remedy="set spec.template.serving.contextTokens to 4096 or less")
+    (state,) = world.plan().replicas
+    loaded = next(one for one in state.conditions if one.type == "Loaded")
+    assert (loaded.status, loaded.reason) == ("False", "ContextAboveModelLimit")
+    assert loaded.message.startswith("the worker ended (LoadFailed: signal 11)")
+    assert loaded.message.endswith("Try: set spec.template.serving.contextTokens to 4096 or less")
+
+
+def test_a_variant_for_rknn_alone_is_refused_with_the_way_out() -> None:
+    """An encoder is a file of a variant for rkllm."""
+    world = BoardWorld(msgspec.structs.replace(replica(), runtime="rknn"))
+    world.step()
+    world.fetched(UID)
+    (state,) = world.plan().replicas
+    loaded = next(one for one in state.conditions if one.type == "Loaded")
+    assert loaded.reason == "RuntimeMissing"
+    assert "only as a file with role encoder" in loaded.message
+
+
 def test_every_load_after_an_exit_has_its_own_verification() -> None:
     """A worker that crashes on spoiled bytes does not crash on them for ever."""
     world = serving()
