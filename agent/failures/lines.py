@@ -123,6 +123,7 @@ _FEW_CPUS: Final = re.compile(r"number of enabled CPUs must be greater than or e
 _ENABLED_CPUS: Final = re.compile(r"Enabled cpus num: ?(\d{1,4})")
 _CORES: Final = re.compile(r"npu_core_num: ?(\d{1,4})")
 _LORA: Final = re.compile(r"rkllm_load_lora\b[^\n]{0,200}?(-\d{1,9})\b")
+_ADAPTER: Final = re.compile(r"adapter [^\s]{1,200} was not loaded from [^\n]{1,300}")
 _ADAPTER_NAME: Final = re.compile(r"[\w./-]{1,200}\.(?:safetensors|rkllm|bin)")
 _ASSERT: Final = re.compile(r"GGML_ASSERT\(view_src == NULL")
 _SUBMIT: Final = re.compile(r"failed to submit!?,? ?(?:op id[: ]*(\d{1,9}))?")
@@ -244,8 +245,9 @@ def _few_cpus(case: _Case) -> Failure | None:
 
 def _adapter(case: _Case) -> Failure | None:
     found = case.says(_LORA)
-    if not found:
-        return None
+    if found is None:
+        refused = case.says(_ADAPTER)
+        return failure(24, f"the library refused an adapter: {refused[0]}") if refused else None
     name = _ADAPTER_NAME.search(case.line_of(found))
     return failure(24, f"the library refused adapter {name[0] if name else 'of the model'} (rkllm_load_lora returned {found[1]})")
 

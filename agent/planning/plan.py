@@ -167,7 +167,7 @@ def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
         return say.no_reference_row(replica, scene.abilities.soc, why, stop)
     if worker is not None:
         if replica.activation == "Staged":
-            return say.stopping(replica, fetch)
+            return say.stopping(replica, worker, fetch)
         return _standing_with_worker(replica, worker, missing, fetch, scene)
     if missing:
         return say.fetching(replica, missing, observed, fetch)
@@ -192,7 +192,7 @@ def _standing_with_worker(
 ) -> say.Standing:
     """A worker is there: leave it alone unless its key has changed or the bytes that it loads are bad."""
     if worker.phase == "Stopping":
-        return say.stopping(replica, fetch)
+        return say.stopping(replica, worker, fetch)
     if missing and (worker.phase == "BackOff" or any(file.digest in scene.observed.mismatched for file in missing)):
         return msgspec.structs.replace(say.fetching(replica, missing, scene.observed, ()), steps=(Stop(uid=replica.uid), *fetch))
     library = scene.abilities.libraries.get(replica.runtime)

@@ -40,6 +40,9 @@ SAID_CHARACTERS_MAX: Final = 300  # Of the worker's own words in an exit message
 # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
 WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {"GOMP_SPINCOUNT": "2000"}
 
+# Reasons for which a worker is killed by the agent itself: it made no progress, or did not load in time.
+_STUCK: Final[frozenset[ExitReason]] = frozenset({"Hung", "LoadFailed"})
+
 _log = logging.getLogger(__name__)
 
 
@@ -235,7 +238,7 @@ class _ChildWorker:
             pid=self.pid,
             said=self._failed.message if self._failed else "",
             loaded=loaded,
-            hung=by_us is not None and by_us.reason in {"Hung", "LoadFailed"},
+            hung=(by_us is not None and by_us.reason in _STUCK) or (self._failed is not None and self._failed.reason == "Hung"),
             kernel_killed=oom,
             others=self._others,
         )
@@ -302,7 +305,7 @@ def named(exit: Exit, said: tuple[str, ...], kernel: tuple[str, ...], ending: En
     if found is None:
         return exit
     message = found.message if exit.message in found.message else f"{found.message}; {exit.message}"
-    return Exit(reason=found.exit or exit.reason, message=message, failure=found.reason, remedy=found.remedy)
+    return Exit(reason=found.exit or exit.reason, message=message, failure=found)
 
 
 def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool, npu: bool = False) -> Exit:

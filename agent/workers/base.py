@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from agent.failures.modes import Failure
 from agent.workers.pipe import NpuLoad
 from rkfleet.assignment import AssignedReplica
 from rkfleet.kinds.board import Runtime
@@ -82,8 +83,7 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         not_before: Monotonic second of the next start while in BackOff, else 0.
         threads: CPU threads that the process was started with.
         pid: Process id, 0 without a process.
-        failure: Reason of the known failure (`agent.failures`) that `last_exit` was; empty if it has no name.
-        remedy: One command or field that helps against it.
+        failure: The known failure that `last_exit` was, or that keeps a process from ending; None for one without a name.
     """
 
     uid: str
@@ -99,8 +99,7 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     memory_bytes: int = 0
     threads: int = 0
     pid: int = 0
-    failure: str = ""
-    remedy: str = ""
+    failure: Failure | None = None
 
 
 class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -116,14 +115,12 @@ class Exit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         reason: None when it was asked to end.
         message: What is known in one sentence.
-        failure: Reason of the known failure (`agent.failures`) that it was; empty for one without a name.
-        remedy: One command or field that helps against that failure.
+        failure: The known failure that it was; None for one without a name.
     """
 
     reason: ExitReason | None
     message: str = ""
-    failure: str = ""
-    remedy: str = ""
+    failure: Failure | None = None
 
 
 class Worker(Protocol):

@@ -50,10 +50,11 @@ def test_the_exit_of_a_worker_has_the_failures_name_values_and_remedy(tmp_path: 
     """The library's line becomes a reason, a sentence and one thing to do; that the kernel's log is closed to us is said in the log."""
     limit = "E rkllm: max_context[16384] must be less than the model's max_context_limit[4096]\n"
     exit, said = end_of(tmp_path, words=f"I rkllm: hello\n{limit}bye\n")
-    assert (exit.reason, exit.failure) == ("Crashed", "ContextAboveModelLimit")
+    assert exit.failure is not None
+    assert (exit.reason, exit.failure.reason) == ("Crashed", "ContextAboveModelLimit")
     assert exit.message.startswith("contextTokens 16384 is more than the 4096")
     assert "exit status 1: E rkllm: max_context[16384]" in exit.message
-    assert exit.remedy == "set spec.template.serving.contextTokens to 4096 or less"
+    assert exit.failure.remedy == "set spec.template.serving.contextTokens to 4096 or less"
     assert any("kernel log cannot be read" in line for line in said)
 
 
@@ -63,7 +64,8 @@ def test_what_the_kernel_says_while_a_worker_lives_explains_its_end(tmp_path: Pa
     (tmp_path / "dev/kmsg").write_text("3,1,1,-;RKNPU: switch iommu domain time out, failed to switch iommu domain, id: 9\n")
     kernel = "3,2,2,-;RKNPU: failed to wait job, ret = 0\n3,3,3,-;RKNPU: job timeout, flags: 0x0\n3,4,4,-;RKNPU: soft reset, num: 1\n"
     exit, said = end_of(tmp_path, words="", signal=int(signal.SIGABRT), kernel=kernel)
-    assert (exit.reason, exit.failure) == ("Crashed", "NpuReset")
+    assert exit.failure is not None
+    assert (exit.reason, exit.failure.reason) == ("Crashed", "NpuReset")
     assert "reset it 1 time" in exit.message
     assert not any("kernel log" in line for line in said)
 
@@ -71,11 +73,11 @@ def test_what_the_kernel_says_while_a_worker_lives_explains_its_end(tmp_path: Pa
 def test_a_crash_without_a_name_keeps_the_librarys_words(tmp_path: Path) -> None:
     """Nothing is made up."""
     exit, _ = end_of(tmp_path, words="E rkllm: the moon is in the wrong house\n")
-    assert (exit.reason, exit.failure, exit.remedy) == ("Crashed", "", "")
+    assert (exit.reason, exit.failure) == ("Crashed", None)
     assert exit.message == "the worker crashed with exit status 1: E rkllm: the moon is in the wrong house"
 
 
 def test_a_worker_on_the_cpu_has_no_failure_of_the_npu(tmp_path: Path) -> None:
     """Its library uses some of the same words for other things."""
     exit, _ = end_of(tmp_path, words="failed to load model\n", npu=None)
-    assert (exit.reason, exit.failure) == ("Crashed", "")
+    assert (exit.reason, exit.failure) == ("Crashed", None)

@@ -84,6 +84,8 @@ LINES = [
      "buffer 1020", "LimitNOFILE"),
     (21, ["OSError: libomp.so: cannot open shared object file: No such file or directory"], [], {"status": 1}, "libomp", "copy libomp.so"),
     (24, [], [], {"status": 1, "said": NO_LORA}, r"qwen_lora\.safetensors .* -1", "model_lora"),
+    (24, [], [], {"status": 1, "said": "adapter law was not loaded from /a/law.safetensors: wrong format"}, "law.*wrong format",
+     "model_lora"),
 ]  # fmt: skip
 
 
