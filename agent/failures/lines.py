@@ -136,6 +136,7 @@ _TOOLKIT: Final = re.compile(r"rkllm-toolkit version: ?([\w.+-]{1,40})")
 _TARGET: Final = re.compile(r"target_platform: ?(\w{1,20})")
 _RUNTIME: Final = re.compile(r"rkllm-runtime version: ?([\w.+-]{1,40})")
 _DRIVER: Final = re.compile(r"rknpu driver version: ?v?(\d{1,4}\.\d{1,4}\.\d{1,4})")
+_RUN_ENDED: Final = re.compile(r"request [^\n]{1,200} ran \d")  # what the worker itself says after each run
 _MATMUL: Final = re.compile(r"matmul\(([\w ]{1,40})\) run failed")
 _TOO_LOW: Final = re.compile(r"driver version[^\n]{0,80} is too low(?:[^\n]{0,60}upgrade to ([\d.]{1,20}))?")
 
@@ -319,8 +320,8 @@ def _crash_beside_others(case: _Case) -> Failure | None:
     if not crashed or not case.end.others:
         return None
     beside = f"{case.end.others} other worker{'s' if case.end.others != 1 else ''}"
-    why = f"the worker crashed with {_signal(case.end.status)} while loading beside {beside}; runtimes may when NPU memory ends"
-    return failure(17, why)
+    why = f"it was loading beside {beside}, and runtimes may crash when NPU memory ends"
+    return failure(17, why, guess=True)
 
 
 def _file(case: _Case) -> Failure | None:
@@ -367,12 +368,12 @@ def _job_refused(case: _Case) -> Failure | None:
 
 
 def _abi(case: _Case) -> Failure | None:
-    if case.end.status not in _FAULTS or not case.end.loaded:
+    if case.end.status not in _FAULTS or not case.end.loaded or case.says(_RUN_ENDED):
         return None
     runtime = case.says(_RUNTIME)
     library = f"runtime {runtime[1]}" if runtime else "the runtime"
-    why = f"{library} crashed with {_signal(case.end.status)} after a load without errors, as a library of another binary interface does"
-    return failure(10, why)
+    why = f"{library} loaded without errors and ended no run, as a library does that has another binary interface than it is called with"
+    return failure(10, why, guess=True)
 
 
 # The order is the rule of "most specific wins"; the module's docstring says why it is this one.

@@ -60,6 +60,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         message: One sentence with the values of this case, without a full stop.
         remedy: One command or one field to change.
         exit: As in the row.
+        guess: Whether only the way in which the process ended suggests it, and no line or value says so.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     message: str
     remedy: str
     exit: ExitReason | None = None
+    guess: bool = False
 
 
 MODES: Final[tuple[Mode, ...]] = (
@@ -282,8 +284,8 @@ MODES: Final[tuple[Mode, ...]] = (
 _BY_NUMBER: Final[Mapping[int, Mode]] = {mode.number: mode for mode in MODES}
 
 
-def failure(number: int, message: str, remedy: str = "") -> Failure:
+def failure(number: int, message: str, remedy: str = "", *, guess: bool = False) -> Failure:
     """Return the failure of a row with this case's sentence; without a remedy of its own it has the row's."""
     mode = _BY_NUMBER[number]
     said = message.rstrip(".")[:MESSAGE_CHARACTERS_MAX]
-    return Failure(number=number, reason=mode.reason, message=said, remedy=remedy or mode.remedy, exit=mode.exit)
+    return Failure(number=number, reason=mode.reason, message=said, remedy=remedy or mode.remedy, exit=mode.exit, guess=guess)

@@ -304,7 +304,10 @@ def named(exit: Exit, said: tuple[str, ...], kernel: tuple[str, ...], ending: En
     found = recognise(said, kernel, ending)
     if found is None:
         return exit
-    message = found.message if exit.message in found.message else f"{found.message}; {exit.message}"
+    if exit.message in found.message:
+        message = found.message
+    else:
+        message = f"{exit.message}; {found.message}" if found.guess else f"{found.message}; {exit.message}"
     return Exit(reason=found.exit or exit.reason, message=message, failure=found)
 
 

@@ -64,7 +64,7 @@ LINES = [
     (8, [], ["RKNPU: invalid rknpu core mask: 0x7"], {"status": 1}, "0x7", "convert"),
     (9, ["E RKNN: parse model error", "rkllm init success", "ggml.c:4212: GGML_ASSERT(view_src == NULL || data_size == 0) failed"], [],
      {"status": -int(signal.SIGABRT), "loaded": True}, "parse model error", ">=1.2.0"),
-    (10, BANNER, [], {"status": SEGV, "loaded": True}, r"runtime 1\.2\.1 crashed with SIGSEGV", "doctor --self-test"),
+    (10, BANNER, [], {"status": SEGV, "loaded": True}, r"runtime 1\.2\.1 loaded .* binary interface", "doctor --self-test"),
     (11, ["E rkllm: max_context[16384] must be less than the model's max_context_limit[4096]"], [], {"status": 1}, "16384 .* 4096", "4096"),
     (12, ["E rkllm: prompt gather than max context (prompt: 5012 tokens, max context: 4096)"], [], {"status": 1, "loaded": True},
      "5012 .* 4096", "above 5012"),
@@ -176,6 +176,11 @@ def test_a_worker_outlives_a_prompt_that_was_too_long() -> None:
     """A fault hours later is another matter."""
     line = "E rkllm: prompt gather than max context (prompt: 5012 tokens, max context: 4096)"
     assert number_of([line], loaded=True, status=SEGV) == 10
+
+
+def test_a_library_that_has_answered_has_the_right_interface() -> None:
+    """Its later crash is no matter of how it is called."""
+    assert number_of([*BANNER, "I rkfleet: request r1 (1) ran 0.512 s and has 8 tokens"], loaded=True, status=SEGV) is None
 
 
 def test_an_error_without_a_name_keeps_the_words_of_the_library() -> None:
