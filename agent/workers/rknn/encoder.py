@@ -37,6 +37,7 @@ READ_BYTES: Final = 1 << 20
 # Each crash costs the load of an encoder of up to 2 GB; one image that kills it must not do so in a loop.
 CRASHES_MAX: Final = 3
 REST_SECONDS: Final = 60.0
+STANDARD_ERROR: Final = 2
 # A killed process is gone when the driver has let go of its memory.
 GONE_SECONDS: Final = 10.0
 # One that is asked to end gives the NPU's memory back first, in milliseconds unless it is in the middle of a run.
@@ -79,13 +80,13 @@ class _Lost(Exception):
 class _Process:
     """One encoder process and the two ends of its pipe."""
 
-    def __init__(self, python: str, environ: Mapping[str, str], clock: Clock) -> None:
+    def __init__(self, python: str, environ: Mapping[str, str], log: int, clock: Clock) -> None:
         self._clock: Final = clock
         watched, self._lifeline = os.pipe()
         try:
             self._child: Final = subprocess.Popen(
                 [python, "-m", "agent.workers.rknn.child", str(watched)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, pass_fds=(watched,), bufsize=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environ, pass_fds=(watched,), bufsize=0,
             )  # fmt: skip
         except OSError:
             os.close(self._lifeline)
@@ -225,9 +226,12 @@ class ChildEncoder:
         self._limits: Final = limits
         self._environ: Final = environ
         self._python: Final = python
+        # Where standard error goes now: the worker may later read its own, to tell what its library says, and this is not part of it.
+        self._log: Final = os.dup(STANDARD_ERROR)
         self._calls: Final = threading.Lock()
         self._process: _Process | None = None
         self._is_loaded = False
+        self._is_closed = False
         self._gives = frames.Opened()
         self._crashes = 0
         self._rests_until = 0.0
@@ -282,11 +286,14 @@ class ChildEncoder:
             return self._embedding(reply, body)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, for good."""
         with self._calls:
             if self._process is not None:
                 self._process.stop()
             self._process, self._is_loaded = None, False
+            if not self._is_closed:
+                os.close(self._log)
+            self._is_closed = True
 
     def _embedding(self, reply: frames.Reply, body: bytes) -> ImageEmbedding:
         gives = self._gives
@@ -304,6 +311,8 @@ class ChildEncoder:
 
     def _loaded(self, deadline: float) -> _Process:
         """Return the process once it is loaded, started anew where it ended."""
+        if self._is_closed:
+            raise Unavailable("the image encoder was ended with its model")
         now = self._clock.monotonic()
         if now < self._rests_until:
             why = f"the image encoder crashed {CRASHES_MAX} times in a row and rests"
@@ -326,7 +335,7 @@ class ChildEncoder:
     def _begin(self, *, trial: bool) -> _Process:
         self._is_loaded = False
         try:
-            self._process = process = _Process(self._python, self._environ, self._clock)
+            self._process = process = _Process(self._python, self._environ, self._log, self._clock)
         except OSError as error:
             raise _Lost(f"cannot be started ({error})") from error
         request = frames.Open(path=self._path, settings=self.settings, trial=trial)
