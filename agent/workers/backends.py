@@ -17,14 +17,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from agent.failures.lines import Ending, first_error, recognise
 from agent.workers import pipe
 from agent.workers.base import Exit, Listener, Worker, WorkerSpec
 from rkfleet.errors import Internal, Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
+
+if TYPE_CHECKING:
+    from agent.failures.lines import Ending
 
 __all__ = ["ChildBackend", "KernelTail", "exit_of", "llamacpp", "named"]
 
@@ -227,6 +229,8 @@ class _ChildWorker:
 
     def _npu_exit(self, status: int, loaded: bool, oom: bool, said: tuple[str, ...]) -> Exit:
         """Return how a worker on the NPU ended, by its known name if it has one."""
+        from agent.failures.lines import Ending, first_error  # noqa: PLC0415 (a megabyte that most agents never need)
+
         by_us = self._ended_by_us
         lines = self._kernel.lines() if self._kernel is not None else ()
         if by_us is not None and by_us.reason is None:
@@ -242,7 +246,7 @@ class _ChildWorker:
             kernel_killed=oom,
             others=self._others,
         )
-        exit = by_us or exit_of(status, self._failed, said, kernel_killed=oom, npu=True)
+        exit = by_us or exit_of(status, self._failed, said, kernel_killed=oom, words=first_error(said)[:SAID_CHARACTERS_MAX])
         return named(exit, (*self._first_said, *said), lines, ending)
 
     async def _send_load(self) -> None:
@@ -301,6 +305,8 @@ def named(exit: Exit, said: tuple[str, ...], kernel: tuple[str, ...], ending: En
         kernel: Lines of the kernel log since it started.
         ending: How it ended.
     """
+    from agent.failures.lines import recognise  # noqa: PLC0415 (as above)
+
     found = recognise(said, kernel, ending)
     if found is None:
         return exit
@@ -311,7 +317,7 @@ def named(exit: Exit, said: tuple[str, ...], kernel: tuple[str, ...], ending: En
     return Exit(reason=found.exit or exit.reason, message=message, failure=found)
 
 
-def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool, npu: bool = False) -> Exit:
+def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool, words: str | None = None) -> Exit:
     """Return why a worker ended that nobody asked to.
 
     Args:
@@ -319,9 +325,9 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
         failed: What the worker said before it ended, if it could not load.
         said: Its last lines on standard error.
         kernel_killed: True when the kernel killed a process for want of memory while the worker lived.
-        npu: Whether its runtime is the vendor's, which marks errors in its own way.
+        words: The line that says most, if its runtime marks errors in another way than llama.cpp.
     """
-    words = first_error(said)[:SAID_CHARACTERS_MAX] if npu else _first_error(said)
+    words = _first_error(said) if words is None else words
     if failed is not None:
         if "failed to allocate" in words or "insufficient memory" in words:
             return Exit(reason="OutOfMemory", message=f"{failed.message}: {words}")

@@ -51,11 +51,10 @@ class RknnEncoder:
         self._settings: Final = settings
         self._lite: Final[Any] = library()
         if (code := self._lite.load_rknn(str(path))) != 0:
-            raise FailedPrecondition(f"image encoder {path.name} is no .rknn file that can be read (load_rknn returned {code})")
+            raise FailedPrecondition(f"the image encoder is no .rknn file that can be read (load_rknn returned {code})")
         mask = next(getattr(library, name) for name in _MASKS[settings.cores] if hasattr(library, name))
         if (code := self._lite.init_runtime(core_mask=mask)) != 0:
-            raise FailedPrecondition(f"image encoder {path.name} cannot be started on the NPU (init_runtime returned {code})")
-        self._name: Final = path.name
+            raise FailedPrecondition(f"the image encoder cannot be started on the NPU (init_runtime returned {code})")
 
     def try_grey(self) -> frames.Opened:
         """Encode a grey image to see that the encoder is what the settings say.
@@ -66,7 +65,7 @@ class RknnEncoder:
         try:
             made = self._run(self._pixels.grey(self._settings))
         except Internal as error:
-            raise FailedPrecondition(f"image encoder {self._name} does not encode a grey image: {error.message}") from error
+            raise FailedPrecondition(f"the image encoder does not encode a grey image: {error.message}") from error
         return frames.Opened(tokens=int(made.shape[0]), embedding_size=int(made.shape[1] * made.shape[2]))
 
     def encode(self, data: bytes) -> tuple[bytes, int]:

@@ -259,7 +259,7 @@ class ChildEncoder:
                 self._gives = self._await_load(process, process.began + self._limits.load_seconds)
             except _Lost as lost:
                 self._end()
-                raise Unavailable(f"the image encoder {lost} while it was loading {Path(self._path).name}") from lost
+                raise Unavailable(f"the image encoder {lost} while it was loading") from lost
             except FailedPrecondition:
                 self._end()
                 raise

@@ -71,16 +71,16 @@ def read_settings(path: Path) -> EncoderSettings:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
-        raise FailedPrecondition(f"{path.name}: an image encoder needs the artifact's config file: {error.strerror}") from error
+        raise FailedPrecondition(f"an image encoder needs the artifact's config.json, which cannot be read: {error.strerror}") from error
     if len(text) > CONFIG_BYTES_MAX:
-        raise FailedPrecondition(f"{path.name}: more than {CONFIG_BYTES_MAX} bytes are no config file")
+        raise FailedPrecondition(f"config.json: more than {CONFIG_BYTES_MAX} bytes are no config file")
     try:
         found = msgspec.json.decode(text, type=_Config).vision
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise FailedPrecondition(f"{path.name}: vision cannot be read: {error}") from error
+        raise FailedPrecondition(f"config.json: vision cannot be read: {error}") from error
     if found is None:
-        raise FailedPrecondition(f'{path.name}: an image encoder needs "vision": {{"imageSize": [width, height]}}')
+        raise FailedPrecondition('config.json: an image encoder needs "vision": {"imageSize": [width, height]}')
     if len(found.mean) != len(found.std) or len(found.mean) not in (0, 3) or 0.0 in found.std:
         given = f"vision.mean {list(found.mean)} and vision.std {list(found.std)}"
-        raise FailedPrecondition(f"{path.name}: {given} are given together, for red, green and blue, and std is above 0")
+        raise FailedPrecondition(f"config.json: {given} are given together, for red, green and blue, and std is above 0")
     return found
