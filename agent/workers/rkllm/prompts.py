@@ -39,14 +39,12 @@ NO_TEMPLATE: Final = (
 )
 
 
-class Marks(msgspec.Struct, frozen=True):
-    """What the model's config.json says about images; absent ones are empty. Other fields of the file are not looked at."""
+class Marks(msgspec.Struct, frozen=True, rename="camel"):
+    """What stands around an image in a prompt and for one of its tokens, in the words of `vision` in the artifact's config.json."""
 
-    image_start: str = ""
-    image_end: str = ""
-    image_content: str = ""
-    bos_token: str = ""
-    eos_token: str = ""
+    image_start: str = "<|vision_start|>"
+    image_end: str = "<|vision_end|>"
+    image_content: str = "<|image_pad|>"
 
 
 class Renderer(Protocol):
@@ -136,7 +134,9 @@ class Prompts:
 
     def _text(self, ask: Ask, mode: Mode, text: str, images: tuple[bytes | ImageEmbedding, ...] = ()) -> Work:
         raw = text.encode(errors="replace")
-        wanted = Wanted(identity=self._identity(ask, images=images), text=raw)
+        # What the runtime wraps as a message of its own is no continuation of the message before.
+        wraps = self._template is None and "built_in_chat_template" in self._supports
+        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if wraps else None)
 
         def compose(reused: int, embeddings: Sequence[ImageEmbedding]) -> Input:
             rest = raw[reused:].decode()
