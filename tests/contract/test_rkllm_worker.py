@@ -10,18 +10,18 @@ import pytest
 from agent.workers.backends import ChildBackend
 from agent.workers.base import WorkerSpec
 from tests.contract.worker_suite import ProcessWorkerSuite, Running, first_content
-from tests.support import rkllm
+from tests.support import npu_worker
 from tests.support.serving import Stage, until
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rkllm.model_file(tmp_path_factory.mktemp("model"), tokens_per_s=200, reply_tokens=1000)
+    return npu_worker.model_file(tmp_path_factory.mktemp("model"), tokens_per_s=200, reply_tokens=1000)
 
 
 @pytest.fixture(scope="module")
 def backend() -> ChildBackend:
-    return rkllm.backend()
+    return npu_worker.backend()
 
 
 class RkllmSuite(ProcessWorkerSuite):
@@ -38,7 +38,7 @@ class RkllmSuite(ProcessWorkerSuite):
 
     @classmethod
     def spec(cls, model: Path, **changes: object) -> WorkerSpec:
-        npu = rkllm.npu(cls.generation, model.parent, template=cls.template)
+        npu = npu_worker.npu(cls.generation, model.parent, template=cls.template)
         return super().spec(model, **{"npu": npu, "max_output_tokens": 1000, **changes})
 
     def test_requests_wait_for_their_turn_and_one_that_left_meanwhile_never_runs(self, shared: tuple[Stage, Running]) -> None:
@@ -61,7 +61,7 @@ class RkllmSuite(ProcessWorkerSuite):
 
 class TestG1(RkllmSuite):
     generation = "G1"
-    template = rkllm.TEMPLATE
+    template = npu_worker.TEMPLATE
 
 
 class TestG2(RkllmSuite):
@@ -70,7 +70,7 @@ class TestG2(RkllmSuite):
 
 class TestG3(RkllmSuite):
     generation = "G3"
-    template = rkllm.TEMPLATE
+    template = npu_worker.TEMPLATE
 
 
 class TestG4(RkllmSuite):
@@ -78,8 +78,8 @@ class TestG4(RkllmSuite):
 
 
 def test_more_than_one_request_at_a_time_is_refused_with_what_to_set(tmp_path: Path) -> None:
-    spec = rkllm.spec_of(rkllm.model_file(tmp_path), rkllm.npu("G4", tmp_path), max_concurrent=2)
-    exit = asyncio.run(rkllm.exit_of_load(spec))
+    spec = npu_worker.spec_of(npu_worker.model_file(tmp_path), npu_worker.npu("G4", tmp_path), max_concurrent=2)
+    exit = asyncio.run(npu_worker.exit_of_load(spec))
     assert exit.reason == "LoadFailed"
     assert "one request at a time, not 2; set serving.maxConcurrent: 1" in exit.message
 
@@ -88,7 +88,7 @@ def test_nothing_of_a_worker_is_left_when_its_agent_is_gone(tmp_path: Path) -> N
     """Neither the process nor what stands between it and its log."""
 
     async def orphan() -> None:
-        async with rkllm.running(rkllm.spec_of(rkllm.model_file(tmp_path), rkllm.npu("G4", tmp_path))) as running:
+        async with npu_worker.running(npu_worker.spec_of(npu_worker.model_file(tmp_path), npu_worker.npu("G4", tmp_path))) as running:
             pid = running.worker.pid
             children = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
             assert len(children) == 1
