@@ -18,7 +18,7 @@ from typing import Final
 from agent.workers.rkllm.releases import VERSIONS, Generation
 from rkfleet.errors import FailedPrecondition, Internal, Invalid
 
-__all__ = ["LIBRARY", "build", "generation_of", "include_dir"]
+__all__ = ["LIBRARY", "build", "generation_of", "include_dir", "source_digest"]
 
 LIBRARY: Final = "librkllmrt.so"
 
@@ -62,17 +62,10 @@ def build(generation: Generation, version: str, out_dir: Path, *, literal: bool 
     """
     if not _VERSION.fullmatch(version):
         raise Invalid(f"version {version!r} must be three numbers, as 1.2.3, perhaps with b and a number")
-    sources = sorted(include_dir().glob("*.c"))
-    options = [f"-DGENERATION={generation[1]}", f"-DVERSION_MASKED={','.join(str(byte ^ _MASK) for byte in version.encode())}"]
-    if literal:
-        options.append(f'-DVERSION_LITERAL="{version}"')
-    if version == _ONE_IMAGE:
-        options.append("-DRKLLM_G2A")
-    digest = hashlib.sha256(repr(options).encode())
-    for path in (*sources, *sorted(include_dir().glob("*.h"))):
-        digest.update(path.read_bytes())
+    options = _options(generation, version, literal)
+    digest = source_digest(generation, version, literal=literal)
     library, made_of = out_dir / LIBRARY, out_dir / f"{LIBRARY}.sources"
-    if library.is_file() and made_of.is_file() and made_of.read_text() == digest.hexdigest():
+    if library.is_file() and made_of.is_file() and made_of.read_text() == digest:
         return library
     gcc = shutil.which("gcc")
     if gcc is None:
@@ -81,11 +74,32 @@ def build(generation: Generation, version: str, out_dir: Path, *, literal: bool 
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
         made = Path(scratch) / LIBRARY
         flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden", f"-Wl,-soname,{LIBRARY}"]
-        command = [gcc, *flags, *options, "-o", str(made), *map(str, sources)]
+        command = [gcc, *flags, *options, "-o", str(made), *map(str, _sources("*.c"))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=GCC_SECONDS, check=False)
         if done.returncode != 0:
             raise Internal(f"gcc ended with status {done.returncode}: {done.stderr.strip()[:2000]}")
         made_of.unlink(missing_ok=True)
         made.replace(library)
-    made_of.write_text(digest.hexdigest())
+    made_of.write_text(digest)
     return library
+
+
+def source_digest(generation: Generation, version: str, *, literal: bool = True) -> str:
+    """Return the digest of everything that a build is made of."""
+    digest = hashlib.sha256(repr(_options(generation, version, literal)).encode())
+    for path in (*_sources("*.c"), *_sources("*.h")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(pattern: str) -> list[Path]:
+    return sorted(include_dir().glob(pattern))
+
+
+def _options(generation: Generation, version: str, literal: bool) -> list[str]:
+    options = [f"-DGENERATION={generation[1]}", f"-DVERSION_MASKED={','.join(str(byte ^ _MASK) for byte in version.encode())}"]
+    if literal:
+        options.append(f'-DVERSION_LITERAL="{version}"')
+    if version == _ONE_IMAGE:
+        options.append("-DRKLLM_G2A")
+    return options

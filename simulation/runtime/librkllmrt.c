@@ -572,7 +572,7 @@ static int generate(struct model *model, void *userdata, const struct request *r
             double factor = 1 + (script->heat_factor - 1) * (heated < 1 ? heated : 1);
             due += (long long)(1e9 / (script->tokens_per_s * factor));
         }
-        if (!wait_until(model, due) || fault_at(model, token))
+        if (fault_at(model, token) || !wait_until(model, due))
             break;
         for (long line = 0; line < script->token_lines; line++)
             LINE("I", "simulation: line %ld of token %ld", line + 1, token);

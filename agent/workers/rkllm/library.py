@@ -20,6 +20,7 @@ Source: `rkllm.h` and the manual of https://github.com/airockchip/rknn-llm.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Mapping
@@ -431,9 +432,13 @@ class Model:
                 self._on_result(self._copy(result, userdata or 0, state))
             except BaseException as failure:  # noqa: BLE001 (nothing may cross into C; `run` raises it)
                 self._failure = failure
-                # The library may not be called from its own callback. Late, this finds another request running, or none.
-                threading.Thread(target=self.abort, args=(userdata,), name="abort of a failed request", daemon=True).start()
+                # No page says that the library may be called from its own callback. Late, this finds another request, or none.
+                threading.Thread(target=self._try_abort, args=(self._running,), name="abort of a failed request", daemon=True).start()
         return 0
+
+    def _try_abort(self, request: int) -> None:
+        with contextlib.suppress(AbortFailed):  # then the run goes to its own end, and its results are dropped
+            self.abort(request)
 
     def _copy(self, address: int | None, request: int, code: int) -> Result:
         state = _STATES.get(code)
