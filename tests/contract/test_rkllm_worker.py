@@ -16,7 +16,7 @@ from tests.support.serving import Stage, until
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return npu_worker.model_file(tmp_path_factory.mktemp("model"), tokens_per_s=200, reply_tokens=1000)
+    return npu_worker.model(tmp_path_factory.mktemp("model"), ttft_ms=5, tokens_per_s=200, reply_tokens=1000)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ class TestG4(RkllmSuite):
 
 
 def test_more_than_one_request_at_a_time_is_refused_with_what_to_set(tmp_path: Path) -> None:
-    spec = npu_worker.spec_of(npu_worker.model_file(tmp_path), npu_worker.npu("G4", tmp_path), max_concurrent=2)
+    spec = npu_worker.spec_of(npu_worker.model(tmp_path), npu_worker.npu("G4", tmp_path), max_concurrent=2)
     exit = asyncio.run(npu_worker.exit_of_load(spec))
     assert exit.reason == "LoadFailed"
     assert "one request at a time, not 2; set serving.maxConcurrent: 1" in exit.message
@@ -88,7 +88,7 @@ def test_nothing_of_a_worker_is_left_when_its_agent_is_gone(tmp_path: Path) -> N
     """Neither the process nor what stands between it and its log."""
 
     async def orphan() -> None:
-        async with npu_worker.running(npu_worker.spec_of(npu_worker.model_file(tmp_path), npu_worker.npu("G4", tmp_path))) as running:
+        async with npu_worker.running(npu_worker.spec_of(npu_worker.model(tmp_path), npu_worker.npu("G4", tmp_path))) as running:
             pid = running.worker.pid
             children = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
             assert len(children) == 1

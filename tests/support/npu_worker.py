@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,20 @@ import msgspec
 from agent.serving import listener
 from agent.workers.backends import ChildBackend
 from agent.workers.base import Exit, WorkerSpec
-from agent.workers.pipe import NpuLoad
+from agent.workers.pipe import Adapter, NpuLoad
 from agent.workers.rkllm.releases import Generation
 from rkfleet.http1 import Connection
 from rkfleet.kinds.board import Runtime
-from simulation.runtime.build import build
+from tests.support.rkllm import RELEASES, model_file, runtime
 
-VERSIONS: Mapping[Generation, str] = {"G1": "1.1.4", "G2": "1.2.1b1", "G3": "1.2.3", "G4": "1.3.0"}
+__all__ = ["TEMPLATE", "Adapter", "Refused", "Reply", "Running", "backend", "exit_of_load", "model", "npu", "running", "spec_of"]
+
 TEMPLATE = "{% for one in messages %}<|{{ one.role }}|>{{ one.content }}<|end|>{% endfor %}<|assistant|>"
 
 
-def library(generation: Generation) -> Path:
-    """Return a simulated runtime of this generation, built once for all tests of this source."""
-    return build(generation, VERSIONS[generation], Path(tempfile.gettempdir()) / f"rkfleet-test-runtimes-{os.getuid()}" / generation)
-
-
-def model_file(directory: Path, **script: object) -> Path:
-    """Write a model file that says this about itself, at a speed that no test waits for."""
-    path = directory / "model.rkllm"
-    said = {"ttft_ms": 5, "tokens_per_s": 1000, **script}
-    path.write_text("RKLLMFAKE\n" + "".join(f"{name} {value}\n" for name, value in said.items()) + "\n")
-    return path
+def model(directory: Path, **values: object) -> Path:
+    """Write a model at a speed that no test waits for."""
+    return model_file(directory / "model.rkllm", **values)
 
 
 def npu(generation: Generation, directory: Path, *, template: str | None = None, **changes: Any) -> NpuLoad:
@@ -45,9 +38,9 @@ def npu(generation: Generation, directory: Path, *, template: str | None = None,
         template_path = str(directory / "template.jinja")
     return NpuLoad(
         **{
-            "library": str(library(generation)),
+            "library": str(runtime(RELEASES[generation])),
             "generation": generation,
-            "library_version": VERSIONS[generation],
+            "library_version": RELEASES[generation],
             "lock_path": str(directory / "npu.lock"),
             "template_path": template_path,
             **changes,
@@ -112,6 +105,7 @@ class Running:
         self.endpoint = endpoint
         self.api_key = api_key
         self.lines = lines
+        self.supports: AbstractSet[str] = frozenset()
 
     async def post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
         """Return the answer: a `Reply` for a stream, else what the JSON says.
