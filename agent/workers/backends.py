@@ -331,7 +331,8 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
     if failed is not None:
         if "failed to allocate" in words or "insufficient memory" in words:
             return Exit(reason="OutOfMemory", message=f"{failed.message}: {words}")
-        return Exit(reason=failed.reason, message=f"{failed.message}: {words}" if words else failed.message)
+        told = not words or words in failed.message
+        return Exit(reason=failed.reason, message=failed.message if told else f"{failed.message}: {words}")
     if kernel_killed:
         return Exit(reason="OutOfMemory", message="the kernel killed the worker because the board ran out of memory")
     if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):

@@ -27,7 +27,7 @@ from rkfleet.errors import FleetError
 __all__ = ["RUNTIMES", "LoadedModel", "end_with", "main", "prefer_to_be_killed"]
 
 # The module that loads for each backend; it has `load(load: Load) -> LoadedModel`. Imported here only, so the agent never maps a runtime.
-RUNTIMES: Final[Mapping[str, str]] = {"llamacpp": "agent.workers.llamacpp"}
+RUNTIMES: Final[Mapping[str, str]] = {"llamacpp": "agent.workers.llamacpp", "rkllm": "agent.workers.rkllm.worker"}
 
 BEAT_SECONDS: Final = 5.0  # A tenth of the silence that counts as hung (supervisor), and too rare to cost anything.
 
@@ -45,12 +45,16 @@ class LoadedModel(Protocol):
         ...
 
     def probe(self) -> None:
-        """Return once the runtime's own loop has answered; a runtime that hangs never does."""
+        """Return once the runtime's own loop has answered; a runtime that hangs never does.
+
+        Raises:
+            FleetError: The runtime is beyond help; the worker ends, with `details["reason"]` as the reason of its exit.
+        """
         ...
 
 
 def main() -> int:
-    """Load, then beat until the agent is gone; returns only when the model cannot be loaded."""
+    """Load, then beat until the agent is gone; returns only when the model cannot be loaded or the runtime is beyond help."""
     # The agent alone decides when a worker ends: Ctrl-C in a terminal reaches the whole foreground group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = sys.stdin.fileno()
@@ -64,11 +68,15 @@ def main() -> int:
         load = decode_load(line)
         model = _runtime(load.backend)(load)
     except FleetError as error:
-        _say(events, Failed(reason="LoadFailed", message=error.message))
+        _say(events, Failed(reason=error.details.get("reason", "LoadFailed"), message=error.message))
         return 1
     _say(events, Loaded(endpoint=model.endpoint))
     while True:
-        model.probe()
+        try:
+            model.probe()
+        except FleetError as error:
+            _say(events, Failed(reason=error.details.get("reason", "Crashed"), message=error.message))
+            os._exit(1)  # nothing that a runtime which hangs has registered may run now
         _say(events, Beat())
         select.select([control], [], [], BEAT_SECONDS)
 

@@ -94,7 +94,7 @@ class Loaded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="loaded"):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="failed"):
-    """The model cannot be loaded; the worker ends after this."""
+    """The model cannot be loaded, or the runtime is beyond help; the worker ends after this."""
 
     reason: ExitReason
     message: str
