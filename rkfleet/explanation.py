@@ -221,7 +221,10 @@ class _Explainer:
         ready = _said(said, conditions.READY)
         if ready.status == "True":
             speed = one.status.measured.decode_tokens_per_second if one.status.measured else None
-            return _Finding(one, "Well", f"{name} serves{f', {speed:g} tokens/s' if speed else ''}")
+            rate = f", {speed:g} tokens/s" if speed else ""
+            loaded = _said(said, conditions.LOADED)
+            about = f"; {_words(loaded, '')[0]}" if loaded.message and loaded.status != "Unknown" else ""
+            return _Finding(one, "Well", f"{name} serves{rate}{about}")
         if (away := self._away(board)) is not None:
             return _Finding(one, away.verdict, f"nothing is known of {name}", "", away)
         assignment = board.status.assignment
