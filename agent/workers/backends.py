@@ -26,6 +26,9 @@ from rkfleet.errors import Internal, Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
+if TYPE_CHECKING:
+    from agent.failures.lines import Ending
+
 __all__ = ["ChildBackend", "KernelTail", "exit_of", "llamacpp", "named", "rkllm"]
 
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.

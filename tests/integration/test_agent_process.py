@@ -15,7 +15,7 @@ import pytest
 
 from rkfleet.assignment import AssignedFile, ServingParameters
 from tests.support.agents import BOARD, BoardScene, RunningAgent, board_scene, is_alive, running_agent
-from tests.support.rkllm import keys, runtime
+from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 
 pytestmark = [pytest.mark.model, pytest.mark.processes]

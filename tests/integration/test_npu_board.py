@@ -19,7 +19,7 @@ from agent.workers.libraries import NamedLibrary, find_libraries
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.support.assignments import replica
 from tests.support.loops import LoopWorld, loop_world
-from tests.support.rkllm import keys, runtime
+from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 
 SCRIPT = "RKLLM_SIMULATION"  # Names a file that the library reads at each call.

@@ -6,7 +6,7 @@ import pytest
 
 from agent.workers.libraries import LIBRARIES_MAX, NamedLibrary, find_libraries, parse_named_library
 from agent.workers.rkllm.identify import PROBE_BYTES
-from tests.support.rkllm import SYMBOLS, shared_object
+from tests.support.runtimes import SYMBOLS, shared_object
 
 
 def put(path: Path, generation: str, version: str = "") -> Path:
