@@ -380,7 +380,13 @@ def llamacpp(*, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[
     return ChildBackend(Runtime(name="llamacpp", version=library, backend="llamacpp"), environ=environ, new_api_key=new_api_key)
 
 
-def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[], str]) -> ChildBackend:
+def rkllm(
+    library: Library,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    new_api_key: Callable[[], str],
+    follow_kernel: Callable[[], KernelTail] | None = None,
+) -> ChildBackend:
     """Return the backend of one version of the NPU's runtime; workers are told its file with each load.
 
     The loader looks beside the library first: the vendor says to put libomp.so there on images that lack it.
@@ -389,4 +395,5 @@ def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_
     beside = str(library.path.absolute().parent)
     rest = environ.get("LD_LIBRARY_PATH", "")
     own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
-    return ChildBackend(Runtime(name="rkllm", version=library.version, backend="rkllm"), environ=own, new_api_key=new_api_key)
+    made = Runtime(name="rkllm", version=library.version, backend="rkllm")
+    return ChildBackend(made, environ=own, new_api_key=new_api_key, follow_kernel=follow_kernel)

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from agent.workers.pipe import NpuLoad
-from agent.workers.rknn.encoder import ChildEncoder, ImageEmbedding, Limits
+from agent.workers.rkllm.vision import ImageEmbedding
+from agent.workers.rknn.encoder import ChildEncoder, Limits
 from rkfleet.clock import SystemClock
 from rkfleet.errors import BadRequest, FailedPrecondition, FleetError, Internal, Unavailable
 from tests.support.serving import until

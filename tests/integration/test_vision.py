@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import msgspec
-from tests.support.runtimes import keys, runtime
 
 from agent.planning.values import Abilities, InstalledLibrary
 from agent.workers import backends
@@ -17,6 +18,7 @@ from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.integration.test_image_encoder import STAND_IN
 from tests.support.assignments import replica
 from tests.support.loops import LoopWorld, loop_world
+from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 from tests.unit.test_images import data_url, picture, png_of
 
@@ -71,7 +73,8 @@ def test_an_image_becomes_part_of_the_prompt_and_a_bad_one_is_a_400(tmp_path: Pa
             await until(lambda: w.of_replica("Ready", "eyes") == ("True", "Serving"))
             answers = [await ask(client, data_url(picture(colour=colour))) for colour in ("red", "blue", "red")]
             assert [answer.status_code for answer in answers] == [200, 200, 200]
-            two = await ask(client, data_url(picture(colour="red")), data_url(picture("JPEG", colour="blue")))
+            two = await ask(client, data_url(picture(colour="red")), data_url(picture("JPEG", colour="blue"), "image/jpeg"))
+            assert two.status_code == 200, two.text
             assert two.json()["usage"]["prompt_tokens"] >= answers[0].json()["usage"]["prompt_tokens"] + 4
             for bad in ("https://example.com/cat.png", data_url(png_of(60_000, 60_000)), data_url(b"no image"), "data:image/png;base64,!"):
                 assert (await ask(client, bad)).status_code == 400, bad

@@ -26,12 +26,13 @@ from typing import Final
 import msgspec
 
 from agent.workers.pipe import NpuLoad
+from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rknn import frames, images
 from agent.workers.rknn.settings import EncoderSettings, read_settings
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.errors import BadRequest, FailedPrecondition, Internal, Unavailable
 
-__all__ = ["ChildEncoder", "ImageEmbedding", "Limits", "open_encoder"]
+__all__ = ["ChildEncoder", "Limits", "open_encoder"]
 
 READ_BYTES: Final = 1 << 20
 # Each crash costs the load of an encoder of up to 2 GB; one image that kills it must not do so in a loop.
@@ -56,21 +57,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     load_seconds: float = 300.0
     encode_seconds: float = 45.0
-
-
-class ImageEmbedding(msgspec.Struct, frozen=True, kw_only=True):
-    """One image as the language model reads it.
-
-    Attributes:
-        floats: float32[tokens, embedding size], little endian.
-        tokens: Tokens that the image takes in the context.
-        width: Pixels of the encoder's input, also `height`.
-    """
-
-    floats: bytes
-    tokens: int
-    width: int = 0
-    height: int = 0
 
 
 class _Lost(Exception):
