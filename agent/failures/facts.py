@@ -131,12 +131,22 @@ def npu_load_unknown(error: str) -> Failure | None:
     return failure(23, f"the NPU's load is unknown: {error}")
 
 
-def model_not_unloaded(pid: int, resident_bytes: int, seconds: float) -> Failure | None:
-    """Return failure 25 if a process that should be gone for `seconds` still holds memory."""
+def model_not_unloaded(pid: int, resident_bytes: int, seconds: float, *, killed: bool = False) -> Failure | None:
+    """Return failure 25 if a process that should be gone for `seconds` still holds memory.
+
+    Args:
+        pid: The process.
+        resident_bytes: What it holds, or has reserved.
+        seconds: Since it was asked to end.
+        killed: Whether it was killed already: then it waits inside a driver, and nothing but a restart of the board ends it.
+    """
     if resident_bytes < RESIDENT_BYTES_MIN:
         return None
-    why = f"process {pid} should have ended {seconds:.0f} s ago and still holds {resident_bytes >> 20} MiB of an old model"
-    return failure(25, why, f"on the board: kill -9 {pid}")
+    held = f"still holds {resident_bytes >> 20} MiB of an old model"
+    if killed:
+        why = f"process {pid} was killed {seconds:.0f} s ago, waits inside a driver and {held}"
+        return failure(25, why, "on the board: reboot")
+    return failure(25, f"process {pid} should have ended {seconds:.0f} s ago and {held}", f"on the board: kill -9 {pid}")
 
 
 def _numbers(match: re.Match[str]) -> tuple[int, ...]:

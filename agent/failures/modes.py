@@ -276,7 +276,7 @@ MODES: Final[tuple[Mode, ...]] = (
         reason=conditions.MODEL_NOT_UNLOADED,
         seen="the memory of a model stays taken after another one was asked for",
         cause="a process that should be gone still holds it",
-        remedy="on the board: kill -9 PID",
+        remedy="on the board: kill -9 PID, or reboot where that does not end it",
         source="https://github.com/NotPunchnox/rkllama/issues/86",
     ),
 )

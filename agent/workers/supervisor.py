@@ -272,7 +272,7 @@ class Supervisor:
         """Say so if a killed process is still there after a while: the kernel cannot end one that waits inside a driver."""
         self._enter(slot, "Stopping")
         await self._clock.sleep(self._limits.gone_seconds)
-        slot.failure = model_not_unloaded(pid, spec.memory_bytes, self._limits.gone_seconds)
+        slot.failure = model_not_unloaded(pid, spec.memory_bytes, self._limits.gone_seconds, killed=True)
         if slot.failure is not None:
             self._journals.say(spec.uid, slot.failure.message)
             self._on_change()

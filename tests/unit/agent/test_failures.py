@@ -116,6 +116,7 @@ FACTS = [
     (23, facts.npu_load_unknown("No such file or directory"), "No such file"),
     (23, facts.npu_load_unknown("Permission denied"), "Permission denied"),
     (25, facts.model_not_unloaded(77, 3 << 30, 12.0), "process 77 .* 12 s .* 3072 MiB"),
+    (25, facts.model_not_unloaded(77, 3 << 30, 12.0, killed=True), "killed 12 s ago, waits inside a driver"),
 ]
 
 
