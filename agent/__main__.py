@@ -1,4 +1,4 @@
-"""`python -m agent`: see `python -m agent --help`."""
+"""`python -m agent`: see `python -m agent --help`, and `python -m agent --standalone --help` for a board without a fleet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from agent.config import parse_arguments
 from rkfleet import process
 
 if __name__ == "__main__":
-    config = parse_arguments(sys.argv[1:])
+    arguments = sys.argv[1:]
+    if "--standalone" in arguments:
+        # Imported here: a board of a fleet does not carry it, and its memory is counted.
+        from agent.standalone import app as standalone
+        from agent.standalone import config as standalone_config
+
+        options = standalone_config.parse_arguments(arguments)
+        process.setup_logging(options.log_level)
+        sys.exit(process.main(lambda: standalone.run(options)))
+    config = parse_arguments(arguments)
     process.setup_logging(config.log_level)
     sys.exit(process.main(lambda: app.run(config)))

@@ -75,6 +75,7 @@ class Loop:
         metrics: AgentMetrics,
         abilities: Abilities,
         publish: Callable[[tuple[Served, ...]], None],
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -91,6 +92,7 @@ class Loop:
             metrics: Gauges that follow the state.
             abilities: What does not change while the agent runs.
             publish: Given the routes of the board after each pass.
+            passed: Called at the end of each pass, for a watchdog.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -104,6 +106,7 @@ class Loop:
         self._metrics: Final = metrics
         self._abilities: Final = abilities
         self._publish: Final = publish
+        self._passed: Final = passed
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -116,6 +119,7 @@ class Loop:
             while True:
                 self._wake.clear()
                 pause = self._look(tasks)
+                self._passed()
                 await self._clock.sleep(PASS_SECONDS_MIN)
                 await self._wait(pause)
 

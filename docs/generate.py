@@ -22,6 +22,7 @@ import typer
 import typer.main
 
 import agent.config
+import agent.standalone.config
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -44,6 +45,7 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
+    "agent --standalone": agent.standalone.config.parse_arguments,
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
@@ -161,7 +163,8 @@ def _does(path: str, command: Any) -> str:
 
 def _command_lines(path: str, command: Any) -> list[str]:
     if program := _program(path):
-        return [f"## `{path}`", "", "```text", *_program_help(program), "```", ""]
+        alone = ["```text", *_program_help("agent --standalone"), "```", ""] if program == "agent" else []
+        return [f"## `{path}`", "", "```text", *_program_help(program), "```", "", *alone]
     with typer.Context(command, info_name=path) as context:
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
