@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 
 from agent import app
@@ -9,6 +10,7 @@ from agent.config import parse_arguments
 from rkfleet import process
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a watchdog ends a hung agent by SIGABRT, which then prints where it hung
     arguments = sys.argv[1:]
     if "--standalone" in arguments:
         # Imported here: a board of a fleet does not carry it, and its memory is counted.
