@@ -22,6 +22,7 @@ import typer
 import typer.main
 
 import agent.config
+import agent.packaging.config
 import agent.standalone.config
 import controller.config
 import controller.registry.config
@@ -45,6 +46,8 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
+    "agent install": lambda arguments: agent.packaging.config.parse_arguments(["install", *arguments]),
+    "agent uninstall": lambda arguments: agent.packaging.config.parse_arguments(["uninstall", *arguments]),
     "agent --standalone": agent.standalone.config.parse_arguments,
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
@@ -149,10 +152,12 @@ def _anchor(path: str) -> str:
 
 
 def _program(path: str) -> str:
-    """Return which program `rkfleet PROGRAM run` or `rkfleet simulate` starts; empty for every other command."""
+    """Return which program `rkfleet PROGRAM run` and the like become; empty for every other command."""
     words = path.split()
     if words[1:] == ["simulate"]:
         return words[1]
+    if (both := " ".join(words[1:])) in PARSERS:
+        return both
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 
 
