@@ -18,7 +18,7 @@ from typing import Final
 
 from agent import config
 from agent.packaging import plan
-from agent.packaging.install import Installer, unit_files
+from agent.packaging.install import RUNNING, Installer, unit_files
 from agent.standalone import config as standalone_config
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied
 from rkfleet.identity import read_join_token
@@ -69,14 +69,18 @@ def _install(found: argparse.Namespace, more: tuple[str, ...]) -> None:
     # Its usage line says what is wrong.
     (standalone_config.parse_arguments if models else config.parse_arguments)(plan.agent_arguments(choices))
     entries = plan.entries(choices, unit_files())
-    Installer(found.prefix, _say, dry_run=found.dry_run).install(entries, token=plan.JOIN_TOKEN)
+    _installer(found).install(entries, token=plan.JOIN_TOKEN)
     if found.npu_load:
         _say("debugfs opens for the agent at the next boot, or with: systemctl restart sys-kernel-debug.mount")
 
 
 def _uninstall(found: argparse.Namespace) -> None:
     _need_root(found, "uninstall")
-    Installer(found.prefix, _say, dry_run=found.dry_run).uninstall(purge=found.purge)
+    _installer(found).uninstall(purge=found.purge)
+
+
+def _installer(found: argparse.Namespace) -> Installer:
+    return Installer(found.prefix, _say, dry_run=found.dry_run, systemd=found.prefix == ROOT and RUNNING.is_dir())
 
 
 def _need_root(found: argparse.Namespace, word: str) -> None:

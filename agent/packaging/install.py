@@ -21,10 +21,10 @@ import msgspec
 from agent.packaging.plan import AGENT_UNIT, DATA_DIR, MANIFEST, USER, Entry
 from rkfleet.errors import FailedPrecondition, Unavailable
 
-__all__ = ["Installer", "unit_files"]
+__all__ = ["RUNNING", "Installer", "unit_files"]
 
 COMMAND_SECONDS_MAX: Final = 120.0  # A stop may take TimeoutStopSec of the unit.
-_RUNNING: Final = Path("/run/systemd/system")  # Source: sd_booted(3)
+RUNNING: Final = Path("/run/systemd/system")  # Source: sd_booted(3)
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -47,11 +47,12 @@ def unit_files() -> dict[str, str]:
 class Installer:
     """One root: `/`, or that of an image."""
 
-    def __init__(self, root: Path, say: Callable[[str], None], *, dry_run: bool = False) -> None:
-        """Take the root, whom to tell each step, and whether nothing must be touched."""
+    def __init__(self, root: Path, say: Callable[[str], None], *, dry_run: bool = False, systemd: bool = False) -> None:
+        """Take the root, whom to tell each step, whether nothing must be touched, and whether the systemd that runs is that of the root."""
         self._root: Final = root
         self._say: Final = say
         self._dry_run: Final = dry_run
+        self._systemd: Final = systemd
         self._made: Final[list[str]] = []
 
     def install(self, entries: Sequence[Entry], *, token: str = "") -> None:
@@ -76,11 +77,12 @@ class Installer:
         directories = (*before.directories, *self._made)
         written = tuple(_Written(entry.path, _sha256(_body(entry))) for entry in entries)
         self._write_manifest(_Manifest(written, tuple(dict.fromkeys(directories))))
-        if self._systemd_runs():
+        if self._systemd:
             self._call("systemd-sysusers", "/etc/sysusers.d/rkfleet.conf")
             self._call("systemctl", "daemon-reload")
-            # Only a service that follows other settings now is interrupted.
-            self._call("systemctl", "restart" if changed else "start", AGENT_UNIT)
+            # Only services that follow other settings now are interrupted.
+            enabled = sorted({Path(entry.path).name for entry in entries if entry.target})
+            self._call("systemctl", "restart" if changed else "start", *enabled)
         else:
             self._say(f"{AGENT_UNIT} starts when this system boots with systemd")
 
@@ -92,7 +94,7 @@ class Installer:
         """
         before = self._manifest()
         units = [one.path for one in before.entries if one.path.endswith(".service") and ".wants/" not in one.path]
-        if self._systemd_runs() and units:
+        if self._systemd and units:
             self._call("systemctl", "stop", *(Path(unit).name for unit in units))
         for one in before.entries:
             self._remove(one)
@@ -102,7 +104,7 @@ class Installer:
             self._at(MANIFEST).unlink(missing_ok=True)
         for directory in sorted(before.directories, key=len, reverse=True):
             self._remove_if_empty(directory)
-        if self._systemd_runs() and units:
+        if self._systemd and units:
             self._call("systemctl", "daemon-reload")
         if purge:
             self._purge()
@@ -198,9 +200,6 @@ class Installer:
 
     def _at(self, path: str) -> Path:
         return self._root / path.removeprefix("/")
-
-    def _systemd_runs(self) -> bool:
-        return self._root == Path("/") and _RUNNING.is_dir()
 
     def _call(self, *command: str) -> None:
         self._say(f"runs {' '.join(command)}")

@@ -13,7 +13,7 @@ import pytest
 
 from agent.packaging import plan
 from agent.packaging.config import parse_arguments
-from agent.packaging.install import unit_files
+from agent.packaging.install import Installer, unit_files
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied
 
 FLEET = ("--controller", "https://10.0.0.1:7443", "--name", "board-1", "--python", "/bin/sh")
@@ -103,6 +103,35 @@ def test_uninstall_removes_exactly_what_was_written(root: Path, capsys: pytest.C
     assert set(tree(root)) == {"etc/fstab", f"{UNITS}/rkfleet-agent.service"}
     run(root, "uninstall")
     assert "nothing is installed here" in capsys.readouterr().out
+
+
+def test_where_systemd_runs_the_service_is_started_and_interrupted_only_when_something_changed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands are real programs here, which write down what they were asked; one that fails is said with its last line."""
+    tools = root.with_name("tools")
+    tools.mkdir()
+    for name in ("systemctl", "systemd-sysusers"):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tools}/asked\n[ ! -e {tools}/broken ] || {{ echo no >&2; exit 3; }}\n')
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    entries = plan.entries(plan.Choices(python="/bin/sh", controller="https://c:7443", name="b"), unit_files())
+
+    def asked(*, uninstall: bool = False) -> list[str]:
+        installer = Installer(root, print, systemd=True)
+        installer.uninstall(purge=False) if uninstall else installer.install(entries)
+        lines = (tools / "asked").read_text().splitlines()
+        (tools / "asked").unlink()
+        return lines
+
+    enabled = " ".join(sorted(name for name, text in unit_files().items() if "WantedBy=" in text))
+    before = ["systemd-sysusers /etc/sysusers.d/rkfleet.conf", "systemctl daemon-reload"]
+    assert asked() == [*before, f"systemctl restart {enabled}"]
+    assert asked() == [*before, f"systemctl start {enabled}"]
+    assert asked(uninstall=True) == [f"systemctl stop {' '.join(sorted(unit_files()))}", "systemctl daemon-reload"]
+    (tools / "broken").touch()
+    with pytest.raises(FailedPrecondition, match=r"systemd-sysusers .* ended with status 3: no; see: journalctl -u rkfleet-agent"):
+        asked()
 
 
 def test_a_file_that_somebody_else_wrote_is_kept_beside_ours(root: Path) -> None:
