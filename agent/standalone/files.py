@@ -66,6 +66,7 @@ class LocalFiles:
         self._disk: Final = disk
         self._say: Final = say
         self._known: Final = _read_record(data_dir / RECORD_NAME)
+        self._used: Final[set[str]] = set()
         self._said: Final[dict[str, str]] = {}
         self.changed: Final = asyncio.Event()
 
@@ -76,6 +77,7 @@ class LocalFiles:
             NotFound: It is not there.
             FailedPrecondition: It cannot be read, or is being written.
         """
+        self._used.add(str(path))
         found = self._current(path)
         if found is not None:
             return found
@@ -108,9 +110,12 @@ class LocalFiles:
         return Path(found.path)
 
     def holds(self, digest: str, size_bytes: int) -> bool:
-        """Return whether a file with this digest is there, unchanged since that was proven."""
+        """Return whether a file with this digest is there, unchanged since that was proven.
+
+        Two files may have one digest; when one of them changes, both are looked at again, as nothing else would notice.
+        """
         found = self._find(digest)
-        if found is None or found.size_bytes != size_bytes:
+        if found is None or found.size_bytes != size_bytes or self._changed(digest):
             return False
         self._said.pop(found.path, None)
         return True
@@ -135,15 +140,16 @@ class LocalFiles:
             FailedPrecondition: One has other content now, or cannot be read.
         """
         for file in files:
-            try:
-                proven = await self.prove(Path(file.path), progress)
-            except FleetError as error:
-                self._say_once(file.path, f"{error.message}; what is loaded goes on answering")
-                raise
-            if proven.digest != file.digest:
-                self._say_once(file.path, f"model file {file.path} has changed; its new content is loaded")
-                self.changed.set()
-                raise FailedPrecondition(f"model file {file.path} has changed")
+            for path in self._changed(file.digest) or [file.path]:
+                try:
+                    proven = await self.prove(Path(path), progress)
+                except FleetError as error:
+                    self._say_once(path, f"{error.message}; what is loaded goes on answering")
+                    raise
+                if proven.digest != file.digest:
+                    self._say_once(path, f"model file {path} has changed; its new content is loaded")
+                    self.changed.set()
+                    raise FailedPrecondition(f"model file {path} has changed")
 
     def _say_once(self, path: str, sentence: str) -> None:
         if self._said.get(path) != sentence:
@@ -155,17 +161,15 @@ class LocalFiles:
         """Return a file that has this digest now."""
         return next((one for one in self._known.values() if one.digest == digest and self._current(Path(one.path))), None)
 
+    def _changed(self, digest: str) -> list[str]:
+        """Return the paths in use that had this digest, and where there is a file now that is not what it was."""
+        used = (one for one in self._known.values() if one.digest == digest and one.path in self._used)
+        return [one.path for one in used if _is_as_it_was(one) is False]
+
     def _current(self, path: Path) -> LocalFile | None:
         """Return what is known of the file if it is as it was."""
         known = self._known.get(str(path))
-        if known is None:
-            return None
-        try:
-            about = path.stat()
-        except OSError:
-            return None
-        same = (about.st_ino, about.st_size, about.st_mtime_ns) == (known.inode, known.size_bytes, known.modified_ns)
-        return known if same else None
+        return known if known is not None and _is_as_it_was(known) else None
 
     def _write_record(self) -> None:
         kept = list(self._known.values())[-RECORDS_MAX:]
@@ -184,6 +188,15 @@ def _read_record(path: Path) -> dict[str, LocalFile]:
     except (OSError, msgspec.MsgspecError) as error:
         _log.warning("%s cannot be used, model files are read again: %s", path, error)
         return {}
+
+
+def _is_as_it_was(known: LocalFile) -> bool | None:
+    """Return whether the file is as it was when its digest was taken; None if it cannot be seen."""
+    try:
+        about = os.stat(known.path)
+    except OSError:
+        return None
+    return (about.st_ino, about.st_size, about.st_mtime_ns) == (known.inode, known.size_bytes, known.modified_ns)
 
 
 def _open(path: Path) -> FileIO:

@@ -198,6 +198,29 @@ def test_a_file_that_changes_or_goes_is_said_once_and_its_new_content_is_to_be_l
     asyncio.run(body())
 
 
+def test_of_two_files_with_one_digest_the_change_of_one_is_noticed_and_the_loss_of_one_is_none(tmp_path: Path) -> None:
+    """What both held is still there; what one holds now is another model."""
+
+    async def body() -> None:
+        world = Files(tmp_path)
+        known = await world.prove()
+        twin = tmp_path / "twin.gguf"
+        twin.write_bytes(world.path.read_bytes())
+        assert (await world.files.prove(twin)).digest == known.digest
+        twin.write_bytes(gguf_bytes(*HEAD, CONTEXT))
+        assert not world.files.holds(known.digest, known.size_bytes)
+        assert isinstance(await world.fetch(known), FailedPrecondition)
+        assert world.said == [f"model file {twin} has changed; its new content is loaded"]
+        assert world.files.holds(known.digest, known.size_bytes)
+        twin.write_bytes(world.path.read_bytes())
+        await world.files.prove(twin)
+        world.path.unlink()
+        assert world.files.holds(known.digest, known.size_bytes)
+        assert world.files.path(known.digest) == twin
+
+    asyncio.run(body())
+
+
 def test_the_context_is_that_of_the_training_within_limits_and_an_answer_may_fill_it(tmp_path: Path) -> None:
     """--context decides where it is given."""
     world = Files(tmp_path)
