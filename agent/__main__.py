@@ -18,7 +18,7 @@ if __name__ == "__main__":
         from agent.standalone import config as standalone_config
 
         options = standalone_config.parse_arguments(arguments)
-        process.setup_logging(options.log_level)
+        process.setup_logging(options.agent.log_level)
         sys.exit(process.main(lambda: standalone.run(options)))
     config = parse_arguments(arguments)
     process.setup_logging(config.log_level)

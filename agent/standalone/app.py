@@ -20,9 +20,8 @@ from typing import Final
 import msgspec
 
 from agent import app
-from agent.config import Config
 from agent.notify import Notifier
-from agent.standalone.config import PORT, Options
+from agent.standalone.config import HOST, PORT, Options
 from agent.standalone.files import LocalFiles
 from agent.standalone.models import LocalModels
 from agent.standalone.terminal import Terminal
@@ -34,8 +33,6 @@ from rkfleet.process import lock_data_dir, run_until_stopped
 
 __all__ = ["run"]
 
-HOST: Final = "127.0.0.1"  # /v1 asks nobody for a key here.
-BOARD: Final = "standalone"
 _INSTALL: Final = {
     "llamacpp": "pip install 'rkfleet[agent,cpu]'",
     "rkllm": "rkfleet agent run --standalone --help",
@@ -51,27 +48,18 @@ async def run(options: Options) -> None:
         NotFound: A file is not there.
         ResourceExhausted: The models do not fit into the memory of this machine.
     """
-    _refuse_a_joined_board(options.data_dir)
-    with lock_data_dir(options.data_dir):
+    _refuse_a_joined_board(options.agent.data_dir)
+    with lock_data_dir(options.agent.data_dir):
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(app.THREADS_MAX, thread_name_prefix="disk"))
-        await run_until_stopped(_serve(options), options.lifeline)
+        await run_until_stopped(_serve(options), options.agent.lifeline)
 
 
 async def _serve(options: Options) -> None:
     clock = SystemClock()
     jitter = random.Random()  # noqa: S311 (spreads retries)
     terminal = Terminal(sys.stderr, clock)
-    models = LocalModels(options, LocalFiles(options.data_dir, SystemDisk(), terminal.say), clock, terminal.say)
-    config = Config(
-        data_dir=options.data_dir,
-        controller="",
-        name=BOARD,
-        ops_host=HOST,
-        ops_port=_port(options, terminal),
-        memory_bytes=options.memory_bytes,
-        filesystem_root=options.filesystem_root,
-        log_level=options.log_level,
-    )
+    models = LocalModels(options, LocalFiles(options.agent.data_dir, SystemDisk(), terminal.say), clock, terminal.say)
+    config = msgspec.structs.replace(options.agent, ops_port=_port(options, terminal))
     parts = msgspec.structs.replace(app.machine_parts(config, clock, jitter), local=models)
     drafts = models.drafts()
     _check(drafts, parts)

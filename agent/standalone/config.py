@@ -13,12 +13,14 @@ from typing import Final
 
 import msgspec
 
-from agent.config import add_machine_options
+from agent.config import Config, add_machine_options
 from rkfleet.ports import port_argument
 
-__all__ = ["PORT", "Options", "parse_arguments"]
+__all__ = ["HOST", "PORT", "Options", "parse_arguments"]
 
 PORT: Final = 8080  # What llama.cpp's own server takes, so that clients which were set up for it find this one.
+HOST: Final = "127.0.0.1"  # /v1 asks nobody for a key here.
+BOARD: Final = "standalone"
 MODELS_MAX: Final = 16  # Each is a process with its weights in memory.
 NAME_LENGTH_MAX: Final = 128  # As `ModelDeployment.spec.servedModelName`.
 
@@ -31,25 +33,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         names: Name that clients ask for, one for each model; empty takes the file's.
         port: Port on loopback; None takes PORT if it is free, else any; 0 takes any.
         context_tokens: Largest context of one request; 0 takes what the model was trained for, within limits.
-        memory_bytes: Memory that the machine is taken to have; 0 for what it has.
+        agent: Everything that a board of a fleet may be told about its machine as well.
     """
 
     models: tuple[Path, ...]
     names: tuple[str, ...] = ()
     port: int | None = None
-    data_dir: Path
     context_tokens: int = 0
-    memory_bytes: int = 0
-    filesystem_root: Path = Path("/")
-    lifeline: int | None = None
-    log_level: str = "error"
+    agent: Config
 
 
 def parse_arguments(arguments: Sequence[str]) -> Options:
     """Read the command line; exits with status 2 and a usage line when it cannot be read."""
     parser = _parser()
     values = vars(parser.parse_args(arguments))
-    del values["standalone"]
     models = tuple(path.absolute() for path in values["models"])
     names = tuple(values["names"] or ())
     if len(models) > MODELS_MAX:
@@ -58,7 +55,10 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         parser.error(f"--model names {next(str(path) for path in models if models.count(path) > 1)} twice")
     if names and len(names) != len(models):
         parser.error(f"--name is given {len(names)} times and --model {len(models)} times; give a name for each model, or none")
-    return Options(**{**values, "models": models, "names": names})
+    port, context_tokens = values["port"], values["context_tokens"]
+    machine = {name: value for name, value in values.items() if name in Config.__struct_fields__}
+    agent = Config(controller="", name=BOARD, ops_host=HOST, ops_port=port or 0, **machine)
+    return Options(models=models, names=names, port=port, context_tokens=context_tokens, agent=agent)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,8 +8,10 @@ import os
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.config import Config
 from agent.reports import Reports
 from agent.standalone import gguf
 from agent.standalone.config import Options, parse_arguments
@@ -37,6 +39,7 @@ def pair(key: bytes, kind: int, value: bytes) -> bytes:
     return text(key) + struct.pack("<I", kind) + value
 
 
+AGENT = Config(data_dir=Path("/d"), controller="", name="standalone")
 HEAD = (
     pair(b"general.architecture", 8, text(b"llama")),
     pair(b"general.tags", 9, struct.pack("<IQ", 8, 2) + text(b"a") + text(b"b")),
@@ -100,10 +103,20 @@ def test_the_runtime_follows_from_the_file(tmp_path: Path) -> None:
 
 def test_names_are_those_of_the_files_unless_given_and_never_twice_the_same() -> None:
     """Clients ask by name, so one name is one model."""
-    options = Options(models=(Path("/a/my model.Q4.gguf"), Path("/b/other.gguf")), data_dir=Path("/d"))
+    options = Options(models=(Path("/a/my model.Q4.gguf"), Path("/b/other.gguf")), agent=AGENT)
     assert served_names(options) == ("my-model.Q4", "other")
     with pytest.raises(Invalid, match=r"/a/m.gguf and /b/m.gguf would both be served as m; give each a --name"):
-        served_names(Options(models=(Path("/a/m.gguf"), Path("/b/m.gguf")), data_dir=Path("/d")))
+        served_names(Options(models=(Path("/a/m.gguf"), Path("/b/m.gguf")), agent=AGENT))
+
+
+def test_what_every_agent_may_be_told_reaches_the_configuration_of_this_one() -> None:
+    """The listener stays on loopback; without --port the usual one is tried later."""
+    words = ["--standalone", "--model", "/m.gguf", "--data-dir", "/d", "--memory", "2Gi", "--lifeline-fd", "3", "--log-level", "info"]
+    config = Config(data_dir=Path("/d"), controller="", name="standalone", memory_bytes=2 << 30, lifeline=3, log_level="info")
+    assert parse_arguments(words) == Options(models=(Path("/m.gguf"),), agent=config)
+    found = parse_arguments([*words, "--port", "81", "--name", "a", "--context", "9"])
+    agent = msgspec.structs.replace(config, ops_port=81)
+    assert found == Options(models=(Path("/m.gguf"),), names=("a",), port=81, context_tokens=9, agent=agent)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +239,7 @@ def test_the_context_is_that_of_the_training_within_limits_and_an_answer_may_fil
     world = Files(tmp_path)
 
     def contexts(context_tokens: int) -> tuple[int, int]:
-        options = Options(models=(world.path,), data_dir=tmp_path, context_tokens=context_tokens)
+        options = Options(models=(world.path,), agent=AGENT, context_tokens=context_tokens)
         (draft,) = LocalModels(options, world.files, SystemClock(), world.said.append).drafts()
         return draft.serving.context_tokens, draft.serving.max_output_tokens
 
@@ -265,7 +278,7 @@ def test_what_keeps_a_model_from_answering_is_said_without_a_command_for_fleets(
     async def body() -> None:
         reports, out = Reports(SystemClock()), io.StringIO()
         world = Files(tmp_path)
-        (draft,) = LocalModels(Options(models=(world.path,), data_dir=tmp_path), world.files, SystemClock(), world.said.append).drafts()
+        (draft,) = LocalModels(Options(models=(world.path,), agent=AGENT), world.files, SystemClock(), world.said.append).drafts()
 
         def publish(status: str, reason: str, why: str) -> None:
             ready = condition(conditions.READY, status, reason, explain(why, "rkfleet logs x"), 1)  # type: ignore[arg-type]
