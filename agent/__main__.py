@@ -5,12 +5,13 @@ from __future__ import annotations
 import faulthandler
 import sys
 
-from agent import app
+from agent import allocator, app
 from agent.config import parse_arguments
 from rkfleet import process
 
 if __name__ == "__main__":
     faulthandler.enable()  # a watchdog ends a hung agent by SIGABRT, which then prints where it hung
+    allocator.give_back_memory()
     arguments = sys.argv[1:]
     if "--standalone" in arguments:
         # Imported here: a board of a fleet does not carry it, and its memory is counted.

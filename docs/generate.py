@@ -29,6 +29,7 @@ import controller.registry.config
 import gateway.config
 import simulation.boards.config
 import simulation.hollow.config
+import simulation.runtime.__main__
 from rkfleet import session
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
@@ -52,6 +53,7 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
+    "simulated-runtime": simulation.runtime.__main__.parse_arguments,
 }
 
 
@@ -152,9 +154,9 @@ def _anchor(path: str) -> str:
 
 
 def _program(path: str) -> str:
-    """Return which program `rkfleet PROGRAM run` and the like become; empty for every other command."""
+    """Return which program `rkfleet PROGRAM run`, or a command with a name of its own, starts; empty for every other command."""
     words = path.split()
-    if words[1:] == ["simulate"]:
+    if words[1:] in (["simulate"], ["simulated-runtime", "build"]):
         return words[1]
     if (both := " ".join(words[1:])) in PARSERS:
         return both

@@ -1,4 +1,7 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`: become that program; further words are its own."""
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`, `rkfleet simulated-runtime build`: become it.
+
+Further words are the program's own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "program_app", "simulate"]
+__all__ = ["PROGRAMS", "program_app", "simulate", "simulated_runtime_app"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
@@ -55,3 +58,20 @@ def _service_command(word: str) -> Callable[[typer.Context], None]:
 def simulate(context: typer.Context) -> None:
     """Hollow boards by the thousand, to test how much a controller carries; see simulate --help."""
     os.execv(sys.executable, [sys.executable, "-m", "simulation.hollow", *context.args])  # noqa: S606 (the same interpreter)
+
+
+def simulated_runtime_app() -> typer.Typer:
+    """Return the sub-command that builds the simulated runtime."""
+    app = typer.Typer(help="A librkllmrt.so that needs no NPU.", no_args_is_help=True)
+
+    @app.callback()
+    def group() -> None:
+        """Keep `build` a word of its own while it is the only command."""
+
+    @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+    def build(context: typer.Context) -> None:
+        """Build a librkllmrt.so that needs no NPU, with gcc, and print its path."""
+        os.execv(sys.executable, [sys.executable, "-m", "simulation.runtime", *context.args])  # noqa: S606 (the same interpreter)
+
+    group.__doc__ = app.info.help
+    return app
