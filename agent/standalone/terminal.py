@@ -80,20 +80,18 @@ class Terminal:
                 wait.cancel()
 
     def _say_state(self, replica: AssignedReplica, state: ReplicaState | None, answers: bool) -> None:
-        """Say that a model begins to answer again, or why it does not; each change once."""
+        """Say why a model does not answer, each reason once however often it is tried again, and when it does after all."""
         ready = conditions.find(state.conditions, conditions.READY) if state else None
         if ready is None:
             return
-        reason = "" if answers else ready.reason
-        before = self._said.get(replica.uid)
-        if reason == before:
-            return
-        self._said[replica.uid] = reason
-        name = replica.served_model_name
-        if answers and before is not None and before not in _ON_THE_WAY:
-            self.say(f"{name} answers again")
-        elif not answers and reason not in _ON_THE_WAY:
-            self.say(f"{name} does not answer: {conditions.advice(ready.message)[0]}")
+        if answers:
+            if self._said.pop(replica.uid, ""):
+                self.say(f"{replica.served_model_name} answers again")
+        elif ready.reason not in _ON_THE_WAY:
+            why = conditions.advice(ready.message)[0]
+            if self._said.get(replica.uid) != why:
+                self._said[replica.uid] = why
+                self.say(f"{replica.served_model_name} does not answer: {why}")
 
     def _say_ready(self, replicas: tuple[AssignedReplica, ...], url: str, seconds: float) -> None:
         body = {"model": replicas[0].served_model_name, "messages": [{"role": "user", "content": "Hello"}]}

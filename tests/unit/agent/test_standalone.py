@@ -285,9 +285,14 @@ def test_what_keeps_a_model_from_answering_is_said_without_a_command_for_fleets(
             state = ReplicaState(namespace="default", name="model-0", uid=draft.uid, observed_generation=1, conditions=(ready,))
             reports.publish(BoardState(assignment_number=1, facts=BoardFacts(soc="cpu"), replicas=(state,)))
 
-        publish("False", conditions.LOAD_FAILED, "the file is spoiled")
+        trouble = "False", conditions.LOAD_FAILED, "the file is spoiled"
+        publish(*trouble)
         following = asyncio.create_task(Terminal(out, SystemClock()).follow(reports, (draft,), lambda: "http://x"))
         await until(lambda: "spoiled" in out.getvalue())
+        moves = reports.version
+        for state in (("False", conditions.LOADING, "the worker is loading m"), trouble):
+            publish(*state)
+            moves = await reports.changed(moves)
         publish("True", conditions.SERVING, "")
         await until(lambda: "Ctrl-C" in out.getvalue())
         following.cancel()
