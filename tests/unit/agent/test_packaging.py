@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,14 @@ def test_a_dry_run_says_every_step_and_takes_none(root: Path, capsys: pytest.Cap
     before = tree(root)
     run(root, "uninstall", "--dry-run", "--purge")
     assert tree(root) == before
+
+
+def test_the_command_line_hands_every_word_on(root: Path) -> None:
+    """`rkfleet` itself imports no agent: it becomes the module that does the work."""
+    words = ("agent", "install", *FLEET, "--serving-port", "0", "--prefix", str(root), "--dry-run")
+    done = subprocess.run([sys.executable, "-m", "rkfleet.cli.main", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"writes {root}/{UNITS}/rkfleet-agent.service\n" in done.stdout
 
 
 def test_models_of_a_board_without_a_fleet_are_seen_by_the_service(root: Path) -> None:
