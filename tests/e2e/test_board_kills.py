@@ -124,6 +124,17 @@ class Scene:
         assert self.model.digest in whole
         assert len(whole) * MODEL_BYTES <= LIMIT_BYTES
 
+    async def back(self) -> None:
+        """Wait until the board serves its model and is in session."""
+        await self.settled()
+
+        async def level() -> bool:
+            with contextlib.suppress(httpx2.HTTPError):
+                return "rkfleet_agent_session_open 1.0" in (await self.http.get("/metrics")).text
+            return False
+
+        await until(level, CONVERGE_SECONDS)
+
     def check_disk(self) -> set[str]:
         """Return the artifacts, each of which has the digest that its name says, whatever happened."""
         whole = {path.name: path.read_bytes() for path in (self.data_dir / "artifacts/sha256").iterdir()}
@@ -221,7 +232,7 @@ class Campaign:
         await self.mortal.end(signal.SIGTERM)
         self.log.write_bytes(b"")
         await self.mortal.live()
-        await self.scene.settled()
+        await self.scene.back()
         start = Counter(self.log.read_text().splitlines())
         self.log.write_bytes(b"")
         await self.scene.swap()
@@ -234,7 +245,7 @@ class Campaign:
         """Kill a life that has just begun; the next one serves what was served."""
         await self.mortal.end()
         await self.mortal.live(step, occurrence)
-        settling = asyncio.ensure_future(self.scene.settled())
+        settling = asyncio.ensure_future(self.scene.back())
         if not await self.mortal.died(settling):
             self.missed[step] += 1
             return
