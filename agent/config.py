@@ -20,7 +20,7 @@ from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
-__all__ = ["Config", "parse_arguments"]
+__all__ = ["Config", "add_machine_options", "parse_arguments"]
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
@@ -81,7 +81,9 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rkfleet agent run", description="Run models on this board: fetch, load, serve and report what the controller assigns."
+        prog="rkfleet agent run",
+        description="Run models on this board: fetch, load, serve and report what the controller assigns.",
+        epilog="A board without a fleet serves files of its own: rkfleet agent run --standalone --model FILE; see run --standalone --help.",
     )
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, help="directory of identity, ledger and artifacts; one agent each")
@@ -95,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--serving-port", type=port_argument, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
     add("--ops-port", type=port_argument, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
+    add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
+    add_machine_options(parser)
+    return parser
+
+
+def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info") -> None:
+    """Add what every agent may be told about its machine and process, in a fleet or without one."""
+    add = parser.add_argument
     add(
         "--memory",
         dest="memory_bytes",
@@ -103,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="QUANTITY",
         help="memory to report instead of the machine's, e.g. 2Gi",
     )
-    add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
     add("--filesystem-root", type=Path, default=Path("/"), help="where /proc, /sys and /etc are read from (default %(default)s)")
     add(
         "--runtime-library",
@@ -116,8 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
-    add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
-    return parser
+    add("--log-level", choices=LOG_LEVELS, default=log_level, help="lowest level that is logged (default %(default)s)")
 
 
 def _board_name(text: str) -> str:

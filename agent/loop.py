@@ -103,6 +103,7 @@ class Loop:
         prompt_caches: PromptCaches,
         problems: tuple[str, ...] = (),
         watch: Watch | None = None,
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -123,6 +124,7 @@ class Loop:
             prompt_caches: Directories of saved prompts.
             problems: Runtime libraries that are not used, each in a sentence; told once.
             watch: Looks after the hardware; None where there is none to look after.
+            passed: Called at the end of each pass, for a watchdog.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -141,6 +143,7 @@ class Loop:
         self._problems: Final = problems
         self._caches: frozenset[str] | None = None
         self._watch: Final = watch
+        self._passed: Final = passed
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -155,6 +158,7 @@ class Loop:
             while True:
                 self._wake.clear()
                 pause = self._look(tasks)
+                self._passed()
                 await self._clock.sleep(PASS_SECONDS_MIN)
                 await self._wait(pause)
 

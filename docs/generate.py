@@ -24,6 +24,8 @@ import typer.main
 import agent.config
 import agent.doctor
 import agent.failures.modes
+import agent.packaging.config
+import agent.standalone.config
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -47,6 +49,9 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
+    "agent install": lambda arguments: agent.packaging.config.parse_arguments(["install", *arguments]),
+    "agent uninstall": lambda arguments: agent.packaging.config.parse_arguments(["uninstall", *arguments]),
+    "agent --standalone": agent.standalone.config.parse_arguments,
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
@@ -156,6 +161,8 @@ def _program(path: str) -> str:
     words = path.split()
     if words[1:] in (["simulate"], ["doctor"], ["simulated-runtime", "build"]):
         return words[1]
+    if (both := " ".join(words[1:])) in PARSERS:
+        return both
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 
 
@@ -166,7 +173,8 @@ def _does(path: str, command: Any) -> str:
 
 def _command_lines(path: str, command: Any) -> list[str]:
     if program := _program(path):
-        return [f"## `{path}`", "", "```text", *_program_help(program), "```", ""]
+        alone = ["```text", *_program_help("agent --standalone"), "```", ""] if program == "agent" else []
+        return [f"## `{path}`", "", "```text", *_program_help(program), "```", "", *alone]
     with typer.Context(command, info_name=path) as context:
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
