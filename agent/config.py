@@ -75,7 +75,6 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     values["advertise_host"] = values["advertise_host"] or values["serving_host"]
     if values["advertise_host"] in _WILDCARDS:
         parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
-    values["runtime_libraries"] = tuple(values["runtime_libraries"])
     return Config(**values)
 
 
@@ -118,14 +117,21 @@ def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info"
         "--runtime-library",
         dest="runtime_libraries",
         type=_library,
-        action="append",
-        default=[],
+        action=_AppendToTuple,
+        default=(),
         metavar="FILE[=GENERATION]",
         help="an RKLLM runtime to use, repeatable (default: librkllmrt.so in /usr/lib, /usr/local/lib, /opt/rkfleet/runtimes/*)",
     )
     add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
     add("--log-level", choices=LOG_LEVELS, default=log_level, help="lowest level that is logged (default %(default)s)")
+
+
+class _AppendToTuple(argparse.Action):
+    """`append` for frozen values."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, value: object, _option: object = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
 
 
 def _board_name(text: str) -> str:
