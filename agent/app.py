@@ -61,7 +61,7 @@ from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
-__all__ = ["Agent", "Local", "LocalArtifacts", "Parts", "machine_parts", "route_of", "run"]
+__all__ = ["Agent", "Local", "LocalArtifacts", "Parts", "machine_parts", "npu_lock", "route_of", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
@@ -387,7 +387,7 @@ class Agent:
             cores=self._sensors.cores(),
             memory_bytes=facts.allocatable_memory_bytes,
             serving_url=serving_url,
-            npu_lock_path=str(_npu_lock(self._config)),
+            npu_lock_path=str(npu_lock(self._config)),
             prompt_cache_dir=str(self._prompt_caches.directory.absolute()),
         )
 
@@ -431,7 +431,7 @@ def route_of(served: Served, board: str) -> Route:
     )
 
 
-def _npu_lock(config: Config) -> Path:
+def npu_lock(config: Config) -> Path:
     """Return the file whose lock a worker holds while it uses the NPU: one for the machine where its directory was made for that.
 
     Without it two agents of one machine would not know of each other; the unit that starts the agent makes the directory.

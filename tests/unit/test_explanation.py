@@ -220,6 +220,14 @@ def test_a_board_that_never_fits_is_no_root_cause() -> None:
     assert "no board of 1 can take the replica: b is full" in found.sentence
 
 
+def test_a_cordoned_board_without_the_runtime_version_that_is_asked_for_is_no_root_cause() -> None:
+    """Uncordoning it would not help."""
+    chat = deployment(status=rolled())
+    asked = (revision("chat-1", chat, serving={"runtimeVersion": ">=99"}), model())
+    found = why(chat, waiting("r-0", chat), board("b", spec={"unschedulable": True}), *asked)
+    assert found.command == "kubectl get boards -o wide"
+
+
 def variant_of(soc: str, runtime: str) -> Json:
     from tests.support.planned import variant
 
