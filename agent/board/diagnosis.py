@@ -247,7 +247,7 @@ def _governors(seen: BoardSnapshot) -> Finding | None:
     for one in policies:
         steady = one.governor in _STEADY and not _is_pinned_low(one)
         if not steady:
-            at = "" if one.current_hertz is None else f" and runs at {_mega(one.current_hertz)}"
+            at = "" if one.current_hertz is None else f" and run at {_mega(one.current_hertz)}"
             why = f"the fast cores of {one.name} are under governor {one.governor}{at}: decoding then gets as little as half its tokens/s"
             return _bad("cpu-governor", why, f"echo performance | sudo tee {one.node}/scaling_governor")
     return _ok("cpu-governor", ", ".join(f"{one.name} {one.governor}" for one in policies))
