@@ -271,13 +271,15 @@ class Campaign:
 
 
 async def campaign(campaign: Campaign, chance: random.Random, rounds: int) -> None:
-    """Kill in every step `rounds` times, or for less than two rounds in a few steps."""
+    """Kill in every step `rounds` times; for a single round in the middle of every write and in a few other steps."""
     start, swap = await campaign.record()
     steps = [("start", step, count) for step, count in sorted(start.items())] + [
         ("swap", step, count) for step, count in sorted(swap.items())
     ]
     assert len(steps) >= STEPS_MIN
-    chosen = [step for _ in range(rounds) for step in chance.sample(steps, len(steps))] if rounds > 1 else chance.sample(steps, KILLS_SHORT)
+    chosen = [step for _ in range(rounds) for step in chance.sample(steps, len(steps))]
+    if rounds == 1:
+        chosen = sorted(chosen, key=lambda step: not step[1].startswith("half of write"))[:KILLS_SHORT]
     for number, (phase, step, count) in enumerate(chosen):
         occurrence = chance.randint(1, count)
         print(f"{number}: {phase}, {step}, {occurrence} of {count}", flush=True)
