@@ -287,6 +287,16 @@ def test_a_model_that_the_runtime_refuses_has_the_runtimes_words() -> None:
     assert "could not load the model (LoadFailed: invalid magic)" in found.sentence
 
 
+def test_a_known_failure_of_the_npu_is_told_with_its_values_and_its_remedy() -> None:
+    """One command from "it does not run" to what to change."""
+    sentence = "the worker ended (LoadFailed: contextTokens 16384 is more than the 4096 that the model file was converted for)"
+    message = f"{sentence} and starts again after a pause. Try: set spec.template.serving.contextTokens to 4096 or less"
+    chat = deployment()
+    found = why(on("r-0", chat, said("Loaded", "False", "ContextAboveModelLimit", message)), chat, board("b"), model())
+    assert "16384 is more than the 4096" in found.sentence
+    assert found.command == "set spec.template.serving.contextTokens to 4096 or less"
+
+
 def test_a_full_disk_of_the_board_is_said_with_df() -> None:
     chat = deployment()
     told = said("ArtifactAvailable", "False", "DiskFull", "1.5Gi are needed and 200Mi are free")
@@ -384,6 +394,19 @@ def test_a_board_under_pressure_says_which(type: str, reason: str, command: str)
     assert f"under {type}: less than 32Mi are free" in found.sentence
 
 
+def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_needs_it() -> None:
+    """A replica that waits for memory is not told about the NPU."""
+    broken = board("b", conditions=[said("Ready"), said("NPUReady", "False", "NodeMissing", "The node is gone. Try: ls /dev/dri")])
+    found = why(broken)
+    assert (found.verdict, found.command) == ("NeedsHelp", "ls /dev/dri")
+    assert found.sentence == "Board b cannot use its NPU: the node is gone."
+    chat = deployment(status=rolled())
+    message = "No board of 1 can take the replica: NPU is not ready (NodeMissing), which variant npu needs: b"
+    assert "board b cannot use its NPU" in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+    message = "No board of 1 can take the replica: less memory free than the 1Gi of variant q4: b (has 0 of 4Gi)"
+    assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+
+
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}
 
 
@@ -456,3 +479,15 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
         find_named(world(deployment("chat"), board("rk3588-1")), "default", "chatt")
     with pytest.raises(NotFound, match="there is none yet"):
         find_named(world(), "default", "chat")
+
+
+def test_a_replica_that_serves_says_what_its_model_is_not_and_what_has_no_effect() -> None:
+    """Well all the same: it takes requests."""
+    chat = deployment()
+    asleep = on("r", chat, said("ArtifactAvailable"), said("Loaded", "False", "Unloaded", "qwen is not in memory"), said("Ready"))
+    found = why(asleep, board("b"))
+    assert (found.verdict, found.sentence) == ("Well", "Replica r on board b serves; qwen is not in memory.")
+    noted = on(
+        "r", chat, said("ArtifactAvailable"), said("Loaded", "True", "ModelLoaded", "serving.cpus has no effect. Try: x"), said("Ready")
+    )
+    assert why(noted, board("b")).sentence == "Replica r on board b serves; serving.cpus has no effect."
