@@ -185,19 +185,30 @@ class Mortal:
         self.dead = asyncio.ensure_future(self._number())
 
     async def arm(self, step: str, occurrence: int) -> None:
-        """Let this life end in that step."""
+        """Let this life end in that step, or the next one if this one ended after all, later than its step was waited for."""
         path = self._root / "agents" / "arm"
         part = path.with_suffix(".part")
         part.write_bytes(msgspec.json.encode(Command(0, step, occurrence)))
         part.replace(path)
-        os.kill(self._pid, signal.SIGUSR1)
-        await until(lambda: not path.exists())
+        self._send(signal.SIGUSR1)
+        await until(lambda: not path.exists() or self._is_dead())
+        if self._is_dead():
+            path.unlink(missing_ok=True)
+            self.kills += 1
+            await self.live(step, occurrence)
 
     async def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End this life from outside."""
         assert self.dead is not None
-        os.kill(self._pid, number)
-        assert await self.dead == (0 if number == signal.SIGTERM else -number)
+        self._send(number)
+        assert await self.dead in {-signal.SIGKILL, 0 if number == signal.SIGTERM else -number}
+
+    def _is_dead(self) -> bool:
+        return self.dead is None or self.dead.done()
+
+    def _send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)
 
     async def died(self, work: asyncio.Task[None]) -> bool:
         """Wait until this life or the work ends; return whether it died by its own hand."""
@@ -271,13 +282,15 @@ class Campaign:
 
 
 async def campaign(campaign: Campaign, chance: random.Random, rounds: int) -> None:
-    """Kill in every step `rounds` times, or for less than two rounds in a few steps."""
+    """Kill in every step `rounds` times; for a single round in the middle of every write and in a few other steps."""
     start, swap = await campaign.record()
     steps = [("start", step, count) for step, count in sorted(start.items())] + [
         ("swap", step, count) for step, count in sorted(swap.items())
     ]
     assert len(steps) >= STEPS_MIN
-    chosen = [step for _ in range(rounds) for step in chance.sample(steps, len(steps))] if rounds > 1 else chance.sample(steps, KILLS_SHORT)
+    chosen = [step for _ in range(rounds) for step in chance.sample(steps, len(steps))]
+    if rounds == 1:
+        chosen = sorted(chosen, key=lambda step: not step[1].startswith("half of write"))[:KILLS_SHORT]
     for number, (phase, step, count) in enumerate(chosen):
         occurrence = chance.randint(1, count)
         print(f"{number}: {phase}, {step}, {occurrence} of {count}", flush=True)
