@@ -46,10 +46,13 @@ from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
+from rkfleet.fleet_time import FleetTime, follow_dates
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
+from rkfleet.renewal import Renew, Renewal, Renewing, renew_in_child
+from rkfleet.tls import ignore_dates
 
 __all__ = ["Agent", "Parts", "machine_parts", "run"]
 
@@ -81,6 +84,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         backends: What can be started on it.
         sensors: The machine.
         identity: Waits until the board has an identity, enrolling if need be, and returns it.
+        renew: Renews the certificates of that identity.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         simulated: Whether the hardware does not exist; said with every answer and figure.
     """
@@ -88,6 +92,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[Backend, ...]
     sensors: Sensors
     identity: Callable[[], Awaitable[Identity]]
+    renew: Renew = renew_in_child
     tables: Mapping[str, Table] = {}
     simulated: bool = False
 
@@ -129,6 +134,7 @@ class Agent:
         self._clock: Final = clock
         self._jitter: Final = jitter
         self._disk: Final = SystemDisk()
+        self._time: Final = FleetTime(clock)
         self._wake: Final = asyncio.Event()
         self.metrics: Final = Metrics("agent")
         self._gauges: Final = AgentMetrics(self.metrics)
@@ -198,11 +204,11 @@ class Agent:
                     self._listeners.append(listener)
                     url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
                     _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
-                    await self._converge(identity, url)
+                    await self._converge(identity, url, listener)
             working.cancel()
 
-    async def _converge(self, identity: Identity, serving_url: str) -> None:
-        """Keep the session and the loop."""
+    async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
+        """Keep the session, the loop and the certificates."""
         session = self._session = SessionRunner(
             identity=identity,
             machine=lambda: self._machine(serving_url),
@@ -212,7 +218,9 @@ class Agent:
             reports=self._reports,
             logs=BoardLogs(self._journals, self._clock),
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
+            on_time=self._time.tell,
         )
+        renewing = self._renewing(identity, session, listener)
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
         loop = Loop(
             clock=self._clock,
@@ -233,6 +241,29 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(loop.run())
             tasks.create_task(session.run())
+            tasks.create_task(renewing.run())
+            if listener.context is not None:
+                tasks.create_task(follow_dates(listener.context, self._time, self._clock))
+
+    def _renewing(self, identity: Identity, session: SessionRunner, listener: Listener) -> Renewing:
+        """Return what keeps the certificates new; the session takes them with its next connection, the listener at once."""
+
+        def renewed(found: Identity) -> None:
+            listener.reload()
+            self._gauges.show_certificate(found.expires_timestamp)
+
+        self._gauges.show_certificate(identity.expires_timestamp)
+        return Renewing(
+            identity,
+            Renewal(role="board", machine_id=self._sensors.machine_id()),
+            clock=self._clock,
+            jitter=self._jitter,
+            now=self._time.now,
+            on_renewed=renewed,
+            # Once the controller has told the time, dates say when a renewal is due; until then, no session may mean an ended certificate.
+            lost_seconds=lambda: 0.0 if self._time.is_told else session.lost_seconds,
+            renew=self._parts.renew,
+        )
 
     async def _identity(self) -> Identity:
         identity = await self._parts.identity()
@@ -292,6 +323,6 @@ def _route(served: Served, board: str) -> Route:
 def _trust(ca_file: Path) -> ssl.SSLContext:
     """Return a context that trusts servers of the fleet and nobody else."""
     try:
-        return ssl.create_default_context(cafile=str(ca_file))
+        return ignore_dates(ssl.create_default_context(cafile=str(ca_file)))
     except OSError as error:
         raise FailedPrecondition(f"identity file {ca_file} cannot be used: {error}") from error

@@ -18,6 +18,7 @@ from rkfleet.metric_names import (
     BOARD_MEMORY_AVAILABLE,
     BOARD_SIMULATED,
     BOARD_STORAGE_FREE,
+    CERTIFICATE_EXPIRY,
     WORKERS,
 )
 from rkfleet.metrics import Metrics
@@ -52,6 +53,11 @@ class AgentMetrics:
     def show_session(self, *, open: bool) -> None:
         """Show whether there is a session."""
         self._metrics.gauge(AGENT_SESSION_OPEN).set(1 if open else 0)
+
+    def show_certificate(self, expires_timestamp: float | None) -> None:
+        """Show when the certificates of this board end; nothing while that is not known."""
+        if expires_timestamp is not None:
+            self._metrics.gauge(CERTIFICATE_EXPIRY, certificate="board").set(expires_timestamp)
 
     def loop_failed(self) -> None:
         """Count a pass of the loop that ended in an unknown error."""

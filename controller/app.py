@@ -15,7 +15,7 @@ import random
 import socket
 import sys
 import uuid
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from controller.api.admission import Admission
@@ -24,6 +24,7 @@ from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
+from controller.api.renewals import Renewals
 from controller.config import Config
 from controller.machinery.collection import gentle_collection, put_aside
 from controller.machinery.events import EventRecorder
@@ -39,7 +40,7 @@ from controller.store.sql.store import SqlStore
 from controller.trust.pki import Pki
 from controller.trust.pull_tokens import GrantIssuer, OwnTokens, TokenSigner
 from controller.trust.tokens import Tokens
-from rkfleet import __version__
+from rkfleet import __version__, metric_names
 from rkfleet.client import Cluster
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.kinds import KINDS
@@ -51,6 +52,7 @@ __all__ = ["run"]
 
 SWITCH_SECONDS: Final = 0.001  # A thread that plans gives the interpreter back to the loop after so long, not after Python's 5 ms.
 ADMIN: Final = "admin"
+_SERVERS: Final[tuple[Literal["controller", "registry"], ...]] = ("controller", "registry")
 
 _log = logging.getLogger(__name__)
 
@@ -162,14 +164,24 @@ class _Program:
     async def serve(self, stack: contextlib.AsyncExitStack) -> None:
         """Open the listeners and run the loops until cancelled."""
         config = self._config
+        session_address = f"{config.advertise_host}:{config.grpc_port}"
         enrollment = Enrollment(
             pki=self._pki,
             tokens=self._tokens,
             store=self._store,
             clock=self._clock,
             new_uid=_new_id,
-            session_address=f"{config.advertise_host}:{config.grpc_port}",
+            session_address=session_address,
         )
+        renewals = Renewals(
+            pki=self._pki,
+            tokens=self._tokens,
+            store=self._store,
+            clock=self._clock,
+            metrics=self._metrics,
+            session_address=session_address,
+        )
+        self._show_certificates()
         api = create_api(
             store=self._store,
             registry=KINDS,
@@ -181,7 +193,11 @@ class _Program:
             stopping=self._stopping,
             version=__version__,
             open_log=self._hub.open_log,
-            extra_routes=[*enrollment.routes(), *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock)],
+            extra_routes=[
+                *enrollment.routes(),
+                *renewals.routes(),
+                *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
+            ],
         )
         certificate, key = self._pki.server_files("controller")
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
@@ -194,6 +210,11 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
+
+    def _show_certificates(self) -> None:
+        for server in _SERVERS:
+            ends = self._pki.server_expiry(server)
+            self._metrics.gauge(metric_names.CERTIFICATE_EXPIRY, certificate=server).set(ends.timestamp())
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

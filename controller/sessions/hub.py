@@ -141,6 +141,7 @@ class Hub:
                 session_number=taken.number,
                 heartbeat_seconds=tempo.heartbeat_seconds,
                 report_interval_seconds_min=tempo.report_interval_seconds_min,
+                time=seams.clock.now(),
             )
         )
         await holder.begin()

@@ -202,6 +202,7 @@ class SimulatedBoard:
             backends=(backend,),
             sensors=SimulatedMachine(self.chip, self._directory, machine_id, (backend.runtime,), self._reserved_bytes),
             identity=lambda: self._joining.ensure(self.name, self._directory / "identity", machine_id),
+            renew=self._joining.renew,
             tables={backend.runtime.name: table},
             simulated=True,
         )
