@@ -157,6 +157,7 @@ class _Program:
             minter=minter,
             sessions=self._hub,
             offers=self._hub,
+            identities=self._hub,
             blobs=registry,
             metrics=metrics,
         )

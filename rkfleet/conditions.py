@@ -33,6 +33,7 @@ DRAINED: Final = "Drained"
 MEMORY_PRESSURE: Final = "MemoryPressure"
 DISK_PRESSURE: Final = "DiskPressure"
 DISRUPTION_TARGET: Final = "DisruptionTarget"
+IDENTITY_CONFLICT: Final = "IdentityConflict"
 
 # Reasons of Board Ready.
 SESSION_OPEN: Final = "SessionOpen"
@@ -44,6 +45,11 @@ NEVER_CONNECTED: Final = "NeverConnected"
 SUFFICIENT: Final = "Sufficient"
 LOW_MEMORY: Final = "LowMemory"
 DISK_FULL: Final = "DiskFull"
+
+# Reasons of Board IdentityConflict.
+OTHER_MACHINE: Final = "OtherMachine"
+OTHER_KEY: Final = "OtherKey"
+SOLE_HOLDER: Final = "SoleHolder"
 
 # Reasons of Model Ready.
 ARTIFACTS_PRESENT: Final = "ArtifactsPresent"

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from controller.api import auth
 from controller.api.enrollment import board_certificates, gateway_certificate, json_answer, read_body
 from controller.api.limits import FailureLimit
+from controller.planning.identity import join_again
 from controller.store.base import Store
 from controller.trust.binding import MACHINE_ANNOTATION, binding_of
 from controller.trust.pki import Pki, PublicKey, read_request
@@ -36,8 +37,6 @@ from rkfleet.metric_names import RENEWALS
 from rkfleet.metrics import Metrics
 
 __all__ = ["Renewals"]
-
-JOIN_AGAIN: Final = "join again with a new token, see: rkfleet join-token create"
 
 
 class Renewals:
@@ -98,9 +97,9 @@ class Renewals:
         try:
             bound = binding_of(await self._store.get(Ref(Board.resource.name, "", name)))
         except NotFound as error:
-            raise PermissionDenied(f"board {name} does not exist here (any more), its key is revoked; {JOIN_AGAIN}") from error
+            raise PermissionDenied(f"board {name} does not exist here (any more), so its key is revoked; {join_again(name)}") from error
         if bound.key_sha256 != key.sha256:
-            raise PermissionDenied(f"board {name} does not belong to this key, which cannot be renewed; {JOIN_AGAIN}")
+            raise PermissionDenied(f"board {name} does not belong to this key, which cannot be renewed; {join_again(name)}")
         if bound.machine_id and bound.machine_id != asked.machine_id:
             raise PermissionDenied(
                 f"board {name} belongs to another machine than {asked.machine_id or 'one without identity'};"
@@ -116,7 +115,9 @@ class Renewals:
                 f"the API token is {identity.name}'s, with the role {identity.role}, and not gateway {asked.gateway_name}'s"
             )
         if (peer.fleet_id, peer.name, peer.key_sha256) != (self._pki.fleet_id, asked.gateway_name, key.sha256):
-            raise PermissionDenied(f"certificatePem is not of gateway {asked.gateway_name} with this key; {JOIN_AGAIN}")
+            raise PermissionDenied(
+                f"certificatePem is not of gateway {asked.gateway_name} with this key; join again: rkfleet join-token create --role gateway"
+            )
 
 
 def _signature(proof: str) -> bytes:

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from controller.planning.identity import deleted
 from controller.sessions import goodbyes
 from controller.sessions.board_log import BoardLog
 from controller.sessions.seams import Offer, Seams
@@ -70,6 +71,11 @@ class Holder:
             self.offered = AssignmentOffer(number=offer.number, body=offer.body, sha256=offer.sha256)
         return self.offered
 
+    @property
+    def key_sha256(self) -> str:
+        """Hash of the key by which it holds the session."""
+        return self._peer.key_sha256
+
     @contextlib.contextmanager
     def open_log(self) -> Iterator[AskLog]:
         """Hold one of the places for readers of this board's logs, and give what asks the board.
@@ -122,8 +128,8 @@ class Holder:
             await duty
         except Conflict as error:
             self.stream.leave(goodbyes.superseded(error.message))
-        except NotFound as error:
-            self.stream.leave(goodbyes.revoked(error.message))
+        except NotFound:
+            self.stream.leave(goodbyes.revoked(deleted(self.taken.board)))
         except FleetError as error:
             _log.warning("not stored", extra={"board": self.taken.board, "reason": error.message})
             return not error.retryable

@@ -113,7 +113,7 @@ class Seams:
         tokens: Join tokens that a first session uses up.
         record: Notes Events.
         metrics: Where sessions, messages and writes are counted.
-        on_presence: Called with a board's name whenever its presence changed; must not block.
+        on_presence: Called with a board's name whenever its presence changed or somebody else was refused; must not block.
         tempo: Heartbeat, report interval and pauses.
     """
 

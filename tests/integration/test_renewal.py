@@ -116,7 +116,7 @@ def test_renewals_of_others_are_refused_with_a_reason(tmp_path: Path) -> None:
                 await asyncio.to_thread(renew, thief.directory, BOARD)
 
             await world.sessions.store.delete(board_ref("b-1"), now=SystemClock().now())
-            with pytest.raises(PermissionDenied, match=r"b-1 does not exist here \(any more\), its key is revoked; join again"):
+            with pytest.raises(PermissionDenied, match=r"b-1 does not exist here \(any more\), so its key is revoked; join again"):
                 await asyncio.to_thread(renew, identity.directory, BOARD)
             assert {path.name: path.read_bytes() for path in identity.directory.iterdir()} == files
 

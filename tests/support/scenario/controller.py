@@ -76,6 +76,7 @@ class Controller:
             minter=minter,
             sessions=self.hub,
             offers=self.hub,
+            identities=self.hub,
             blobs=fleet.registry,
             metrics=metrics,
         )
