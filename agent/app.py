@@ -33,9 +33,11 @@ from agent.ledger import Ledger
 from agent.logs import BoardLogs
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
+from agent.outage import Outage
 from agent.own_log import own_log
 from agent.planning.values import Abilities, Served
 from agent.reports import Reports
+from agent.samples import read_series
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
@@ -139,7 +141,7 @@ class Agent:
         self.metrics: Final = Metrics("agent")
         self._gauges: Final = AgentMetrics(self.metrics)
         self._routes: Final = Routes()
-        self._reports: Final = Reports(clock)
+        self._reports: Final = Reports(clock, self._time)
         self._journals: Final = Journals(clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
         self._cache: Final = Cache(config.data_dir, config.artifact_limit_bytes, self._disk, self.metrics)
@@ -184,6 +186,8 @@ class Agent:
             await self._run()
 
     async def _run(self) -> None:
+        outage = self._outage()
+        await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
@@ -191,7 +195,7 @@ class Agent:
         local_clients = is_loopback(self._config.ops_host)
         ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(self._supervisor.run())
+            working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
@@ -206,6 +210,18 @@ class Agent:
                     _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
                     await self._converge(identity, url, listener)
             working.cancel()
+            remembering.cancel()
+
+    def _outage(self) -> Outage:
+        return Outage(
+            self._config.data_dir,
+            self._disk,
+            boot_id=self._sensors.boot_id(),
+            clock=self._clock,
+            reports=self._reports,
+            read=lambda: read_series(self.metrics),
+            in_session=lambda: not self.no_session_reason,
+        )
 
     async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
         """Keep the session, the loop and the certificates."""

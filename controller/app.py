@@ -25,11 +25,13 @@ from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.api.renewals import Renewals
+from controller.api.samples import sample_routes
 from controller.config import Config
 from controller.machinery.collection import gentle_collection, put_aside
 from controller.machinery.events import EventRecorder
 from controller.machinery.loop_lag import watch_loop_lag
 from controller.machinery.manager import Manager
+from controller.outages import Outages
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter
 from controller.reconcilers.loops import Loops, add_loops
@@ -128,6 +130,7 @@ class _Program:
         self._tokens: Final = tokens
         self._signer: Final = signer
         self._store: Final = store
+        self._outages: Final = Outages(config.data_dir / "outages")
         self._random: Final = random.Random()  # noqa: S311 (jitter)
         self._stopping: Final = asyncio.Event()
         self._events: Final = EventRecorder(store, clock, _new_id, metrics=metrics)
@@ -145,6 +148,7 @@ class _Program:
             record=self._events.record,
             metrics=metrics,
             on_presence=lambda board: self._loops.wake_board(board),  # noqa: PLW0108 (made below)
+            samples=self._outages,
         )
         self._hub: Final = Hub(fleet_id=pki.fleet_id, controller=f"{socket.gethostname()}-{os.getpid()}", seams=seams)
         self._loops: Final[Loops] = add_loops(
@@ -197,6 +201,7 @@ class _Program:
             extra_routes=[
                 *enrollment.routes(),
                 *renewals.routes(),
+                *sample_routes(self._tokens.identify, self._store, self._outages),
                 *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
             ],
         )

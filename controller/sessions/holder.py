@@ -20,7 +20,7 @@ import msgspec
 from controller.planning.identity import deleted
 from controller.sessions import goodbyes
 from controller.sessions.board_log import BoardLog
-from controller.sessions.seams import Offer, Seams
+from controller.sessions.seams import Offer, Seams, TimedSample
 from controller.sessions.status_writer import StatusWriter
 from controller.sessions.stream import Stream
 from controller.sessions.taking import Taken
@@ -116,7 +116,15 @@ class Holder:
     async def _deal(self) -> bool:
         """Deal with everything that waits, and return whether nothing must be tried again."""
         done = True
-        for duty in (self._answer_grants, self._settle, self._begin_offers, self._write_answer, self._write_report, self._keep_log):
+        for duty in (
+            self._answer_grants,
+            self._settle,
+            self._begin_offers,
+            self._write_answer,
+            self._write_report,
+            self._keep_log,
+            self._keep_samples,
+        ):
             if self.stream.left:  # Superseded, for example: what this stream still brings is late.
                 return True
             done &= await self._stored(duty())
@@ -187,7 +195,13 @@ class Holder:
 
     async def _keep_log(self) -> None:
         if self.stream.log:
-            self.stream.acknowledge(await self._board_log.keep(self.stream.log))
+            self.stream.acknowledge(log_sequence=await self._board_log.keep(self.stream.log))
+
+    async def _keep_samples(self) -> None:
+        if self._seams.samples is not None and (heard := self.stream.samples):
+            taken = [TimedSample(taken, sample.readings) for sample, taken in heard if taken is not None]
+            await asyncio.to_thread(self._seams.samples.keep, self.taken.board, self.taken.uid, taken)
+            self.stream.acknowledge(sample_sequence=heard[-1].sample.sequence)
 
     def _note_dropped(self) -> None:
         message = f"{self._dropped} log entries of board {self.taken.board} were lost to the bound of its log since its agent started"

@@ -170,6 +170,7 @@ class Hub:
                 heartbeat_seconds=tempo.heartbeat_seconds,
                 report_interval_seconds_min=tempo.report_interval_seconds_min,
                 time=seams.clock.now(),
+                keeps_samples=seams.samples is not None,
             )
         )
         await holder.begin()

@@ -27,6 +27,7 @@ from agent.session.logs import Logs, NoLogs
 from agent.session.runner import Machine, SessionRunner
 from controller.machinery.events import EventRecorder
 from controller.machinery.manager import Manager
+from controller.outages import Outages
 from controller.planning.assignment import next_number
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter
@@ -140,6 +141,7 @@ class SessionWorld:
     minter: ListMinter
     metrics: Metrics
     presence: list[str]
+    outages: Outages
     port: int = 0
     serial: Iterator[int] = field(default_factory=itertools.count)
 
@@ -229,6 +231,7 @@ async def session_world(
         applier, manager = Applier(store, clock, new_id, recorder), Manager(clock=clock, random=random.Random(3))
         minter, planned = ListMinter(store), AssignmentMinter(store, applier)
         presence: list[str] = []
+        outages = Outages(directory / "outages")
 
         def on_presence(board: str) -> None:
             presence.append(board)
@@ -238,7 +241,7 @@ async def session_world(
         seams = Seams(
             store=store, clock=clock, jitter=random.Random(1), new_uid=new_id, minter=planned if planning else minter,
             issuer=issuer or EveryGrant(), tokens=tokens,
-            record=recorder.record, metrics=metrics, on_presence=on_presence, tempo=tempo,
+            record=recorder.record, metrics=metrics, on_presence=on_presence, tempo=tempo, samples=outages,
         )  # fmt: skip
         hub = Hub(fleet_id=pki.fleet_id, controller="c-0", seams=seams)
         woken = add_loops(
@@ -246,7 +249,7 @@ async def session_world(
             identities=hub, blobs=EveryBlob(),
         )  # fmt: skip
         looping = tasks.create_task(manager.run()) if loops else None
-        world = SessionWorld(directory, pki, tokens, store, hub, minter, metrics, presence)
+        world = SessionWorld(directory, pki, tokens, store, hub, minter, metrics, presence, outages)
         async with serve_sessions(hub, pki, "127.0.0.1", port, metrics) as bound:
             world.port = bound
             yield world

@@ -64,6 +64,7 @@ class Controller:
             record=self._events.record,
             metrics=metrics,
             on_presence=self._presence,
+            samples=fleet.outages,
         )
         self.hub = Hub(fleet_id=fleet.fleet_id, controller=process.name, seams=seams)
         self._loops = add_loops(
