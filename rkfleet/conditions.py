@@ -34,6 +34,7 @@ MEMORY_PRESSURE: Final = "MemoryPressure"
 DISK_PRESSURE: Final = "DiskPressure"
 DISRUPTION_TARGET: Final = "DisruptionTarget"
 IDENTITY_CONFLICT: Final = "IdentityConflict"
+LEDGER_DAMAGED: Final = "LedgerDamaged"
 
 # Reasons of Board Ready.
 SESSION_OPEN: Final = "SessionOpen"
@@ -45,6 +46,10 @@ NEVER_CONNECTED: Final = "NeverConnected"
 SUFFICIENT: Final = "Sufficient"
 LOW_MEMORY: Final = "LowMemory"
 DISK_FULL: Final = "DiskFull"
+
+# Reasons of Board LedgerDamaged.
+LEDGER_UNREADABLE: Final = "LedgerUnreadable"
+LEDGER_INTACT: Final = "LedgerIntact"
 
 # Reasons of Board IdentityConflict.
 OTHER_MACHINE: Final = "OtherMachine"

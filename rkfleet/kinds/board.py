@@ -171,7 +171,7 @@ class Board(Object, frozen=True, kw_only=True):
             "identity": StatusOwner(conditions=("IdentityConflict",)),
             "agent": StatusOwner(
                 fields=("soc", "simulated", "capacity", "allocatable", "versions", "runtimes", "servingEndpoint", "running"),
-                conditions=("MemoryPressure", "DiskPressure"),
+                conditions=("MemoryPressure", "DiskPressure", "LedgerDamaged"),
             ),
         },
     )
