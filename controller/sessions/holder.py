@@ -27,7 +27,7 @@ from controller.sessions.taking import Taken
 from controller.trust.pki import Peer
 from rkfleet import metric_names
 from rkfleet.errors import BadRequest, Conflict, FleetError, NotFound, ResourceExhausted, Unavailable
-from rkfleet.session import AssignmentOffer, Grant, Hello, LogChunk, LogRequest, Verdict
+from rkfleet.session import AssignmentOffer, Grant, Hello, LogChunk, LogRequest, Report, Verdict
 
 __all__ = ["AskLog", "Holder"]
 
@@ -36,6 +36,7 @@ AskLog = Callable[[LogRequest], Awaitable[LogChunk]]
 
 LOGS_OPEN_MAX: Final = 4  # Readers share the board's chunks; half of what the protocol allows, because cancelled requests count there.
 DROPPED_REASON: Final = "LogEntriesDropped"
+SAMPLES_DROPPED_REASON: Final = "SamplesDropped"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Holder:
         self._board_log: Final = BoardLog(seams.store, seams.clock, taken, seams.new_uid)
         self._begun = False
         self._dropped = 0
+        self._samples_dropped = 0
         self._refused_until: float | None = None
         self._logs_open = 0
         self.taken: Final = taken
@@ -186,9 +188,7 @@ class Holder:
     async def _write_report(self) -> None:
         if (report := self.stream.report) is None:
             return
-        if report.log_dropped > self._dropped:
-            self._dropped = report.log_dropped
-            self._note_dropped()
+        self._note_dropped(report)
         await self._writer.write(report.state)
         if self.stream.report is report:
             self.stream.report = None
@@ -203,9 +203,17 @@ class Holder:
             await asyncio.to_thread(self._seams.samples.keep, self.taken.board, self.taken.uid, taken)
             self.stream.acknowledge(sample_sequence=heard[-1].sample.sequence)
 
-    def _note_dropped(self) -> None:
-        message = f"{self._dropped} log entries of board {self.taken.board} were lost to the bound of its log since its agent started"
-        self._seams.note(self.taken.board, self.taken.uid, "Warning", DROPPED_REASON, message)
+    def _note_dropped(self, report: Report) -> None:
+        """Tell that a board had to forget what it would have told."""
+        board, uid = self.taken.board, self.taken.uid
+        if report.log_dropped > self._dropped:
+            self._dropped = report.log_dropped
+            message = f"{self._dropped} log entries of board {board} were lost to the bound of its log since its agent started"
+            self._seams.note(board, uid, "Warning", DROPPED_REASON, message)
+        if report.samples_dropped > self._samples_dropped:
+            self._samples_dropped = report.samples_dropped
+            message = f"{self._samples_dropped} samples of board {board} were lost to the bounds of its ring since its agent started"
+            self._seams.note(board, uid, "Warning", SAMPLES_DROPPED_REASON, message)
 
     def _count_write(self, kind: str) -> None:
         self._seams.metrics.counter(metric_names.STATUS_WRITES, kind=kind).inc()

@@ -10,6 +10,7 @@ from click.testing import Result
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from agent.samples import SAMPLES_MAX
 from controller.api.kubeconfig import kubeconfig
 from rkfleet import metric_names
 from rkfleet.cli.main import app
@@ -79,6 +80,26 @@ def test_five_hours_away_are_complete_afterwards_and_cost_nothing_later(tmp_path
                 before, since = reports_received(world), SystemClock().monotonic()
                 await until(lambda: reports_received(world) >= before + 3)
                 assert SystemClock().monotonic() - since > 0.9  # three heartbeats of half a second, the first under way
+                running.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_samples_that_a_board_had_to_forget_are_told(tmp_path: Path) -> None:
+    """Two days away: the last day is there, and an Event says how many are not."""
+
+    async def scenario() -> None:
+        clock = BoardClock()
+        async with session_world(tmp_path) as world:
+            board = RunningBoard(await world.join("b-1"), clock=clock)
+            be_away(board, clock, 2 * SAMPLES_MAX)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(board.runner.run())
+                await until(lambda: not board.reports.samples.kept)
+                uid = (await world.board("b-1")).metadata.uid
+                assert len(points(world.outages.openmetrics("b-1", uid, {}).decode())) == SAMPLES_MAX
+                (told,) = await until(lambda: world.events("SamplesDropped"))
+                assert told.message.startswith(f"{SAMPLES_MAX} samples of board b-1 were lost")
                 running.cancel()
 
     asyncio.run(scenario())

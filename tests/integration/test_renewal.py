@@ -256,11 +256,11 @@ def test_a_listener_takes_over_a_renewed_certificate_and_drops_no_connection(tmp
 
 
 @pytest.mark.processes
-def test_an_agent_renews_by_itself_and_keeps_its_session(tmp_path: Path) -> None:
-    """A process whose certificate is in its last third has a new one soon, says when that ends, and is not interrupted."""
+def test_an_agent_renews_by_itself_keeps_its_session_and_says_what_to_do_when_it_is_revoked(tmp_path: Path) -> None:
+    """A process whose certificate is in its last third has a new one soon; one whose Board is deleted goes on and names the command."""
 
     async def scenario() -> None:
-        async with enrolling_world(tmp_path / "controller") as world:
+        async with enrolling_world(tmp_path / "controller", loops=True) as world:
             data_dir = tmp_path / "agents" / BOARD_NAME
             enrolment = world.enrolment(name=BOARD_NAME, machine_id=MACHINE_ID)
             identity = await join(data_dir / "identity", enrolment)
@@ -279,6 +279,12 @@ def test_an_agent_renews_by_itself_and_keeps_its_session(tmp_path: Path) -> None
                 await until(renewed, 20)
                 await until(lambda: world.sessions.hub.presence(BOARD_NAME)[0])
                 assert (await world.sessions.board(BOARD_NAME)).status.session.number == 1
+
+                await world.sessions.store.delete(board_ref(BOARD_NAME), now=SystemClock().now())
+                await until(lambda: "its key is revoked; it goes on serving its own network" in agent.log.read_text(), 5)
+                assert f"rkfleet join-token create --name {BOARD_NAME}" in agent.log.read_text()
+                assert await agent.metric("rkfleet_agent_session_open") == 0
+                assert await agent.is_ready()
                 assert await agent.stop() == 0
 
     asyncio.run(scenario())
