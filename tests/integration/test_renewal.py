@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from controller.api.limits import FAILURE_SECONDS, FAILURES_MAX, FailureLimit
 from controller.trust.binding import MACHINE_ANNOTATION
 from controller.trust.pki import MEMBER_LIFETIME, read_request
+from gateway.app import _renewing as gateway_renewing
+from gateway.app import board_context
 from rkfleet import enrolment_client
 from rkfleet.clock import SystemClock, format_time
 from rkfleet.enrolment import RENEWALS_PATH, RenewalRequest, serving_name
@@ -24,7 +26,9 @@ from rkfleet.errors import FailedPrecondition, FleetError, PermissionDenied, Res
 from rkfleet.fleet_time import FleetTime
 from rkfleet.http1 import Connection
 from rkfleet.identity import Identity, load_identity
-from rkfleet.ops import Tls, serve_asgi
+from rkfleet.metric_names import CERTIFICATE_EXPIRY
+from rkfleet.metrics import Metrics
+from rkfleet.ops import Tls, serve_asgi, server_context
 from rkfleet.renew import renew, signed_request
 from rkfleet.renewal import RETRY_SECONDS_MAX, UNDATED_SECONDS, Renewal, Renewing, renew_in_child
 from tests.integration.test_enrollment import EnrollingWorld, enrolling_world, join
@@ -286,6 +290,50 @@ def test_an_agent_renews_by_itself_keeps_its_session_and_says_what_to_do_when_it
                 assert await agent.metric("rkfleet_agent_session_open") == 0
                 assert await agent.is_ready()
                 assert await agent.stop() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_renews_by_itself_and_shows_the_new_certificate_to_boards(tmp_path: Path) -> None:
+    """Without a restart: connections from then on are made with it, and its end is a metric."""
+
+    async def scenario() -> None:
+        async with enrolling_world(tmp_path / "controller") as world:
+            identity = await joined(world, tmp_path / "gw", "gateway", "gw-1")
+            board = await joined(world, tmp_path / "b-1", name="b-1")
+            context = board_context(identity.cert_file, identity.key_file, identity.ca_file)
+            shown: list[int] = []
+
+            async def listen(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                shown.append(x509.load_der_x509_certificate(der).serial_number)
+                writer.close()
+
+            tls = server_context(Tls(board.serving_cert_file, board.key_file, board.gateways_ca_file))
+            server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=tls)
+
+            async def connect() -> int:
+                port, before = server.sockets[0].getsockname()[1], len(shown)
+                name = serving_name("b-1", identity.fleet_id)
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+                await until(lambda: len(shown) > before)
+                writer.close()
+                await writer.wait_closed()
+                return shown[-1]
+
+            metrics, first = Metrics("gateway"), await connect()
+            ago = SystemClock().now() - timedelta(days=80)
+            old = msgspec.structs.replace(identity, issued=format_time(ago), expires=format_time(ago + MEMBER_LIFETIME))
+            renewing = gateway_renewing(old, context, SystemClock(), metrics)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(renewing.run())
+                await until(lambda: renewing.identity is not old)
+                running.cancel()
+            assert await connect() != first
+            gauge = metrics.gauge(CERTIFICATE_EXPIRY, certificate="gateway")._value.get()
+            assert gauge == renewing.identity.expires_timestamp
+            server.close()
+            await server.wait_closed()
 
     asyncio.run(scenario())
 
