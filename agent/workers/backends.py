@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,8 @@ from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
 __all__ = ["ChildBackend", "exit_of", "llamacpp"]
+
+PROGRAM: Final = ("-m", "agent.workers.child")  # Arguments of the interpreter.
 
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.
 LOG_LINE_BYTES_MAX: Final = 400
@@ -44,8 +46,17 @@ _log = logging.getLogger(__name__)
 class ChildBackend:
     """Starts worker processes of one runtime; implements `Backend`."""
 
-    def __init__(self, runtime: Runtime, *, environ: Mapping[str, str], new_api_key: Callable[[], str], proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        environ: Mapping[str, str],
+        new_api_key: Callable[[], str],
+        proc: Path = Path("/proc"),
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._runtime: Final = runtime
+        self._program: Final = tuple(program)
         self._environ: Final = {**WORKER_ENVIRONMENT, **environ}
         self._new_api_key: Final = new_api_key
         self._proc: Final = proc
@@ -74,7 +85,7 @@ class ChildBackend:
         killed_before = _kernel_kills(self._proc)
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "agent.workers.child",
+                sys.executable, *self._program,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 limit=pipe.LINE_BYTES_MAX, env=self._environ, start_new_session=True,
             )  # fmt: skip
