@@ -602,15 +602,23 @@ def test_a_late_cancel_never_touches_the_next_request(setup: Setup) -> None:
 
 
 def test_a_request_that_left_while_another_program_had_the_npu_never_runs(setup: Setup) -> None:
+    async def seen(running: Running) -> None:
+        """Return when the worker's loop, which answers this, has seen what was sent to it before."""
+        for _ in range(5):
+            await refused(running.post("/v1/nothing", {}))
+
     async def ask(running: Running) -> list[str]:
         with (setup.directory / "npu.lock").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             leaving = asyncio.ensure_future(running.post("/v1/completions", {"prompt": "one"}, {"x-request-id": "leaves"}))
+            await seen(running)
             staying = asyncio.ensure_future(running.post("/v1/completions", {"prompt": "two"}, {"x-request-id": "stays"}))
-            done, _ = await asyncio.wait((leaving, staying), timeout=0.1)
-            assert not done
+            await seen(running)
+            assert not leaving.done()
+            assert not staying.done()
             leaving.cancel()
             await asyncio.wait((leaving,))
+            await seen(running)
         await staying
         await until(lambda: any("stays" in line for line in running.lines), seconds=5)
         return running.lines

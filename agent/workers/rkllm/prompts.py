@@ -125,6 +125,12 @@ class Prompts:
         """
         return self.completion(Ask(prompt=given, adapter=adapter, tenant=tenant), "hidden")
 
+    def ignored(self, ask: Ask) -> tuple[str, ...]:
+        """Return the fields that have no effect with this library and this template."""
+        names = ask.ignored(self._supports)
+        thinks = self._template is not None or "enable_thinking" in self._supports
+        return names if thinks or ask.thinking else (*names, "think")
+
     def _rendered(self, template: Renderer, ask: Ask, messages: list[dict[str, Any]], images: tuple[bytes | ImageEmbedding, ...]) -> Work:
         variables = {name: value for name, value in (ask.chat_template_kwargs or {}).items() if name != "enable_thinking"}
         text = template.render(messages, ask.functions, thinking=ask.thinking, variables=variables)

@@ -41,12 +41,13 @@ from agent.workers.rkllm.work import Began, Done, Event, Failed, Functions, Numb
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, FleetError, Internal, ResourceExhausted, Unavailable
 
-__all__ = ["Runner", "Settings"]
+__all__ = ["Runner", "Settings", "place_of"]
 
 WAITING_MAX: Final = 64  # The agent lets one request through at a time; more are those that were cancelled just now, and direct callers.
 REQUEST_NUMBER_MAX: Final = (1 << 31) - 1  # What the library carries as userdata (library.REQUEST_MAX).
 BYTES_PER_TOKEN: Final = 4.0  # English with the vocabularies of these models, until this model has been measured.
 MEASURED_TOKENS_MIN: Final = 16  # A shorter prompt is mostly template.
+LEARNING_WEIGHT: Final = 0.25  # Of each further prompt: one of another language or of base64 is not the measure of the next.
 FLOAT_BYTES: Final = 4
 
 
@@ -120,6 +121,7 @@ class Runner:
         self._held: Held | None = None
         self._functions: Functions | None = None
         self._bytes_per_token = BYTES_PER_TOKEN
+        self._learned = False
 
     def start(self, model: Model) -> None:
         """Begin to run what waits, with this model."""
@@ -202,9 +204,7 @@ class Runner:
             except FleetError as error:
                 event = Failed(error)
             except Exception as error:  # noqa: BLE001 (the edge of a request: a mistake in one must not end the worker)
-                # No message: it may hold what a user wrote.
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                self._output.log(f"E rkfleet: request {job.name}: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}")
+                self._output.log(f"E rkfleet: request {job.name}: {place_of(error)}")
                 self._clear()
                 event = Failed(Internal("internal error in the worker; its log has the cause"))
             finally:
@@ -258,7 +258,7 @@ class Runner:
         input = work.compose(reused, images)
         with self._saved_prompt(work, reused) as saved:
             options = self._options(job, str(self._caches.temporary) if saved == "save" else "")
-            job.post(Began(min(total, self._settings.context_tokens - 1)))
+            job.post(Began(min(total, self._settings.context_tokens - 1), cached_tokens))
             lines = self._call(job, input, options, new_tokens)
         end = self._end_of(job)
         counted = self._counted()
@@ -452,14 +452,22 @@ class Runner:
         return pictures + max(1, round((len(work.wanted.text) - reused) / self._bytes_per_token))
 
     def _learn(self, work: Work, images: list[ImageEmbedding], prompt_tokens: int) -> None:
-        """Take the length of a text in tokens as the measure for the next."""
+        """Take the length of a text in tokens into the measure for the next."""
         tokens = prompt_tokens - sum(image.tokens for image in images)
         if work.tokens is None and tokens >= MEASURED_TOKENS_MIN:
-            self._bytes_per_token = max(1.0, len(work.wanted.text) / tokens)
+            seen, weight = len(work.wanted.text) / tokens, LEARNING_WEIGHT if self._learned else 1.0
+            self._bytes_per_token += weight * (max(1.0, seen) - self._bytes_per_token)
+            self._learned = True
 
     def _require_model(self) -> Model:
         assert self._model is not None, "start comes first"
         return self._model
+
+
+def place_of(error: BaseException) -> str:
+    """Return what an error is and where it was raised, without its message, which may hold what a user wrote."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
 
 
 class _Counts(msgspec.Struct, frozen=True):
