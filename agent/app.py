@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import ssl
@@ -24,23 +25,29 @@ import msgspec
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.prompt_caches import PromptCaches
+from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
 from agent.board.sensors import MachineSensors, Sensors
+from agent.board.telemetry import Telemetry
 from agent.config import Config
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.logs import BoardLogs
-from agent.loop import Loop
+from agent.loop import Loop, Watch
 from agent.metrics import AgentMetrics
 from agent.own_log import own_log
-from agent.planning.values import Abilities, Served
+from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
+from agent.watch import BoardWatch
 from agent.workers import backends
 from agent.workers.base import Backend
+from agent.workers.libraries import Library, find_libraries
 from agent.workers.supervisor import Supervisor
 from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
@@ -51,10 +58,12 @@ from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
 
-__all__ = ["Agent", "Parts", "machine_parts", "run"]
+__all__ = ["Agent", "Parts", "machine_parts", "route_of", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
+
+RUN_DIRECTORY: Final = "run/rkfleet"
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +92,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         identity: Waits until the board has an identity, enrolling if need be, and returns it.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         simulated: Whether the hardware does not exist; said with every answer and figure.
+        libraries: Libraries of the NPU's runtime that can be used, the newest first.
+        library_problems: Sentences about those that cannot.
+        watch: Makes who looks after the hardware, given the gauges and what to call when a condition has changed; None for nobody.
     """
 
     backends: tuple[Backend, ...]
@@ -90,12 +102,22 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     identity: Callable[[], Awaitable[Identity]]
     tables: Mapping[str, Table] = {}
     simulated: bool = False
+    libraries: tuple[Library, ...] = ()
+    library_problems: tuple[str, ...] = ()
+    watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     """Return the parts of a board that is the machine this runs on."""
-    found = (backends.llamacpp(new_api_key=lambda: secrets.token_urlsafe(24)),)
-    installed = tuple(backend for backend in found if backend is not None)
+    cpu = backends.llamacpp(new_api_key=_new_api_key)
+    libraries = find_libraries(config.runtime_libraries, config.filesystem_root)
+    for problem in libraries.problems:
+        _log.warning("a runtime library is not used", extra={"cause": problem})
+    for one in libraries.usable:
+        about = {"file": str(one.path), "version": one.version or "unknown", "generation": one.generation, "how": one.how}
+        _log.info("runtime library", extra=about)
+    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key) for one in libraries.usable)
+    installed = (*((cpu,) if cpu is not None else ()), *npu)
     overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
     runtimes = tuple(sorted((backend.runtime for backend in installed), key=lambda runtime: runtime.name))
     sensors = MachineSensors(config.filesystem_root, config.data_dir, overrides, runtimes)
@@ -112,7 +134,23 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         given = enrolment if config.token or config.token_file else None
         return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
 
-    return Parts(backends=installed, sensors=sensors, identity=identity)
+    def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
+        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
+        telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
+        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
+
+    return Parts(
+        backends=installed,
+        sensors=sensors,
+        identity=identity,
+        libraries=libraries.usable,
+        library_problems=libraries.problems,
+        watch=watch,
+    )
+
+
+def _new_api_key() -> str:
+    return secrets.token_urlsafe(24)
 
 
 class Agent:
@@ -136,7 +174,11 @@ class Agent:
         self._reports: Final = Reports(clock)
         self._journals: Final = Journals(clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
-        self._cache: Final = Cache(config.data_dir, config.artifact_limit_bytes, self._disk, self.metrics)
+        self._prompt_caches: Final = PromptCaches(config.data_dir)
+        self._cache: Final = Cache(
+            config.data_dir, config.artifact_limit_bytes, self._disk, self.metrics, beside=self._prompt_caches.used_bytes
+        )
+        self._demand: Final = Demand(clock, self._wake.set)
         self._supervisor: Final = Supervisor(
             parts.backends,
             clock=clock,
@@ -146,14 +188,14 @@ class Agent:
             journals=self._journals,
         )
         self._sensors: Final = parts.sensors
-        self._serving: Final = Serving(self._routes, self.metrics, clock, simulated=self._parts.simulated)
+        self._serving: Final = Serving(self._routes, self.metrics, clock, demand=self._demand, simulated=self._parts.simulated)
         self._session: SessionRunner | None = None
         self._listeners: Final[list[Listener]] = []
 
     @property
     def reserved_bytes(self) -> int:
-        """Memory that workers hold now, as their Models reserve it."""
-        return sum(worker.memory_bytes for worker in self._supervisor.states().values() if worker.phase not in {"Starting", "BackOff"})
+        """Memory that workers hold now, as their Models reserve it; one that loads has none of it yet."""
+        return sum(worker.memory_bytes for worker in self._supervisor.states().values() if worker.phase in {"Ready", "Stopping"})
 
     @property
     def no_session_reason(self) -> str:
@@ -214,6 +256,7 @@ class Agent:
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
         )
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
+        watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -228,9 +271,16 @@ class Agent:
             reports=self._reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(_route(one, identity.name) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, identity.name) for one in served)),
+            demand=self._demand,
+            prompt_caches=self._prompt_caches,
+            problems=self._parts.library_problems,
+            watch=watch,
         )
         async with asyncio.TaskGroup() as tasks:
+            if watch is not None:
+                watch.look()
+                tasks.create_task(watch.run())
             tasks.create_task(loop.run())
             tasks.create_task(session.run())
 
@@ -254,12 +304,24 @@ class Agent:
         facts = self._sensors.facts(self._cache.used_bytes())
         return Abilities(
             soc=facts.soc,
-            libraries={runtime.name: runtime.version for runtime in self._supervisor.runtimes},
+            libraries=self._libraries(),
             tables=self._parts.tables,
             cores=self._sensors.cores(),
             memory_bytes=facts.allocatable_memory_bytes,
             serving_url=serving_url,
+            npu_lock_path=str(_npu_lock(self._config)),
+            prompt_cache_dir=str(self._prompt_caches.directory.absolute()),
         )
+
+    def _libraries(self) -> dict[str, tuple[InstalledLibrary, ...]]:
+        files = {("rkllm", one.version): one for one in self._parts.libraries}
+        found: dict[str, tuple[InstalledLibrary, ...]] = {}
+        for runtime in self._supervisor.runtimes:
+            file = files.get((runtime.name, runtime.version))
+            path, generation = (str(file.path.absolute()), file.generation) if file is not None else ("", "")
+            one = InstalledLibrary(version=runtime.version, path=path, generation=generation)
+            found[runtime.name] = (*found.get(runtime.name, ()), one)
+        return found
 
     def _not_ready(self) -> str:
         if self._reports.state is None:
@@ -267,7 +329,7 @@ class Agent:
         return ""
 
 
-def _route(served: Served, board: str) -> Route:
+def route_of(served: Served, board: str) -> Route:
     """Return a replica as the serving side knows it."""
     replica = served.replica
     return Route(
@@ -280,13 +342,25 @@ def _route(served: Served, board: str) -> Route:
         board=board,
         endpoint=served.endpoint,
         api_key=served.api_key,
-        max_concurrent=replica.serving.max_concurrent,
+        max_concurrent=served.max_concurrent,
         max_queued=replica.serving.max_queued,
         max_output_tokens=replica.serving.max_output_tokens,
         context_tokens=replica.serving.context_tokens,
         draining=served.draining,
         waiting_reason=served.waiting,
+        on_demand=served.on_demand,
+        shifts=replica.serving.context_overflow == "Shift",
     )
+
+
+def _npu_lock(config: Config) -> Path:
+    """Return the file whose lock a worker holds while it uses the NPU: one for the machine where its directory was made for that.
+
+    Without it two agents of one machine would not know of each other; the unit that starts the agent makes the directory.
+    """
+    shared = config.filesystem_root / RUN_DIRECTORY
+    directory = shared if os.access(shared, os.W_OK | os.X_OK) else config.data_dir.absolute()
+    return directory / "npu.lock"
 
 
 def _trust(ca_file: Path) -> ssl.SSLContext:

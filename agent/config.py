@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from agent.board import clock_wire
+from agent.workers.libraries import NamedLibrary, parse_named_library
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
@@ -41,6 +43,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory that the board reports to have; 0 for what the machine has.
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
+        runtime_libraries: Libraries of the NPU's runtime to use; empty looks in the usual places.
+        clocks_helper: Socket of the privileged helper for clocks.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -58,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     artifact_limit_bytes: int = 0
     filesystem_root: Path = Path("/")
+    runtime_libraries: tuple[NamedLibrary, ...] = ()
+    clocks_helper: Path = clock_wire.SOCKET
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -69,6 +75,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     values["advertise_host"] = values["advertise_host"] or values["serving_host"]
     if values["advertise_host"] in _WILDCARDS:
         parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
+    values["runtime_libraries"] = tuple(values["runtime_libraries"])
     return Config(**values)
 
 
@@ -98,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
     add("--filesystem-root", type=Path, default=Path("/"), help="where /proc, /sys and /etc are read from (default %(default)s)")
+    add(
+        "--runtime-library",
+        dest="runtime_libraries",
+        type=_library,
+        action="append",
+        default=[],
+        metavar="FILE[=GENERATION]",
+        help="an RKLLM runtime to use, repeatable (default: librkllmrt.so in /usr/lib, /usr/local/lib, /opt/rkfleet/runtimes/*)",
+    )
+    add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
     add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
     return parser
@@ -108,6 +125,13 @@ def _board_name(text: str) -> str:
     if why:
         raise argparse.ArgumentTypeError(f"board name {why}")
     return text
+
+
+def _library(text: str) -> NamedLibrary:
+    try:
+        return parse_named_library(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _bytes(text: str) -> int:

@@ -22,6 +22,7 @@ import typer
 import typer.main
 
 import agent.config
+import agent.doctor
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -49,6 +50,7 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
     "simulated-runtime": simulation.runtime.__main__.parse_arguments,
+    "doctor": agent.doctor.parse_arguments,
 }
 
 
@@ -151,7 +153,7 @@ def _anchor(path: str) -> str:
 def _program(path: str) -> str:
     """Return which program `rkfleet PROGRAM run`, or a command with a name of its own, starts; empty for every other command."""
     words = path.split()
-    if words[1:] in (["simulate"], ["simulated-runtime", "build"]):
+    if words[1:] in (["simulate"], ["doctor"], ["simulated-runtime", "build"]):
         return words[1]
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 

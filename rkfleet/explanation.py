@@ -221,7 +221,10 @@ class _Explainer:
         ready = _said(said, conditions.READY)
         if ready.status == "True":
             speed = one.status.measured.decode_tokens_per_second if one.status.measured else None
-            return _Finding(one, "Well", f"{name} serves{f', {speed:g} tokens/s' if speed else ''}")
+            rate = f", {speed:g} tokens/s" if speed else ""
+            loaded = _said(said, conditions.LOADED)
+            about = f"; {_words(loaded, '')[0]}" if loaded.message and loaded.status != "Unknown" else ""
+            return _Finding(one, "Well", f"{name} serves{rate}{about}")
         if (away := self._away(board)) is not None:
             return _Finding(one, away.verdict, f"nothing is known of {name}", "", away)
         assignment = board.status.assignment
@@ -272,7 +275,8 @@ class _Explainer:
         if cordoned:
             return _Finding(one, "NeedsHelp", f"{name} has no board", "", self._cordoned(cordoned))
         for board in could:
-            if (found := self._ailing(board)) is not None:
+            found = self._ailing(board) or (self._without_npu(board) if "NPU is not ready" in why else None)
+            if found is not None:
                 return _Finding(one, found.verdict, f"{name} has no board", "", found)
         if could and "memory" in why:
             command = "rkfleet top boards"
@@ -322,7 +326,7 @@ class _Explainer:
         meta, name = one.metadata, self._board_words(one.metadata.name)
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted", f"rkfleet describe board {meta.name}")
-        if (ailing := self._ailing(one)) is not None:
+        if (ailing := self._ailing(one) or self._without_npu(one)) is not None:
             return ailing
         replicas = self._world.on_board(meta.name)
         if any(taint.key == TAINT_DRAIN for taint in one.spec.taints):
@@ -348,6 +352,14 @@ class _Explainer:
                 why, command = _words(said, helps)
                 return _Finding(one, "NeedsHelp", f"{name} is under {type}: {why}", command)
         return None
+
+    def _without_npu(self, one: Board) -> _Finding | None:
+        """Return why a board cannot use its NPU, or None for one that can, or has none."""
+        said = _said(one.status.conditions, conditions.NPU_READY)
+        if said.status != "False":
+            return None
+        why, command = _words(said, f"rkfleet describe board {one.metadata.name}")
+        return _Finding(one, "NeedsHelp", f"{self._board_words(one.metadata.name)} cannot use its NPU: {why}", command)
 
     def _drained(self, one: Board, name: str, replicas: Sequence[Replica]) -> _Finding:
         left = self._world.left_on(one)

@@ -73,7 +73,7 @@ class BoardState(_Value, frozen=True, kw_only=True):
 
     Attributes:
         assignment_number: Assignment that the agent follows.
-        conditions: The board's own conditions that the agent owns (MemoryPressure, DiskPressure).
+        conditions: The board's own conditions that the agent owns (`Board.resource.owners["agent"]`).
     """
 
     assignment_number: int

@@ -21,11 +21,12 @@ from typing import Final
 
 from agent.workers import pipe
 from agent.workers.base import Exit, Listener, Worker, WorkerSpec
+from agent.workers.libraries import Library
 from rkfleet.errors import Internal, Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["ChildBackend", "exit_of", "llamacpp"]
+__all__ = ["ChildBackend", "exit_of", "llamacpp", "rkllm"]
 
 PROGRAM: Final = ("-m", "agent.workers.child")  # Arguments of the interpreter.
 
@@ -81,6 +82,8 @@ class ChildBackend:
             api_key=self._new_api_key(),
             max_output_tokens=spec.max_output_tokens,
             npu=spec.npu,
+            shift=spec.shift,
+            keep_tokens=spec.keep_tokens,
         )
         killed_before = _kernel_kills(self._proc)
         try:
@@ -248,9 +251,14 @@ def _signal_name(number: int) -> str:
 
 
 def _first_error(said: tuple[str, ...]) -> str:
-    """Return the first line that a runtime marked as an error (llama.cpp: `<time> E <text>`), else the last line."""
-    marked = (line.partition(" E ")[2] for line in said if " E " in line)
-    return next(marked, said[-1] if said else "")[:SAID_CHARACTERS_MAX]
+    """Return the first line that a runtime marked as an error, else the last that it did not mark as mere information.
+
+    llama.cpp writes `<time> E <text>`, the NPU's runtime `E rkllm: <text>`; `I` is information in both.
+    """
+    lines = [f" {line}" for line in said]
+    marked = (line.partition(" E ")[2] for line in lines if " E " in line)
+    others = [line.strip() for line in lines if not line.startswith(" I ")]
+    return next(marked, others[-1] if others else "")[:SAID_CHARACTERS_MAX]
 
 
 def _kernel_kills(proc: Path) -> int:
@@ -269,3 +277,15 @@ def llamacpp(*, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[
     except PackageNotFoundError:
         return None
     return ChildBackend(Runtime(name="llamacpp", version=library, backend="llamacpp"), environ=environ, new_api_key=new_api_key)
+
+
+def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[], str]) -> ChildBackend:
+    """Return the backend of one version of the NPU's runtime; workers are told its file with each load.
+
+    The loader looks beside the library first: the vendor says to put libomp.so there on images that lack it.
+    Source: README of https://github.com/airockchip/rknn-llm.
+    """
+    beside = str(library.path.absolute().parent)
+    rest = environ.get("LD_LIBRARY_PATH", "")
+    own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
+    return ChildBackend(Runtime(name="rkllm", version=library.version, backend="rkllm"), environ=own, new_api_key=new_api_key)

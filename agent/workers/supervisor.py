@@ -26,6 +26,7 @@ from rkfleet.errors import Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason, LastExit
 from rkfleet.metrics import Metrics
+from rkfleet.versions import version_order
 
 __all__ = ["Limits", "Supervisor", "backoff_seconds"]
 
@@ -90,6 +91,8 @@ class _Slot:
             memory_bytes=self.spec.memory_bytes,
             threads=self.spec.threads if running else 0,
             pid=self.pid if running else 0,
+            domain=self.spec.domain,
+            ready_at=self.ready_at if self.phase == "Ready" else None,
         )
 
 
@@ -110,7 +113,7 @@ class Supervisor:
         """Take what workers are made of.
 
         Args:
-            backends: How to start a worker of each runtime.
+            backends: How to start a worker of each runtime, and of each version of it.
             clock: Monotonic time for waits, wall time for exits.
             random: Jitter of the back-off.
             metrics: Where exits are counted.
@@ -118,7 +121,9 @@ class Supervisor:
             limits: How long to wait for what.
             journals: Where lines of workers go; its own, which nobody reads, if none are given.
         """
-        self._backends: Final[Mapping[str, Backend]] = {backend.runtime.name: backend for backend in backends}
+        self._backends: Final[Mapping[tuple[str, str], Backend]] = {
+            (backend.runtime.name, backend.runtime.version): backend for backend in backends
+        }
         self._clock: Final = clock
         self._random: Final = random
         self._metrics: Final = metrics
@@ -130,8 +135,9 @@ class Supervisor:
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
-        """Return the runtimes that can be started here, as the board advertises them."""
-        return tuple(backend.runtime for _, backend in sorted(self._backends.items()))
+        """Return the runtimes that can be started here, as the board advertises them: by name, the newest version first."""
+        newest_first = sorted(self._backends.values(), key=lambda one: version_order(one.runtime.version), reverse=True)
+        return tuple(backend.runtime for backend in sorted(newest_first, key=lambda one: one.runtime.name))
 
     def ensure(self, spec: WorkerSpec) -> None:
         """Have this worker. With the key of the one that runs nothing is disturbed, with another key it is replaced."""
@@ -198,9 +204,10 @@ class Supervisor:
         slot.ready_at, slot.listener, slot.pid = None, None, 0
         self._enter(slot, "Starting")
         run = self._journals.begin_run(spec.uid)
-        backend = self._backends.get(spec.runtime)
+        backend = self._backend(spec)
         if backend is None:
-            return Exit(reason="LoadFailed", message=f"runtime {spec.runtime} is not installed on this board")
+            what = f"{spec.runtime} {spec.library}".rstrip()
+            return Exit(reason="LoadFailed", message=f"runtime {what} is not installed on this board")
         async with asyncio.TaskGroup() as tasks:
             began = slot.beat_at = self._clock.monotonic()
             threads = f"{spec.threads} thread{'s' if spec.threads != 1 else ''}"
@@ -216,6 +223,13 @@ class Supervisor:
             for minder in minders:
                 minder.cancel()
         return exit
+
+    def _backend(self, spec: WorkerSpec) -> Backend | None:
+        """Return what starts this version; of a spec that names none, the newest."""
+        if spec.library:
+            return self._backends.get((spec.runtime, spec.library))
+        newest = next((one.version for one in self.runtimes if one.name == spec.runtime), "")
+        return self._backends.get((spec.runtime, newest))
 
     async def _await_load(self, slot: _Slot, worker: Worker, began: float) -> None:
         listener = await worker.loaded()

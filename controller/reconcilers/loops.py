@@ -187,6 +187,13 @@ def _assignment_sources(views: Views) -> Iterator[Source]:
     yield Source(views.replicas, of_replica)
     yield Source(views.deployments, of_deployment)
     yield Source(views.models, of_model)
+    yield Source(views.boards, _of_tuning)
+
+
+def _of_tuning(old: Board | None, new: Board | None) -> Iterable[Ref]:
+    """Yield a board whose tuning was changed; one that is seen for the first time gets its assignment when it opens a session."""
+    if old is not None and new is not None and old.spec.tuning != new.spec.tuning:
+        yield new.ref
 
 
 def _users(views: Views, model: Model) -> Iterator[Replica]:

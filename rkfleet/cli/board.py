@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from rkfleet.client import ApiClient
     from rkfleet.explanation import Explanation
 
-__all__ = ["app"]
+__all__ = ["Clocks", "app"]
+
+
+class Clocks(StrEnum):
+    """What `--clocks` takes: the values of `Board.spec.tuning.clocks`, as people type them."""
+
+    fixed = "fixed"
+    unmanaged = "unmanaged"
+
 
 app = typer.Typer(help="Boards of the fleet.", no_args_is_help=True)
 
@@ -75,6 +84,33 @@ def drain_boards(
 
     async def work(client: ApiClient) -> None:
         await drain.wait_until_empty(client, SystemClock(), names, timeout_seconds, say=_say, trouble=live.Outage(aloud=True))
+
+    with_client(kubeconfig, work)
+
+
+@app.command("tune")
+def tune(
+    names: Names,
+    *,
+    clocks: Annotated[
+        Clocks,
+        typer.Option("--clocks", help="fixed: as the vendor's fix_freq script; unmanaged: what the agent changed is undone."),
+    ],
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Ask for it and end; ClocksPinned of the board says what came of it.")] = False,
+    timeout_seconds: Annotated[float, timeout_option("How long to wait for the boards; 0 waits for ever.")] = 60.0,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Fix the clocks of boards as the vendor's benchmarks have them, or leave them to the kernel again."""
+    from rkfleet.cli import live, tuning
+    from rkfleet.clock import SystemClock
+
+    async def work(client: ApiClient) -> None:
+        for name in names:
+            new = await tuning.want_clocks(client, name, clocks)
+            print(f"{_shown(name)} {'' if new else 'already '}has clocks {clocks.value}", flush=True)
+        if not no_wait:
+            say = lambda name, sentence: print(f"{_shown(name)} {sentence}", flush=True)  # noqa: E731 (one use)
+            await tuning.wait_for_clocks(client, SystemClock(), names, clocks, timeout_seconds, say=say, trouble=live.Outage(aloud=True))
 
     with_client(kubeconfig, work)
 

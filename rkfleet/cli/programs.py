@@ -1,6 +1,6 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`, `rkfleet simulated-runtime build`: become it.
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor`, `rkfleet simulated-runtime build`.
 
-Further words are the program's own.
+Each becomes the program; further words are the program's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "program_app", "simulate", "simulated_runtime_app"]
+__all__ = ["PROGRAMS", "doctor", "program_app", "simulate", "simulated_runtime_app"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
@@ -61,3 +61,8 @@ def simulated_runtime_app() -> typer.Typer:
 
     group.__doc__ = app.info.help
     return app
+
+
+def doctor(context: typer.Context) -> None:
+    """Say what is wrong with this board and what to type; needs no controller; see doctor --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "agent.doctor", *context.args])  # noqa: S606 (the same interpreter)

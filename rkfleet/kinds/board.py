@@ -184,7 +184,7 @@ class Board(Object, frozen=True, kw_only=True):
             "health": StatusOwner(fields=("observedGeneration",), conditions=("Ready",)),
             "agent": StatusOwner(
                 fields=("soc", "simulated", "capacity", "allocatable", "versions", "runtimes", "servingEndpoint", "running"),
-                conditions=("MemoryPressure", "DiskPressure"),
+                conditions=("MemoryPressure", "DiskPressure", "NPUReady", "ThermalPressure", "ClocksPinned"),
             ),
         },
     )

@@ -30,7 +30,7 @@ from rkfleet.ops import bracketed
 from rkfleet.process import lock_data_dir
 from rkfleet.simulated import Chip
 from simulation.boards.joining import Joining
-from simulation.boards.machine import SimulatedMachine, ensure_machine_id
+from simulation.boards.machine import SimulatedMachine, SimulatedWatch, ensure_machine_id
 
 __all__ = ["STATES", "SimulatedBoard", "Socket", "State"]
 
@@ -204,6 +204,7 @@ class SimulatedBoard:
             identity=lambda: self._joining.ensure(self.name, self._directory / "identity", machine_id),
             tables={backend.runtime.name: table},
             simulated=True,
+            watch=lambda _metrics, on_change: SimulatedWatch(on_change),
         )
 
     def _reserved_bytes(self) -> int:

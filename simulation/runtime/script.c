@@ -101,6 +101,15 @@ static bool set(struct script *script, const char *name, const char *value)
     return false;
 }
 
+/* What is divided by is not 0, and what is allocated is not more than a script may ask for. */
+static void keep_in_bounds(struct script *script)
+{
+    script->tokens_per_s = script->tokens_per_s > 0.01 ? script->tokens_per_s : 0.01;
+    script->vocabulary = script->vocabulary < 1 ? 1 : script->vocabulary > 262144 ? 262144 : script->vocabulary;
+    script->width = script->width < 1 ? 1 : script->width > 16384 ? 16384 : script->width;
+    script->heat_factor = script->heat_factor > 0.01 ? script->heat_factor : 0.01;
+}
+
 static void parse(struct script *script, char *text, bool until_blank)
 {
     char *rest = text;
@@ -117,6 +126,7 @@ static void parse(struct script *script, char *text, bool until_blank)
         if (!set(script, line, value) && !until_blank)
             dprintf(2, "W rkllm: simulation: unknown key %s\n", line);
     }
+    keep_in_bounds(script);
 }
 
 /* Returns the bytes of the file's beginning, NUL-terminated in `buffer`, or -1. */

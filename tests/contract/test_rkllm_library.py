@@ -29,7 +29,7 @@ from agent.workers.rkllm.library import (
     Tokens,
 )
 from agent.workers.rkllm.releases import VERSIONS, Generation
-from tests.support.rkllm import ALL_RELEASES, RELEASES, WIDTH, Loaded, keys, model_file, runtime
+from tests.support.runtimes import ALL_RELEASES, RELEASES, WIDTH, Loaded, keys, model_file, runtime
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from agent.workers.rkllm.errors import InitFailed, RunFailed
 from agent.workers.rkllm.library import Library, LoadParameters, Prompt, Result, RunOptions
@@ -23,7 +24,7 @@ from rkfleet.errors import FailedPrecondition, Internal, Invalid
 from simulation.runtime import build as building
 from simulation.runtime.__main__ import main
 from simulation.runtime.build import LIBRARY, build, generation_of
-from tests.support.rkllm import RELEASES, SYMBOLS, Loaded, keys, model_file, runtime
+from tests.support.runtimes import RELEASES, SYMBOLS, Loaded, keys, model_file, runtime
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
@@ -42,7 +43,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 
 def child(release: str, model: Path, requests: int = 1) -> subprocess.CompletedProcess[str]:
     """Run requests in a process of their own."""
-    command = [sys.executable, "-m", "tests.support.rkllm_child", str(runtime(release)), VERSIONS[release], str(model), str(requests)]
+    command = [sys.executable, "-m", "tests.support.runtime_child", str(runtime(release)), VERSIONS[release], str(model), str(requests)]
     return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
 
 
@@ -79,6 +80,18 @@ def test_exhausted_npu_memory_is_told_as_the_driver_tells_it(
         Loaded("1.2.3", model_file(tmp_path / "model"))
     assert "failed to allocate handle, ret: -1, errno: 14, errstr: Bad address\n" in (told := capfd.readouterr().err)
     assert "failed to malloc npu memory, size: 268435456" in told
+
+
+def test_a_load_may_hang(tmp_path: Path, script: Callable[..., None]) -> None:
+    """Nothing but a signal ends it."""
+    script(init_hang=True)
+    command = [sys.executable, "-m", "tests.support.runtime_child", str(runtime("1.2.3")), "G3", str(model_file(tmp_path / "model")), "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("loading rkllm model" in line for line in process.stdout)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        process.kill()
 
 
 @pytest.mark.parametrize("place", [0, 3])
@@ -246,6 +259,24 @@ def test_a_build_is_made_once_and_again_when_its_words_change(tmp_path: Path, ca
     assert main(["--version", "1.2.2", "--hide-version", "-o", str(tmp_path)]) == 0
     assert b"1.2.2" not in library.read_bytes()
     assert sorted(os.listdir(tmp_path)) == [LIBRARY, f"{LIBRARY}.sources"]
+
+
+def test_every_key_of_a_script_is_documented() -> None:
+    """The page of simulation names what a model file and a script can say."""
+    source = (building.include_dir() / "script.c").read_text()
+    page = (building.include_dir().parents[1] / "docs" / "concepts" / "simulation.md").read_text()
+    found = re.findall(r"KEY\((?:NUMBER|REAL|FLAG|TEXT), (\w+)\)", source)
+    assert len(found) > 40
+    assert [key for key in found if f"`{key}`" not in page] == []
+
+
+def test_the_wheel_has_every_source() -> None:
+    """An installed rkfleet builds the library too."""
+    root = building.include_dir().parents[1]
+    carried = {Path(file.relative_path) for file in WheelBuilder(str(root)).recurse_included_files()}
+    sources = {path.relative_to(root) for path in building.include_dir().iterdir() if path.suffix in {".c", ".h"}}
+    assert len(sources) > 10
+    assert sources <= carried
 
 
 def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

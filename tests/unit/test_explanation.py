@@ -384,6 +384,19 @@ def test_a_board_under_pressure_says_which(type: str, reason: str, command: str)
     assert f"under {type}: less than 32Mi are free" in found.sentence
 
 
+def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_needs_it() -> None:
+    """A replica that waits for memory is not told about the NPU."""
+    broken = board("b", conditions=[said("Ready"), said("NPUReady", "False", "NodeMissing", "The node is gone. Try: ls /dev/dri")])
+    found = why(broken)
+    assert (found.verdict, found.command) == ("NeedsHelp", "ls /dev/dri")
+    assert found.sentence == "Board b cannot use its NPU: the node is gone."
+    chat = deployment(status=rolled())
+    message = "No board of 1 can take the replica: NPU is not ready (NodeMissing), which variant npu needs: b"
+    assert "board b cannot use its NPU" in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+    message = "No board of 1 can take the replica: less memory free than the 1Gi of variant q4: b (has 0 of 4Gi)"
+    assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+
+
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}
 
 
@@ -456,3 +469,15 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
         find_named(world(deployment("chat"), board("rk3588-1")), "default", "chatt")
     with pytest.raises(NotFound, match="there is none yet"):
         find_named(world(), "default", "chat")
+
+
+def test_a_replica_that_serves_says_what_its_model_is_not_and_what_has_no_effect() -> None:
+    """Well all the same: it takes requests."""
+    chat = deployment()
+    asleep = on("r", chat, said("ArtifactAvailable"), said("Loaded", "False", "Unloaded", "qwen is not in memory"), said("Ready"))
+    found = why(asleep, board("b"))
+    assert (found.verdict, found.sentence) == ("Well", "Replica r on board b serves; qwen is not in memory.")
+    noted = on(
+        "r", chat, said("ArtifactAvailable"), said("Loaded", "True", "ModelLoaded", "serving.cpus has no effect. Try: x"), said("Ready")
+    )
+    assert why(noted, board("b")).sentence == "Replica r on board b serves; serving.cpus has no effect."

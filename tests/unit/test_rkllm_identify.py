@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from agent.workers.rkllm.errors import UnknownRuntime
 from agent.workers.rkllm.identify import PROBE_BYTES, Inconclusive, generation_of_defaults, identify
 from agent.workers.rkllm.probe import run_probe
 from agent.workers.rkllm.releases import CONTENTS, OLDER, VERSIONS, Generation
-from tests.support.rkllm import ALL_RELEASES, G1_SYMBOLS, G2_SYMBOLS, G3_SYMBOLS, RELEASES, SYMBOLS, runtime, shared_object
+from tests.support.runtimes import ALL_RELEASES, G1_SYMBOLS, G2_SYMBOLS, G3_SYMBOLS, RELEASES, SYMBOLS, runtime, shared_object
 
 SECONDS_MAX = 0.1
 
@@ -55,6 +57,15 @@ def test_a_known_content_is_its_release(bits: int, tmp_path: Path) -> None:
     assert found.notes == (f"exports of G3 or G4, built for {'aarch64' if bits == 64 else 'armhf'}",)
 
 
+def test_deciding_maps_nothing() -> None:
+    """The agent imports what identifies, and neither ctypes nor the bindings come with it."""
+    words = "import sys, agent.workers.rkllm.identify, agent.workers.rkllm.probe; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True)
+    modules = set(done.stdout.split())
+    assert "agent.workers.rkllm.identify" in modules
+    assert modules & {"ctypes", "agent.workers.rkllm.layouts", "agent.workers.rkllm.library"} == set()
+
+
 def test_the_content_id_is_that_of_git(tmp_path: Path) -> None:
     """The empty blob and one whose id is in every tutorial have the ids that git gives them."""
     for content, wanted in (
@@ -81,7 +92,7 @@ def test_the_operator_cannot_contradict_a_known_content(tmp_path: Path) -> None:
     """Release 1.3.0 is not G3 because somebody says so; it is G4 if he says that."""
     content = shared_object(G3_SYMBOLS)
     path, contents = written(tmp_path, content), {content_id(content): "1.3.0"}
-    assert "--runtime-generation G3 contradicts it" in refusal(path, contents=contents, override="G3")
+    assert "--runtime-library FILE=G3 contradicts it" in refusal(path, contents=contents, override="G3")
     assert identify(path, contents=contents, override="G4").how == "content"
 
 
@@ -125,7 +136,7 @@ def test_a_version_across_the_border_of_two_reads_is_found(tmp_path: Path, monke
 def test_a_version_that_contradicts_the_functions_is_refused(tmp_path: Path) -> None:
     """The message names the override that goes by the functions, and it works."""
     path = written(tmp_path, shared_object(G1_SYMBOLS, ["1.2.3"]))
-    assert "the version in the file is 1.2.3 (G3) but it exports the functions of G1; --runtime-generation G1" in refusal(path)
+    assert "the version in the file is 1.2.3 (G3) but it exports the functions of G1; --runtime-library FILE=G1" in refusal(path)
     found = identify(path, override="G1")
     assert (found.generation, found.version, found.how) == ("G1", "", "override")
     assert "the operator says G1" in found.notes[-1]
@@ -136,7 +147,7 @@ def test_a_newer_version_needs_the_operator(tmp_path: Path) -> None:
     path = written(tmp_path, shared_object(G3_SYMBOLS, ["1.3.1"]))
     message = refusal(path, probe=lambda path: pytest.fail("a probe cannot know it either"))
     assert "1.3.1, newer than 1.3.0, the last that rkfleet knows" in message
-    assert "--runtime-generation G4 allows it" in message
+    assert "--runtime-library FILE=G4 allows it" in message
     found = identify(path, override="G4")
     assert (found.generation, found.version, found.how) == ("G4", "1.3.1", "override")
 
@@ -144,7 +155,7 @@ def test_a_newer_version_needs_the_operator(tmp_path: Path) -> None:
 def test_the_operator_cannot_contradict_the_functions(tmp_path: Path) -> None:
     """A function that is not there cannot be called."""
     path = written(tmp_path, shared_object(G2_SYMBOLS))
-    assert "exports the functions of G2: --runtime-generation G4 contradicts them" in refusal(path, override="G4")
+    assert "exports the functions of G2: --runtime-library FILE=G4 contradicts them" in refusal(path, override="G4")
 
 
 def test_two_known_versions_are_none(tmp_path: Path) -> None:
@@ -152,7 +163,7 @@ def test_two_known_versions_are_none(tmp_path: Path) -> None:
     path = written(tmp_path, shared_object(G3_SYMBOLS, ["1.2.3", "1.3.0"]))
     message = refusal(path)
     assert "has versions 1.2.3, 1.3.0 in it" in message
-    assert "--runtime-generation G3 or G4 decides" in message
+    assert "--runtime-library FILE=G3 or G4 decides" in message
 
 
 @pytest.mark.parametrize(

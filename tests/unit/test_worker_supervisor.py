@@ -338,3 +338,35 @@ def test_the_journal_of_a_worker_tells_its_runs_with_what_it_printed_before_a_cr
             assert journal.read(after=journal.newest).ended
 
     asyncio.run(scenario())
+
+
+def test_of_several_versions_the_one_that_is_asked_for_starts_and_without_a_word_the_newest() -> None:
+    """A version that is not there is a failed load that names it."""
+
+    class Versioned(ScriptedBackend):
+        def __init__(self, version: str) -> None:
+            super().__init__()
+            self.version = version
+
+        @property
+        def runtime(self) -> Runtime:
+            return Runtime(name="rkllm", version=self.version, backend="rkllm")
+
+    async def scenario() -> None:
+        old, new = Versioned("1.2.3"), Versioned("1.10.0")
+        supervisor = Supervisor(
+            [old, new], clock=ManualClock(), random=random.Random(0), metrics=Metrics("agent"), on_change=lambda: None, limits=LIMITS
+        )
+        assert [one.version for one in supervisor.runtimes] == ["1.10.0", "1.2.3"]
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(supervisor.run())
+            for uid, library in (("a", "1.2.3"), ("b", ""), ("c", "1.4")):
+                supervisor.ensure(spec(uid=uid, runtime="rkllm", library=library))
+            await until(lambda: supervisor.states()["c"].phase == "BackOff" and old.specs and new.specs, seconds=5)
+            assert ([one.uid for one in old.specs], [one.uid for one in new.specs]) == (["a"], ["b"])
+            exit = supervisor.states()["c"].last_exit
+            assert exit is not None
+            assert exit.message == "runtime rkllm 1.4 is not installed on this board"
+            running.cancel()
+
+    asyncio.run(scenario())

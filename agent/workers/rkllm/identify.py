@@ -43,7 +43,7 @@ __all__ = [
     "identify",
 ]
 
-OVERRIDE: Final = "--runtime-generation"  # The agent's option with which the operator says the generation.
+OVERRIDE: Final = "--runtime-library FILE="  # With the generation behind it, the agent's option with which the operator says it.
 
 LIBRARY_BYTES_MAX: Final = 64 << 20  # Releases have 5 to 12 MB; what is larger is something else and would take long to hash.
 CHUNK_BYTES: Final = 1 << 20
@@ -115,7 +115,7 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
         if generation not in possible:
             raise UnknownRuntime(f"its content is that of release {release} ({generation}) but it exports the functions of {_or(possible)}")
         if override not in {None, generation}:
-            raise UnknownRuntime(f"its content is that of release {release} ({generation}): {OVERRIDE} {override} contradicts it")
+            raise UnknownRuntime(f"its content is that of release {release} ({generation}): {OVERRIDE}{override} contradicts it")
         return Identified(generation, release, "content", tuple(notes))
 
     known = sorted(version for version in versions if version in VERSIONS)
@@ -123,7 +123,7 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
     version = known[0] if len(known) == 1 else ""
     if override is not None:
         if override not in possible:
-            raise UnknownRuntime(f"it exports the functions of {_or(possible)}: {OVERRIDE} {override} contradicts them")
+            raise UnknownRuntime(f"it exports the functions of {_or(possible)}: {OVERRIDE}{override} contradicts them")
         if version and VERSIONS[version] != override:
             notes.append(f"the version in the file is {version} ({VERSIONS[version]}); the operator says {override}")
             version = ""
@@ -135,20 +135,20 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
         if generation not in possible:
             raise UnknownRuntime(
                 f"the version in the file is {version} ({generation}) but it exports the functions of {_or(possible)}; "
-                f"{OVERRIDE} {possible[-1]} goes by the functions"
+                f"{OVERRIDE}{possible[-1]} goes by the functions"
             )
         return Identified(generation, version, "symbols" if len(possible) == 1 else "version", tuple(notes))
     if newer and not known and possible[-1] == GENERATIONS[-1]:
         raise UnknownRuntime(
             f"the version in the file is {newer[-1]}, newer than {_text(_NEWEST)}, the last that rkfleet knows; if its interface is still "
-            f"that of {GENERATIONS[-1]}, {OVERRIDE} {GENERATIONS[-1]} allows it"
+            f"that of {GENERATIONS[-1]}, {OVERRIDE}{GENERATIONS[-1]} allows it"
         )
     if len(possible) == 1:
         return Identified(possible[0], "", "symbols", tuple(notes))
 
     seen = f"versions {', '.join(known)}" if known else "no known version"
     found = f"it exports the functions of {_or(possible)}, has {seen} in it"
-    generation = _by_defaults(probe and (lambda: probe(path)), shared, found, f"{OVERRIDE} {possible[0]} or {possible[-1]} decides")
+    generation = _by_defaults(probe and (lambda: probe(path)), shared, found, f"{OVERRIDE}{possible[0]} or {possible[-1]} decides")
     if generation not in possible:
         raise UnknownRuntime(f"{found}, and its default parameters are those of {generation}")
     return Identified(generation, "", "defaults", tuple(notes))

@@ -128,7 +128,6 @@ class Library:
         self._path: Final = path
         self.generation: Final[Generation] = generation
         self.layout: Final = layouts.LAYOUTS[generation]
-        self._functions: Final[dict[str, Any]] = {}
 
     @classmethod
     def open(cls, path: Path, generation: Generation) -> Library:

@@ -139,7 +139,7 @@ def infer_struct(layout: Layout, options: RunOptions, loaded: LoadParameters, de
     if options.keep_history:
         struct.keep_history = 1
     if layout.sampling is not None:
-        struct.max_new_tokens = loaded.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens
+        struct.max_new_tokens = options.max_new_tokens or 0  # 0, as the vendor's demo leaves it, is what was loaded
         if options.sampling is not None:
             sampling = _sampling(layout.sampling(), options.sampling, loaded, defaults())
             keep.append(sampling)

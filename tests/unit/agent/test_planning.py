@@ -3,7 +3,7 @@
 import msgspec
 
 from agent.planning.plan import FETCHES_MAX, SETTLE_SECONDS
-from agent.planning.values import CancelFetch, Fetch, Start, Stop, Verify
+from agent.planning.values import CancelFetch, Fetch, InstalledLibrary, Start, Stop, Unload, Verify
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from rkfleet.benchmarks import load_table
 from tests.support.assignments import digest_of, replica
@@ -21,7 +21,7 @@ def kinds(world: BoardWorld) -> list[tuple[str, str]]:
                 found.append(("Fetch", step.replica.uid))
             case Start():
                 found.append(("Start", step.spec.uid))
-            case CancelFetch() | Verify() | Stop():
+            case CancelFetch() | Verify() | Stop() | Unload():
                 found.append((type(step).__name__, step.uid))
     return found
 
@@ -401,7 +401,11 @@ def test_every_condition_that_is_not_as_wanted_has_a_sentence_and_a_command() ->
 # ---- simulated runtimes
 
 SIMULATED = msgspec.structs.replace(
-    ABILITIES, libraries={"rkllm": "1.1.4"}, soc="rk3588", tables={"rkllm": load_table()}, memory_bytes=15 << 30
+    ABILITIES,
+    libraries={"rkllm": (InstalledLibrary(version="1.1.4"),)},
+    soc="rk3588",
+    tables={"rkllm": load_table()},
+    memory_bytes=15 << 30,
 )
 KNOWN = {"runtime": "rkllm", "dtype": "w8a8", "reference_model": "Qwen2-1.5B"}
 

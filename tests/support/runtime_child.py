@@ -1,4 +1,4 @@
-"""A process that loads a model and runs requests: `python -m tests.support.rkllm_child LIBRARY GENERATION MODEL REQUESTS`.
+"""A process that loads a model and runs requests: `python -m tests.support.runtime_child LIBRARY GENERATION MODEL REQUESTS`.
 
 It prints `loaded` and then the text of each request, one a line; a fault of the library ends it as it would end a worker.
 """
