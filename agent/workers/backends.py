@@ -33,6 +33,9 @@ PROGRAM: Final = ("-m", "agent.workers.child")  # Arguments of the interpreter.
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.
 LOG_LINE_BYTES_MAX: Final = 400
 LOG_READ_BYTES: Final = 4096
+# What runtimes say when memory is what is missing: llama.cpp, and the NPU's (https://github.com/airockchip/rknn-llm/issues/195, .../522).
+NO_MEMORY: Final = ("failed to allocate", "insufficient memory", "failed to malloc npu memory")
+
 SAID_CHARACTERS_MAX: Final = 300  # Of the worker's own words in an exit message, which travels in every report.
 
 # GNU OpenMP's threads spin while they wait for each other. By default for so long that two workers on the same cores nearly stop:
@@ -228,19 +231,18 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
         said: Its last lines on standard error.
         kernel_killed: True when the kernel killed a process for want of memory while the worker lived.
     """
+    words = _first_error(said)
+    no_memory = any(one in words for one in NO_MEMORY)
     if failed is not None:
-        words = _first_error(said)
-        if "failed to allocate" in words or "insufficient memory" in words:
-            return Exit(reason="OutOfMemory", message=f"{failed.message}: {words}")
         told = not words or words in failed.message
-        return Exit(reason=failed.reason, message=failed.message if told else f"{failed.message}: {words}")
+        return Exit(reason="OutOfMemory" if no_memory else failed.reason, message=failed.message if told else f"{failed.message}: {words}")
     if kernel_killed:
         return Exit(reason="OutOfMemory", message="the kernel killed the worker because the board ran out of memory")
     if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):
         return Exit(reason="Killed", message=f"the worker was killed by {signal.Signals(-status).name}, not by the agent")
     how = f"{_signal_name(-status)}" if status < 0 else f"exit status {status}"
-    words = _first_error(said)
-    return Exit(reason="Crashed", message=f"the worker crashed with {how}: {words}" if words else f"the worker crashed with {how}")
+    reason: ExitReason = "OutOfMemory" if no_memory else "Crashed"  # the NPU's runtime 1.3.0 crashes where older ones return
+    return Exit(reason=reason, message=f"the worker crashed with {how}: {words}" if words else f"the worker crashed with {how}")
 
 
 def _signal_name(number: int) -> str:

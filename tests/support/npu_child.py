@@ -15,7 +15,7 @@ from agent.workers.rkllm import worker
 from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rkllm.watch import Limits
 from rkfleet.errors import BadRequest
-from tests.support.rkllm import WIDTH
+from tests.support.runtimes import WIDTH
 
 
 class Options(msgspec.Struct):

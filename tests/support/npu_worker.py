@@ -18,7 +18,7 @@ from agent.workers.pipe import Adapter, NpuLoad
 from agent.workers.rkllm.releases import Generation
 from rkfleet.http1 import Connection
 from rkfleet.kinds.board import Runtime
-from tests.support.rkllm import RELEASES, model_file, runtime
+from tests.support.runtimes import RELEASES, model_file, runtime
 
 __all__ = ["TEMPLATE", "Adapter", "Refused", "Reply", "Running", "backend", "exit_of_load", "model", "npu", "running", "spec_of"]
 

@@ -223,8 +223,8 @@ def test_a_model_is_told_from_another_of_the_same_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("E rkllm: failed to load model", "failed to load model"),
-        ("E RKNN: [10:20:30.400] failed to malloc npu memory, size: 12", "failed to malloc npu memory, size: 12"),
+        ("E rkllm: failed to load model", "rkllm: failed to load model"),
+        ("E RKNN: [10:20:30.400] failed to malloc npu memory, size: 12", "RKNN: [10:20:30.400] failed to malloc npu memory, size: 12"),
         ("I rkllm: loading rkllm model from /x", ""),
         ("W rkllm: The rknpu driver version is too low", ""),
         ("what E rkllmx: is this", ""),

@@ -324,7 +324,7 @@ class Runner:
                     n_ctx=self._settings.context_tokens,
                 )
         if failure or job.broken:
-            raise Unavailable(f"the runtime failed: {lines.error or failure}")
+            raise Unavailable(f"the runtime failed: {lines.error.removeprefix('rkllm: ') or failure}")
         return lines
 
     def _encode(self, work: Work) -> list[ImageEmbedding]:
