@@ -18,6 +18,7 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from agent.artifacts.fetch import Fetcher
 from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
+from agent.board.kernel_log import follow_kernel_log
 from agent.board.sensors import MachineSensors, Sensors
 from agent.board.telemetry import Telemetry
 from agent.config import Config
@@ -116,7 +118,8 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     for one in libraries.usable:
         about = {"file": str(one.path), "version": one.version or "unknown", "generation": one.generation, "how": one.how}
         _log.info("runtime library", extra=about)
-    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key) for one in libraries.usable)
+    follow_kernel = partial(follow_kernel_log, config.filesystem_root)
+    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key, follow_kernel=follow_kernel) for one in libraries.usable)
     installed = (*((cpu,) if cpu is not None else ()), *npu)
     overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
     runtimes = tuple(sorted((backend.runtime for backend in installed), key=lambda runtime: runtime.name))

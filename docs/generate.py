@@ -1,4 +1,4 @@
-"""Writes the pages that follow from code: metrics, command line, kinds, and the transition table of the session.
+"""Writes the pages that follow from code: metrics, command line, kinds, failures, and the transition table of the session.
 
 In: the entries, commands, structs and the table themselves. Out: pages below `docs/`; with `--check` nothing is written and the status is 1
 if a page differs. Run by `make docs` and `make docs-check`. The pages are the same in every terminal and on every machine: commands are
@@ -23,6 +23,7 @@ import typer.main
 
 import agent.config
 import agent.doctor
+import agent.failures.modes
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -266,6 +267,34 @@ def _rules(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _rules(f"{path}.{name}", child)
 
 
+# ---- Failures ------------------------------------------------------------------------------------------------------------------
+
+
+def failures_page() -> str:
+    """Return docs/reference/failures.md."""
+    rows = [
+        [str(mode.number), sentence(mode.seen), f"`{mode.reason}`", sentence(mode.cause), mode.remedy, f"[report]({mode.source})"]
+        for mode in agent.failures.modes.MODES
+    ]
+    lines = [
+        "# Failures of boards with an NPU",
+        "",
+        "What goes wrong on boards with the vendor's runtime and driver, by the name under which rkfleet shows it. Where a worker ended",
+        "of it, the name is the reason of `Loaded` and `Ready` of its Replica, the message has the sizes, versions and limits of the",
+        "case, and `status.lastExit` has the runtime's own words besides. Numbers 5, 16, 18, 19, 22, 23 and 25 have no line in any log;",
+        "they are told from what is measured on the board. A failure that is not here keeps the reason `LoadFailed` or",
+        "`CrashLoopBackOff` and the runtime's own words.",
+        "",
+        "Of several that fit, the most specific is shown: first a kill by the kernel, then what keeps a runtime from starting (library,",
+        "node, chip), then refusals that name their number, then memory, then the model file, and last what only the way a process ended",
+        "suggests. The kernel's log is read where the agent may (`kernel.dmesg_restrict`); where it may not, the worker's log says so.",
+        "Written by `make docs` from `agent/failures/modes.py`.",
+        "",
+        *table(["number", "what one sees", "reason", "why", "helps", "source"], rows),
+    ]
+    return page(lines)
+
+
 # ---- Sessions ------------------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +314,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/cli.md": cli_page,
     "reference/kinds.md": kinds_page,
+    "reference/failures.md": failures_page,
     "concepts/sessions.md": sessions_page,
 }
 

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
-    "rkfleet": ("agent",), "agent": ("agent", "cpu"), "gateway": ("gateway",), "controller": ("controller",), "simulation": ("agent",),
+    "rkfleet": ("agent",), "agent": ("agent", "cpu", "vision"), "gateway": ("gateway",), "controller": ("controller",),
+    "simulation": ("agent",),
 }  # fmt: skip
 """Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
 
@@ -52,7 +53,7 @@ def test_a_requirement_has_one_version_in_every_lock() -> None:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_package_imports_only_what_its_installation_has(package: str) -> None:
-    """A board has the base, `agent` and `cpu`; an import of anything else would fail there and nowhere here."""
+    """A board has the base, `agent`, `cpu` and `vision`; an import of anything else would fail there and nowhere here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *(one for extra in ALLOWED[package] for one in project["optional-dependencies"][extra])]
     installed = {distribution_name(requirement) for requirement in declared}

@@ -287,6 +287,16 @@ def test_a_model_that_the_runtime_refuses_has_the_runtimes_words() -> None:
     assert "could not load the model (LoadFailed: invalid magic)" in found.sentence
 
 
+def test_a_known_failure_of_the_npu_is_told_with_its_values_and_its_remedy() -> None:
+    """One command from "it does not run" to what to change."""
+    sentence = "the worker ended (LoadFailed: contextTokens 16384 is more than the 4096 that the model file was converted for)"
+    message = f"{sentence} and starts again after a pause. Try: set spec.template.serving.contextTokens to 4096 or less"
+    chat = deployment()
+    found = why(on("r-0", chat, said("Loaded", "False", "ContextAboveModelLimit", message)), chat, board("b"), model())
+    assert "16384 is more than the 4096" in found.sentence
+    assert found.command == "set spec.template.serving.contextTokens to 4096 or less"
+
+
 def test_a_full_disk_of_the_board_is_said_with_df() -> None:
     chat = deployment()
     told = said("ArtifactAvailable", "False", "DiskFull", "1.5Gi are needed and 200Mi are free")

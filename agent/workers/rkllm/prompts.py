@@ -10,8 +10,6 @@ In: an `Ask` and what is loaded. Out: `Work`. Called by `http.py`; it has no I/O
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from array import array
@@ -27,6 +25,7 @@ from agent.workers.rkllm.tools import Parser
 from agent.workers.rkllm.values import Input, Mode, Multimodal, Prompt, Tokens
 from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rkllm.work import Functions, Work
+from agent.workers.rknn.images import IMAGES_MAX, parse_data_url
 from rkfleet.errors import BadRequest, NotFound
 
 __all__ = ["IMAGE", "Marks", "Prompts", "Renderer"]
@@ -284,7 +283,9 @@ class Prompts:
                         "send image_embeds",
                         param="messages",
                     )
-                images.append(_image_of(url))
+                images.append(parse_data_url(url).data)
+                if len(images) > IMAGES_MAX:
+                    raise BadRequest(f"{len(images)} images are more than the {IMAGES_MAX} of one request", param="messages")
             case {"type": "image_embeds", "data": str(data), "tokens": int(tokens)}:
                 embedding = floats_of(data, tokens, "image_embeds")
                 images.append(ImageEmbedding(floats=bytes(embedding.floats), tokens=tokens))
@@ -299,16 +300,6 @@ class Prompts:
         if len(images) > 1 and "images" not in self._supports:
             raise BadRequest("this runtime takes one image in a request; releases from 1.2 take several", param="messages")
         return IMAGE
-
-
-def _image_of(url: str) -> bytes:
-    head, _, data = url.partition(",")
-    if not head.startswith("data:") or not head.endswith(";base64"):
-        raise BadRequest("image_url must be a data: URL in base64; a board fetches no images", param="messages")
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"image_url is no base64: {error}", param="messages") from error
 
 
 def _texts(message: Mapping[str, Any]) -> list[str]:

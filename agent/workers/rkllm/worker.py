@@ -27,6 +27,7 @@ from agent.workers.rkllm.releases import GENERATIONS, VERSIONS, Generation
 from agent.workers.rkllm.runner import Runner, Settings
 from agent.workers.rkllm.vision import Encoder
 from agent.workers.rkllm.watch import Limits, Watch
+from agent.workers.rknn.encoder import open_encoder
 from rkfleet import simulated
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.errors import FailedPrecondition, FleetError
@@ -68,7 +69,7 @@ class Rkllm:
 def load(
     load: Load,
     *,
-    open_encoder: Callable[[NpuLoad], Encoder] | None = None,
+    open_encoder: Callable[[NpuLoad], Encoder] = open_encoder,
     clock: Clock | None = None,
     limits: Limits = Limits(),
 ) -> Rkllm:
@@ -97,7 +98,10 @@ def load(
     template = _template(npu.template_path, clock)
     caches = Caches(npu.cache_dir, npu.cache_bytes, model_identity(load.model_path, npu.library, npu.library_version, generation))
     lock = BoardLock(npu.lock_path)
-    encoder = open_encoder(npu) if npu.encoder_path and open_encoder is not None else None
+    encoder = None
+    if npu.encoder_path:
+        with lock.hold():  # it encodes a grey image, and nothing else may run on the NPU meanwhile
+            encoder = open_encoder(npu)
     if generation in {"G1", "G2"}:
         os.environ.setdefault(*LOG_LEVEL)
 
