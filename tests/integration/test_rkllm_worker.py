@@ -235,8 +235,8 @@ def test_inputs_that_are_not_served_are_refused_with_a_sentence(setup: Setup) ->
     assert {error.status for error in errors} == {400}
     words = (
         "video is not served",
-        "fetches no images",
-        "neither JPEG nor PNG",
+        "fetches nothing",
+        "neither a PNG",
         "no whole number of",
         "prompt must be",
         "NUL",
