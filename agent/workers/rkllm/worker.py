@@ -19,6 +19,7 @@ from agent.workers.pipe import Load, NpuLoad
 from agent.workers.rkllm import http
 from agent.workers.rkllm.caches import Caches, model_identity
 from agent.workers.rkllm.errors import AdapterFailed, CallFailed, InitFailed, RkllmError
+from agent.workers.rkllm.identify import OVERRIDE
 from agent.workers.rkllm.library import SUPPORTS, Library, LoadParameters, Model
 from agent.workers.rkllm.lock import BoardLock
 from agent.workers.rkllm.output import Output, error_in
@@ -178,7 +179,7 @@ def _contradiction(lines: list[str], generation: Generation) -> str:
     said = next((found[1] for line in lines if (found := _BANNER.search(line))), "")
     if VERSIONS.get(said, generation) == generation:
         return ""
-    return f"the library says that it is {said} ({VERSIONS[said]}) and was taken for {generation}; check the board's --runtime-generation"
+    return f"the library says that it is {said} ({VERSIONS[said]}) and was taken for {generation}; check {OVERRIDE}"
 
 
 def _without_effect(npu: NpuLoad, generation: Generation) -> list[str]:
