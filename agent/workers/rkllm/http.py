@@ -36,7 +36,7 @@ EVENTS: Final = b"text/event-stream"
 
 # How long the head of an answer waits for the library to refuse the request: what it refuses (a prompt that is too long, an adapter) it
 # refuses at once, and then the answer has a status of its own. A token that comes sooner ends the wait.
-REFUSAL_SECONDS: Final = 0.1
+REFUSAL_SECONDS: Final = 0.25
 
 START_SECONDS_MAX: Final = 10.0  # For a thread to bind a port on loopback.
 _NAME: Final = re.compile(rb"[\x21-\x7e]{1,64}")  # An id of a request that may stand in a log line.

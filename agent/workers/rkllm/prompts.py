@@ -322,8 +322,8 @@ def _system_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _calls_of(message: Mapping[str, Any]) -> list[list[str]]:
     calls = message.get("tool_calls")
-    functions = [one.get("function") or {} for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
-    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions]
+    functions = [one.get("function") for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions if isinstance(one, dict)]
 
 
 def _line(role: str, content: str, calls: list[list[str]]) -> bytes:
