@@ -23,7 +23,7 @@ from agent.workers.rkllm.releases import GENERATIONS, Generation
 from tests.integration import test_image_encoder as image_encoder
 from tests.support import npu_child, npu_worker
 from tests.support.npu_worker import Adapter, Refused, Reply, Running
-from tests.support.runtimes import WIDTH
+from tests.support.runtimes import WIDTH, runtime
 from tests.support.serving import undisturbed, until
 from tests.unit.test_images import picture
 
@@ -244,6 +244,19 @@ def test_inputs_that_are_not_served_are_refused_with_a_sentence(setup: Setup) ->
     )
     for word, error in zip(words, errors, strict=True):
         assert word in error.error["message"]
+
+
+def test_the_release_with_room_for_one_image_is_given_one(setup: Setup) -> None:
+    embeds = {"type": "image_embeds", "data": base64.b64encode(npu_child.floats_of(b"a")).decode(), "tokens": 2}
+    spec = setup.spec("G2", library=str(runtime("1.2.0")), library_version="1.2.0", model={"reply": "echo"})
+
+    async def ask(running: Running) -> tuple[Reply, Refused]:
+        one, two = ({"role": "user", "content": [embeds] * count} for count in (1, 2))
+        return await running.chat(one), await refused(running.chat(two))
+
+    reply, error = setup.run(spec, ask)
+    assert reply.text.count(" {") == 2
+    assert (error.status, "one image in a request" in error.error["message"]) == (400, True)
 
 
 def test_without_an_encoder_images_are_refused_with_what_to_add(setup: Setup) -> None:
@@ -535,6 +548,37 @@ def test_a_run_that_failed_is_an_error_with_the_words_of_the_library_and_the_nex
     assert words in message
     assert (after.usage["completion_tokens"], after.finish_reason) == (32, "stop")
     assert after.cached_tokens == 0
+
+
+def test_nobody_is_answered_from_a_cache_that_cannot_be_cleared(setup: Setup) -> None:
+    """Anyone else is refused rather than let into it, until it can be cleared again."""
+
+    async def ask(running: Running) -> tuple[Refused, Reply]:
+        await running.chat("secretword", tenant="ada")
+        setup.says(clear_code=-1)
+        error = await refused(running.chat("mine", tenant="bob"))
+        setup.says()
+        return error, await running.chat("mine", tenant="bob")
+
+    error, after = setup.run(setup.spec(model={"reply": "echo"}), ask)
+    assert (error.status, "cannot be cleared" in error.error["message"]) == (503, True)
+    assert "mine" in after.text
+    assert "secretword" not in after.text
+
+
+def test_a_refusal_between_two_runs_is_no_failure_of_the_next(setup: Setup) -> None:
+    caches = setup.directory / "caches"
+
+    async def ask(running: Running) -> list[Reply]:
+        replies = []
+        for _ in range(15):
+            replies.append(await running.chat("hello there", prompt_cache_key="k"))
+            next(caches.iterdir()).write_bytes(b"damaged")
+            await running.chat("something else")
+        return replies
+
+    replies = setup.run(setup.spec(cache_dir=str(caches), cache_bytes=1 << 20), ask)
+    assert [reply.error for reply in replies] == [None] * 15
 
 
 def test_a_crash_tells_the_last_words_of_the_library(setup: Setup) -> None:
