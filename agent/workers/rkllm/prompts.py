@@ -124,6 +124,12 @@ class Prompts:
         """
         return self.completion(Ask(prompt=given, adapter=adapter, tenant=tenant), "hidden")
 
+    def ignored(self, ask: Ask) -> tuple[str, ...]:
+        """Return the fields that have no effect with this library and this template."""
+        names = ask.ignored(self._supports)
+        thinks = self._template is not None or "enable_thinking" in self._supports
+        return names if thinks or ask.thinking else (*names, "think")
+
     def _rendered(self, template: Renderer, ask: Ask, messages: list[dict[str, Any]], images: tuple[bytes | ImageEmbedding, ...]) -> Work:
         variables = {name: value for name, value in (ask.chat_template_kwargs or {}).items() if name != "enable_thinking"}
         text = template.render(messages, ask.functions, thinking=ask.thinking, variables=variables)
@@ -316,8 +322,8 @@ def _system_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _calls_of(message: Mapping[str, Any]) -> list[list[str]]:
     calls = message.get("tool_calls")
-    functions = [one.get("function") or {} for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
-    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions]
+    functions = [one.get("function") for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions if isinstance(one, dict)]
 
 
 def _line(role: str, content: str, calls: list[list[str]]) -> bytes:
