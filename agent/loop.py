@@ -15,20 +15,23 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from agent.artifacts.cache import Cache
+from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.memory import under_pressure
 from agent.board.sensors import Sensors
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.metrics import AgentMetrics
-from agent.planning.events import Happening, happenings
+from agent.planning.events import LIBRARY_REFUSED, Happening, happenings
 from agent.planning.plan import plan
 from agent.planning.pressure import disk_pressure, memory_pressure
-from agent.planning.values import Abilities, CancelFetch, Fetch, Leaving, Observed, Plan, Served, Start, Step, Stop, Verify
+from agent.planning.values import Abilities, CancelFetch, Fetch, Leaving, Observed, Plan, Served, Start, Step, Stop, Unload, Verify
 from agent.reports import Reports
 from agent.workers.supervisor import Supervisor
 from rkfleet.assignment import AssignedReplica
 from rkfleet.clock import Clock
 from rkfleet.conditions import Condition
+from rkfleet.disk import in_thread
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import BoardState, RunningWorker
 
@@ -96,7 +99,11 @@ class Loop:
         metrics: AgentMetrics,
         abilities: Abilities,
         publish: Callable[[tuple[Served, ...]], None],
+        demand: Demand,
+        prompt_caches: PromptCaches,
+        problems: tuple[str, ...] = (),
         watch: Watch | None = None,
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -113,7 +120,11 @@ class Loop:
             metrics: Gauges that follow the state.
             abilities: What does not change while the agent runs.
             publish: Given the routes of the board after each pass.
+            demand: Who wants which model.
+            prompt_caches: Directories of saved prompts.
+            problems: Runtime libraries that are not used, each in a sentence; told once.
             watch: Looks after the hardware; None where there is none to look after.
+            passed: Called at the end of each pass, for a watchdog.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -127,7 +138,12 @@ class Loop:
         self._metrics: Final = metrics
         self._abilities: Final = abilities
         self._publish: Final = publish
+        self._demand: Final = demand
+        self._prompt_caches: Final = prompt_caches
+        self._problems: Final = problems
+        self._caches: frozenset[str] | None = None
         self._watch: Final = watch
+        self._passed: Final = passed
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -136,10 +152,13 @@ class Loop:
         """Look, plan and act until cancelled; fetches and verifications end with it."""
         for problem in self._ledger.problems:
             self._reports.record("Warning", LEDGER_REASON, f"{problem}; the board follows assignment {self._ledger.held.number}")
+        for problem in self._problems:
+            self._reports.record("Warning", LIBRARY_REFUSED, problem)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
                 pause = self._look(tasks)
+                self._passed()
                 await self._clock.sleep(PASS_SECONDS_MIN)
                 await self._wait(pause)
 
@@ -155,6 +174,7 @@ class Loop:
                 self._act(step, tasks)
             self._cache.refer(planned.holders)
             self._publish(planned.served)
+            self._tidy(planned, tasks)
             self._report(planned)
         except Exception:  # noqa: BLE001 (the edge of the loop)
             # The next pass may see better; a loop that ended would leave a board that serves and cannot be told anything.
@@ -181,7 +201,24 @@ class Loop:
             measured=measured,
             known=self._known,
             leaving=self._leaving,
+            uses=self._demand.uses(),
+            available_bytes=self._available_bytes(),
         )
+
+    def _available_bytes(self) -> int | None:
+        try:
+            return self._sensors.memory().available_bytes
+        except (OSError, ValueError):  # the report of this pass says so
+            return None
+
+    def _tidy(self, planned: Plan, tasks: asyncio.TaskGroup) -> None:
+        """Remove saved prompts that no replica can use any more; looked at when the plan names others, and once after a start."""
+        if planned.caches == self._caches:
+            return
+        self._caches = planned.caches
+        if foreign := self._prompt_caches.foreign(planned.caches):
+            _log.info("saved prompts are removed", extra={"directories": len(foreign)})
+            tasks.create_task(in_thread(self._prompt_caches.remove, foreign), name="remove saved prompts")
 
     def _remember(self, planned: Plan) -> None:
         """Keep what the next plan needs: who leaves since when, and what each worker was started for."""
@@ -190,6 +227,7 @@ class Loop:
         self._known = {uid: known for uid in {*running, *assigned} if (known := assigned.get(uid) or self._known.get(uid)) is not None}
         self._leaving = planned.leaving
         self._supervisor.retain_logs(self._known.keys())
+        self._demand.retain(self._known.keys())
 
     def _act(self, step: Step, tasks: asyncio.TaskGroup) -> None:
         match step:
@@ -204,6 +242,11 @@ class Loop:
             case Stop(uid=uid):
                 self._bytes.forget_verification(uid)
                 self._supervisor.stop(uid)
+            case Unload(uid=uid):
+                # Verified anew while nobody waits, so that the next load is only the load.
+                self._bytes.forget_verification(uid)
+                self._supervisor.stop(uid)
+                self._demand.slept(uid)
 
     def _report(self, planned: Plan) -> None:
         workers = self._supervisor.states()
@@ -245,6 +288,8 @@ class Loop:
 
     def _pause(self, planned: Plan, observed: Observed) -> float:
         busy = any(not fetch.reason for fetch in self._bytes.fetches.values()) or any(uid in observed.workers for uid in planned.leaving)
+        # Requests that end make room for a model that somebody waits for.
+        busy = busy or any(one.on_demand and not one.endpoint and one.replica.uid in observed.in_flight for one in planned.served)
         pause = BUSY_LOOK_SECONDS if busy else LOOK_SECONDS
         if planned.look_again_at is not None:
             pause = min(pause, max(0.0, planned.look_again_at - self._clock.monotonic()))

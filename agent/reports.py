@@ -16,11 +16,12 @@ from typing import Final, Literal
 
 import msgspec
 
+from rkfleet import conditions
 from rkfleet.clock import Clock, format_time
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import LOG_ENTRIES_MAX, BoardState, LogEntry, ReplicaState
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "status_sentence"]
 
 MEASURED_SECONDS: Final = 60.0  # A fleet of 5,000 boards then writes at most 84 speeds a second.
 
@@ -122,3 +123,12 @@ def _two_digits(measured: Measured | None) -> Measured | None:
 def _rounded(value: float | None) -> float | None:
     """Return the value with two significant digits: 0.2137 is 0.21 and 16.4 is 16."""
     return None if value is None else float(f"{value:.2g}")
+
+
+def status_sentence(state: BoardState) -> str:
+    """Return how the board stands, in one line: how many of its replicas answer, and why the first of the others does not."""
+    ready = {replica.uid: conditions.find(replica.conditions, conditions.READY) for replica in state.replicas}
+    waiting = [replica for replica in state.replicas if (found := ready[replica.uid]) is None or found.status != "True"]
+    sentence = f"{len(state.replicas) - len(waiting)} of {len(state.replicas)} replicas answer"
+    first = next((f"; {one.namespace}/{one.name}: {said.message}" for one in waiting if (said := ready[one.uid])), "")
+    return sentence + first

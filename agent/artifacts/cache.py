@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -44,20 +44,31 @@ class DigestMismatch(FailedPrecondition):
 class Cache:
     """The artifact directories of one agent; used from its event loop only."""
 
-    def __init__(self, data_dir: Path, limit_bytes: int, disk: Disk, metrics: Metrics, reserve_bytes: int = RESERVE_BYTES) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        limit_bytes: int,
+        disk: Disk,
+        metrics: Metrics,
+        reserve_bytes: int = RESERVE_BYTES,
+        *,
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Open the cache and clean up after a kill.
 
         Args:
             data_dir: Data directory of the agent; `artifacts/` and `partial/` are made in it.
-            limit_bytes: What whole and partial files may take together; 0 leaves it to the disk.
+            limit_bytes: What whole and partial files, and what lies beside them, may take together; 0 leaves it to the disk.
             disk: The disk.
             metrics: Metrics of the agent.
             reserve_bytes: Free space that fetches leave on the disk.
+            beside: Bytes that are kept for artifacts elsewhere (saved prompts).
         """
         self._whole: Final = data_dir / "artifacts" / "sha256"
         self._partial: Final = data_dir / "partial"
         self._limit_bytes: Final = limit_bytes
         self._reserve_bytes: Final = reserve_bytes
+        self._beside: Final = beside
         self._disk: Final = disk
         self._corrupt: Final = metrics.counter(ARTIFACT_CORRUPT)
         self._evicted: Final = metrics.counter(ARTIFACT_EVICTED_BYTES)
@@ -85,8 +96,8 @@ class Cache:
             return False
 
     def used_bytes(self) -> int:
-        """Return what whole and partial files take together."""
-        return sum(size for _, size, _ in self._files())
+        """Return what whole and partial files take, and what lies beside them."""
+        return sum(size for _, size, _ in self._files()) + self._beside()
 
     def refer(self, holders: Mapping[str, Iterable[str]]) -> None:
         """Say which digests are needed now: by holder (a replica's uid) its digests. Replaces what was said before.
@@ -112,7 +123,7 @@ class Cache:
         """
         path = self.path(digest)
         try:
-            file = await in_thread(FileIO, path)
+            file = FileIO(path)  # here, because a file that a thread opened for a cancelled task is closed by nobody
         except FileNotFoundError as error:
             raise NotFound(f"artifact {digest} is not on this board") from error
         hasher = hashlib.sha256()

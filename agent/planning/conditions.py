@@ -26,6 +26,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         command: The command that helps; empty where nothing needs help.
         steps: What brings it further.
         loaded: Whether the model is in memory.
+        on_demand: Whether a request is let in although it is not, and loads it.
+        note: What is to be said although it answers.
     """
 
     reason: str
@@ -33,10 +35,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     command: str = ""
     steps: tuple[Step, ...] = ()
     loaded: bool = False
+    on_demand: bool = False
+    note: str = ""
 
     @property
     def answers(self) -> bool:
-        """Whether clients get tokens; the one standing that does."""
+        """Whether clients get tokens at once; the one standing that does."""
         return self.reason == conditions.MODEL_LOADED
 
 
@@ -69,8 +73,17 @@ def staged(replica: AssignedReplica) -> Standing:
 
 def runtime_missing(replica: AssignedReplica, abilities: Abilities) -> Standing:
     """The runtime of the variant cannot be started here."""
-    have = ", ".join(f"{name} {version}" for name, version in sorted(abilities.libraries.items())) or "none"
-    why = f"variant {replica.variant} needs runtime {replica.runtime}, this board has {have}"
+    if replica.runtime == "rknn":
+        why = f"variant {replica.variant} has runtime rknn, which boards run only as a file with role encoder of an rkllm variant"
+        return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet model push --help")
+    installed = ((name, one.version or "of an unknown version") for name, all in sorted(abilities.libraries.items()) for one in all)
+    have = ", ".join(f"{name} {version}" for name, version in installed) or "none"
+    asked = (
+        (replica.runtime_version, f"requires.runtimeVersion {replica.runtime_version}"),
+        (replica.serving.runtime_version, f"serving.runtimeVersion {replica.serving.runtime_version}"),
+    )
+    wanted = " and ".join(words for version, words in asked if version)
+    why = f"variant {replica.variant} needs runtime {replica.runtime}{wanted and f' ({wanted})'}, this board has {have}"
     return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet get boards -o yaml")
 
 
@@ -83,37 +96,59 @@ def no_reference_row(replica: AssignedReplica, soc: str, missing: str, steps: tu
     return Standing(reason=conditions.NO_REFERENCE_ROW, why=why, command=f"rkfleet bench table --soc {soc}", steps=steps)
 
 
-def waiting_for_predecessor(replica: AssignedReplica, before: AssignedReplica | None, steps: tuple[Step, ...]) -> Standing:
+def waiting_for_predecessor(
+    replica: AssignedReplica, before: AssignedReplica | None, steps: tuple[Step, ...], *, on_demand: bool = False
+) -> Standing:
     """Memory or the place itself is still taken by a worker on its way out."""
     command = _describe(before) if before else _describe(replica)
     why = f"waits until the worker of {_name(before)} is gone, because both do not fit on the board together"
-    return Standing(reason=conditions.WAITING_FOR_PREDECESSOR, why=why, command=command, steps=steps)
+    return Standing(reason=conditions.WAITING_FOR_PREDECESSOR, why=why, command=command, steps=steps, on_demand=on_demand)
 
 
-def loading(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
+def waiting_for_memory(why: str, steps: tuple[Step, ...], *, on_demand: bool) -> Standing:
+    """There is less memory now than the model reserves; it loads when there is enough."""
+    return Standing(reason=conditions.WAITING_FOR_MEMORY, why=why, command="rkfleet top boards", steps=steps, on_demand=on_demand)
+
+
+def no_npu_domain(replica: AssignedReplica, why: str, steps: tuple[Step, ...]) -> Standing:
+    """The NPU has no IOMMU domain for it, or not the one that is asked for."""
+    return Standing(reason=conditions.NO_NPU_DOMAIN, why=f"{replica.model} is not loaded: {why}", command=_describe(replica), steps=steps)
+
+
+def unloaded(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
+    """Bytes are here and the model is not in memory, because nobody needs it; a request loads it."""
+    why = f"{replica.model} is on the board and not in memory; the next request loads it"
+    return Standing(reason=conditions.UNLOADED, why=why, steps=steps, on_demand=True)
+
+
+def loading(replica: AssignedReplica, steps: tuple[Step, ...], *, on_demand: bool = False) -> Standing:
     """Verified or being verified, started or about to be."""
-    return Standing(reason=conditions.LOADING, why=f"the worker is loading {replica.model}", command=_describe(replica), steps=steps)
+    why = f"the worker is loading {replica.model}"
+    return Standing(reason=conditions.LOADING, why=why, command=_describe(replica), steps=steps, on_demand=on_demand)
 
 
-def ready(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
+def ready(replica: AssignedReplica, steps: tuple[Step, ...], *, note: str = "") -> Standing:
     """The worker answers."""
-    return Standing(reason=conditions.MODEL_LOADED, why=f"{replica.model} is loaded", steps=steps, loaded=True)
+    return Standing(reason=conditions.MODEL_LOADED, why=f"{replica.model} is loaded", steps=steps, loaded=True, note=note)
 
 
-def stopping(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
-    """A worker of the same replica is still on its way out."""
+def stopping(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, ...]) -> Standing:
+    """A worker of the same replica is still on its way out, or cannot be ended."""
+    if worker.phase == "Stopping" and worker.failure is not None:
+        return Standing(reason=worker.failure.reason, why=worker.failure.message, command=worker.failure.remedy, steps=steps)
     why = "its earlier worker is stopping"
     return Standing(reason=conditions.WORKER_STOPPED, why=why, command=_describe(replica), steps=steps)
 
 
 def back_off(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, ...]) -> Standing:
-    """The worker ended although it should run; the supervisor starts it again after a pause."""
+    """The worker ended although it should run; the supervisor starts it again after a pause. A known failure has its own reason."""
     last = worker.last_exit
+    known = worker.failure
     reason = conditions.LOAD_FAILED if last and last.reason == "LoadFailed" else conditions.CRASH_LOOP
     what = f"{last.reason}: {last.message}" if last else "unknown"
     why = f"the worker ended ({what}) and starts again after a pause"
     logs = f"rkfleet logs {replica.name} -n {replica.namespace}"
-    return Standing(reason=reason, why=why, command=logs, steps=steps)
+    return Standing(reason=known.reason if known else reason, why=why, command=known.remedy if known else logs, steps=steps)
 
 
 def draining(replica: AssignedReplica, worker: WorkerState | None, *, cut: bool) -> Standing:
@@ -148,12 +183,12 @@ def conditions_of(replica: AssignedReplica, standing: Standing, *, complete: boo
             one(conditions.DRAINED, drained, standing.reason, message),
             one(conditions.READY, "False", conditions.DRAINING, message),
         )
-    said = "" if standing.answers else message
-    return (
-        artifact,
-        one(conditions.LOADED, loaded, standing.reason, said),
-        one(conditions.READY, loaded, conditions.SERVING if standing.answers else standing.reason, said),
-    )
+    if standing.answers:
+        note = explain(standing.note, _describe(replica)) if standing.note else ""
+        return artifact, one(conditions.LOADED, loaded, standing.reason, note), one(conditions.READY, loaded, conditions.SERVING)
+    if standing.on_demand:
+        return artifact, one(conditions.LOADED, loaded, standing.reason, message), one(conditions.READY, "True", conditions.ON_DEMAND)
+    return artifact, one(conditions.LOADED, loaded, standing.reason, message), one(conditions.READY, loaded, standing.reason, message)
 
 
 def _artifact_reason(standing: Standing) -> str:

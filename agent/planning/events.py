@@ -15,16 +15,18 @@ from rkfleet import conditions
 from rkfleet.conditions import Condition
 from rkfleet.report import BoardState, ReplicaState
 
-__all__ = ["WORKER_EXITED", "Happening", "happenings"]
+__all__ = ["FIELD_WITHOUT_EFFECT", "LIBRARY_REFUSED", "WORKER_EXITED", "Happening", "happenings"]
 
 WORKER_EXITED: Final = "WorkerExited"
+FIELD_WITHOUT_EFFECT: Final = "FieldWithoutEffect"
+LIBRARY_REFUSED: Final = "RuntimeLibraryRefused"
 
 _NORMAL: Final = frozenset({
     conditions.FETCHED, conditions.MODEL_LOADED, conditions.DRAIN_COMPLETE,
 })  # fmt: skip
 _WARNINGS: Final = frozenset({
     conditions.FETCH_FAILED, conditions.DISK_FULL, conditions.DIGEST_MISMATCH, conditions.RUNTIME_MISSING, conditions.DRAIN_DEADLINE,
-    conditions.LOW_MEMORY, conditions.NO_REFERENCE_ROW,
+    conditions.LOW_MEMORY, conditions.NO_REFERENCE_ROW, conditions.NO_NPU_DOMAIN, conditions.WAITING_FOR_MEMORY,
 })  # fmt: skip
 
 
@@ -70,15 +72,22 @@ def _of_replicas(before: BoardState | None, after: BoardState) -> Iterator[Happe
         if replica.last_exit is not None and (old is None or replica.last_exit != old.last_exit):
             message = f"the worker ended, {replica.last_exit.reason}: {replica.last_exit.message}"
             yield _happening(replica, "Warning", WORKER_EXITED, message)
+        loaded = conditions.find(replica.conditions, conditions.LOADED)
+        ready = conditions.is_true(replica.conditions, conditions.READY)  # one that drains has another sentence there
+        if loaded is not None and ready and loaded.status == "True" and loaded.message and _is_news(old, loaded):
+            yield _happening(replica, "Warning", FIELD_WITHOUT_EFFECT, loaded.message)
         said: set[str] = set()
         for new in replica.conditions:
             if new.reason in said or not _is_new(old, new):
                 continue
             said.add(new.reason)
-            if new.reason in _WARNINGS:
+            # One model that goes for another, while the request waits, is everyday.
+            if new.reason in _WARNINGS and not (ready and new.reason == conditions.WAITING_FOR_MEMORY):
                 yield _happening(replica, "Warning", new.reason, new.message)
             elif new.reason in _NORMAL and new.status == "True" and before is not None:
-                yield _happening(replica, "Normal", new.reason, new.message or _WORDS[new.reason])
+                yield _happening(replica, "Normal", new.reason, _WORDS.get(new.reason, new.message))
+            elif new.reason == conditions.UNLOADED and before is not None:
+                yield _happening(replica, "Normal", new.reason, new.message)
 
 
 _WORDS: Final = {
@@ -90,6 +99,11 @@ _WORDS: Final = {
 def _is_new(old: ReplicaState | None, new: Condition) -> bool:
     found = conditions.find(old.conditions, new.type) if old else None
     return found is None or (found.status, found.reason) != (new.status, new.reason)
+
+
+def _is_news(old: ReplicaState | None, new: Condition) -> bool:
+    found = conditions.find(old.conditions, new.type) if old else None
+    return found is None or found.message != new.message
 
 
 def _happening(replica: ReplicaState, type: Literal["Normal", "Warning"], reason: str, message: str) -> Happening:

@@ -4,20 +4,39 @@ Each replica has one *standing*: the reason why it does not answer yet (or that 
 bring it further. Conditions are read off the standing, so that what is said and what is done cannot differ.
 
 Order of a replica that should serve: fetch its files, verify them (again: time has passed since they were fetched), wait until the one
-it replaces is gone, start. A worker on its way out finishes what runs for `drainSeconds`. Taking the plan's steps and planning again
-gives no step until something new is seen.
+it replaces is gone and there is room (`room.py`), start. What is loaded on demand waits for a request instead (`residency.py`). A worker
+on its way out finishes what runs for `drainSeconds`. Taking the plan's steps and planning again gives no step until something new is seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from agent.planning import conditions as say
-from agent.planning.values import Abilities, CancelFetch, Fetch, Leaving, Observed, Plan, Served, Start, Step, Stop, Verify
-from agent.workers.base import WorkerSpec, WorkerState, share_threads, worker_key
+from agent.planning import residency, specs
+from agent.planning.domains import Packing
+from agent.planning.effects import without_effect
+from agent.planning.room import Room, pack_domains
+from agent.planning.values import (
+    Abilities,
+    CancelFetch,
+    Fetch,
+    InstalledLibrary,
+    Leaving,
+    Observed,
+    Plan,
+    Served,
+    Start,
+    Step,
+    Stop,
+    Unload,
+    Verify,
+)
+from agent.workers.base import WorkerSpec, WorkerState
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment
 from rkfleet.kinds.replica import Progress
 from rkfleet.report import ReplicaState
@@ -38,19 +57,24 @@ class _Scene(msgspec.Struct, frozen=True):
     abilities: Abilities
     observed: Observed
     leaving: Mapping[str, Leaving]
-    # Memory of the workers that this plan starts: several replicas may be ready to start in one pass.
-    claimed_bytes: int = 0
+    packing: Packing
+    room: Room
 
 
 def plan(assignment: Assignment, abilities: Abilities, observed: Observed) -> Plan:
     """Return what follows from the assignment and what is seen."""
     assigned = {replica.uid: replica for replica in assignment.replicas}
-    scene = _Scene(assigned, abilities, observed, _leaving(assigned, observed))
+    leaving = _leaving(assigned, observed)
+    packing = pack_domains(assigned, abilities, observed)
+    scene = _Scene(assigned, abilities, observed, leaving, packing, Room(assigned, abilities, observed, leaving))
     standings: dict[str, say.Standing] = {}
-    for replica in assignment.replicas:
-        standings[replica.uid] = _standing(replica, scene)
-        if replica.uid not in observed.workers and any(isinstance(step, Start) for step in standings[replica.uid].steps):
-            scene = msgspec.structs.replace(scene, claimed_bytes=scene.claimed_bytes + replica.memory_bytes)
+    for replica in sorted(assignment.replicas, key=lambda each: (each.namespace, each.name, each.uid)):
+        standing = standings[replica.uid] = _standing(replica, scene)
+        scene = msgspec.structs.replace(scene, room=_decided(scene.room, replica, standing))
+    # One that makes room for another is closed to clients in the same moment in which it is told to go.
+    for uid in scene.room.unloading:
+        if not any(isinstance(step, Unload) and step.uid == uid for step in standings[uid].steps):
+            standings[uid] = say.unloaded(assigned[uid], ())
     stops = [Stop(uid=uid) for uid in sorted(observed.workers) if _should_stop(uid, scene)]
     return Plan(
         steps=(*_cancellations(scene, standings), *stops, *_steps_in_order(assignment, standings, observed)),
@@ -58,8 +82,16 @@ def plan(assignment: Assignment, abilities: Abilities, observed: Observed) -> Pl
         served=_served(assignment, standings, scene),
         holders=_holders(assignment, scene),
         leaving=scene.leaving,
+        caches=_caches(scene),
         look_again_at=_look_again_at(scene),
     )
+
+
+def _decided(room: Room, replica: AssignedReplica, standing: say.Standing) -> Room:
+    """Return the room that is left for those that come after this one."""
+    unloading = room.unloading | {step.uid for step in standing.steps if isinstance(step, Unload)}
+    starts = replica.uid not in room.observed.workers and any(isinstance(step, Start) for step in standing.steps)
+    return msgspec.structs.replace(room, starting=(*room.starting, replica) if starts else room.starting, unloading=unloading)
 
 
 def load_token(worker: WorkerState | None) -> str:
@@ -167,7 +199,7 @@ def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
         return say.no_reference_row(replica, scene.abilities.soc, why, stop)
     if worker is not None:
         if replica.activation == "Staged":
-            return say.stopping(replica, fetch)
+            return say.stopping(replica, worker, fetch)
         return _standing_with_worker(replica, worker, missing, fetch, scene)
     if missing:
         return say.fetching(replica, missing, observed, fetch)
@@ -183,45 +215,65 @@ def _why_no_row(replica: AssignedReplica, abilities: Abilities) -> str:
     return table.why_missing(*words) if table is not None and table.find(*words) is None else ""
 
 
-def _key(replica: AssignedReplica, library: str, abilities: Abilities) -> str:
-    return worker_key(replica, library, simulated=replica.runtime in abilities.tables)
-
-
 def _standing_with_worker(
     replica: AssignedReplica, worker: WorkerState, missing: tuple[AssignedFile, ...], fetch: tuple[Step, ...], scene: _Scene
 ) -> say.Standing:
-    """A worker is there: leave it alone unless its key has changed or the bytes that it loads are bad."""
+    """A worker is there: leave it alone unless its key has changed, nobody needs it, or the bytes that it loads are bad."""
+    observed = scene.observed
+    on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
     if worker.phase == "Stopping":
-        return say.stopping(replica, fetch)
-    if missing and (worker.phase == "BackOff" or any(file.digest in scene.observed.mismatched for file in missing)):
-        return msgspec.structs.replace(say.fetching(replica, missing, scene.observed, ()), steps=(Stop(uid=replica.uid), *fetch))
-    library = scene.abilities.libraries.get(replica.runtime)
-    if library is not None and worker.key != _key(replica, library, scene.abilities) and not missing:
-        return say.loading(replica, (Start(spec=_spec(replica, library, scene)),))
+        if not on_demand or missing or worker.failure is not None:
+            return say.stopping(replica, worker, fetch)
+        return say.unloaded(replica, ()) if _is_asleep(replica, scene) else say.loading(replica, (), on_demand=True)
+    if missing and (worker.phase == "BackOff" or any(file.digest in observed.mismatched for file in missing)):
+        return msgspec.structs.replace(say.fetching(replica, missing, observed, ()), steps=(Stop(uid=replica.uid), *fetch))
+    # One that loads was wanted; it is idle only once it is loaded, or has failed.
+    if worker.phase in {"Ready", "BackOff"} and _is_asleep(replica, scene):
+        return say.unloaded(replica, (Unload(uid=replica.uid),))
+    library = specs.choose_library(replica, scene.abilities)
+    if library is not None and worker.key != specs.key_of(replica, library, scene.abilities) and not missing:
+        return _start(replica, library, scene, on_demand=on_demand)
     if worker.phase == "BackOff":
-        return say.back_off(replica, worker, _verify_steps(replica, worker, scene.observed))
-    return say.ready(replica, fetch) if worker.phase == "Ready" else say.loading(replica, fetch)
+        return say.back_off(replica, worker, _verify_steps(replica, worker, observed))
+    if worker.phase == "Ready":
+        return say.ready(replica, fetch, note=without_effect(replica, specs.npu_generation(replica, scene.abilities)))
+    return say.loading(replica, fetch, on_demand=on_demand)
 
 
 def _standing_before_start(replica: AssignedReplica, scene: _Scene) -> say.Standing:
     """All files are there and no worker is."""
     observed = scene.observed
-    library = scene.abilities.libraries.get(replica.runtime)
+    library = specs.choose_library(replica, scene.abilities)
     if library is None:
         return say.runtime_missing(replica, scene.abilities)
     # Verified while it waits, so that the pause between two workers is only the load.
     verify = _verify_steps(replica, None, observed)
+    if _is_asleep(replica, scene):
+        return say.unloaded(replica, verify)
+    on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
     if replica.replaces and replica.replaces in observed.workers:
         before = scene.assigned.get(replica.replaces) or observed.known.get(replica.replaces)
-        return say.waiting_for_predecessor(replica, before, verify)
-    # Workers on their way out still hold their memory; starting beside them could run the board out of it.
-    used = sum(worker.memory_bytes for worker in observed.workers.values()) + scene.claimed_bytes
-    going = next((one.replica for uid, one in scene.leaving.items() if uid in observed.workers), None)
-    if going is not None and used + replica.memory_bytes > scene.abilities.memory_bytes:
-        return say.waiting_for_predecessor(replica, going, verify)
+        return say.waiting_for_predecessor(replica, before, verify, on_demand=on_demand)
+    if (waits := scene.room.refuse(replica, verify)) is not None:
+        return waits
     if observed.verified.get(replica.uid) != load_token(None):
-        return say.loading(replica, verify)
-    return say.loading(replica, (Start(spec=_spec(replica, library, scene)),))
+        return say.loading(replica, verify, on_demand=on_demand)
+    return _start(replica, library, scene, on_demand=on_demand)
+
+
+def _start(replica: AssignedReplica, library: InstalledLibrary, scene: _Scene, *, on_demand: bool) -> say.Standing:
+    """Start a worker, or say why the NPU has no place for it."""
+    if (why := scene.packing.refused.get(replica.uid)) is not None:
+        return say.no_npu_domain(replica, why, ())
+    return say.loading(replica, (Start(spec=_spec(replica, library, scene)),), on_demand=on_demand)
+
+
+def _is_asleep(replica: AssignedReplica, scene: _Scene) -> bool:
+    """Whether the model should be out of memory until somebody asks for it."""
+    observed, uid = scene.observed, replica.uid
+    worker = observed.workers.get(uid)
+    loaded_at = worker.ready_at if worker is not None else None
+    return residency.asleep(replica, observed.uses.get(uid), loaded_at, in_flight=observed.in_flight.get(uid, 0), now=observed.now)
 
 
 def _verify_steps(replica: AssignedReplica, worker: WorkerState | None, observed: Observed) -> tuple[Step, ...]:
@@ -242,26 +294,15 @@ def _missing(replica: AssignedReplica, observed: Observed) -> tuple[AssignedFile
     return tuple({file.digest: file for file in replica.files if file.digest not in observed.files}.values())
 
 
-def _spec(replica: AssignedReplica, library: str, scene: _Scene) -> WorkerSpec:
-    weight = next((file for file in replica.files if file.role == "weight"), replica.files[0])
-    # Threads are shared by what will be loaded together; a replica whose place is taken is about to go.
-    serving = {uid for uid, each in scene.assigned.items() if each.activation == "Serving"}
-    sharers = len(serving - {scene.assigned[uid].replaces for uid in serving})
-    return WorkerSpec(
-        uid=replica.uid,
-        namespace=replica.namespace,
-        name=replica.name,
-        key=_key(replica, library, scene.abilities),
-        runtime=replica.runtime,
-        model_path=scene.observed.files[weight.digest],
-        context_tokens=replica.serving.context_tokens,
-        max_concurrent=replica.serving.max_concurrent,
-        threads=share_threads(replica.serving.threads, scene.abilities.cores, sharers),
-        memory_bytes=replica.memory_bytes,
-        dtype=replica.dtype,
-        reference_model=replica.reference_model,
-        reference_sdk_version=replica.reference_sdk_version,
-        max_output_tokens=replica.serving.max_output_tokens,
+def _spec(replica: AssignedReplica, library: InstalledLibrary, scene: _Scene) -> WorkerSpec:
+    span = scene.packing.spans.get(replica.uid)
+    return specs.spec_of(
+        replica,
+        library,
+        assigned=scene.assigned,
+        abilities=scene.abilities,
+        paths=scene.observed.files,
+        domain=span.first if span is not None else 0,
     )
 
 
@@ -296,16 +337,33 @@ def _served(assignment: Assignment, standings: Mapping[str, say.Standing], scene
     served: list[Served] = []
     for replica in assignment.replicas:
         if replica.activation == "Serving":
-            worker = scene.observed.workers.get(replica.uid)
-            if worker is not None and standings[replica.uid].answers:
-                served.append(Served(replica=replica, endpoint=worker.endpoint, api_key=worker.api_key))
+            worker, standing = scene.observed.workers.get(replica.uid), standings[replica.uid]
+            one = Served(
+                replica=replica, on_demand=residency.is_unloadable(replica), max_concurrent=specs.concurrent_of(replica, scene.abilities)
+            )
+            if worker is not None and standing.answers:
+                served.append(msgspec.structs.replace(one, endpoint=worker.endpoint, api_key=worker.api_key))
             else:
-                served.append(Served(replica=replica, waiting=standings[replica.uid].why))
-    for uid, one in scene.leaving.items():
+                served.append(msgspec.structs.replace(one, waiting=standing.why, on_demand=standing.on_demand))
+    for uid, going in scene.leaving.items():
         worker = scene.observed.workers.get(uid)
         if worker is not None:
-            served.append(Served(replica=one.replica, endpoint=worker.endpoint, api_key=worker.api_key, draining=True))
+            concurrent = specs.concurrent_of(going.replica, scene.abilities)
+            served.append(
+                Served(replica=going.replica, endpoint=worker.endpoint, api_key=worker.api_key, draining=True, max_concurrent=concurrent)
+            )
     return tuple(sorted(served, key=lambda each: (each.replica.namespace, each.replica.name, each.replica.uid)))
+
+
+def _caches(scene: _Scene) -> frozenset[str]:
+    """Return the directories of saved prompts that somebody uses or will."""
+    running = (scene.observed.known[uid] for uid in scene.observed.workers if uid in scene.observed.known)
+    found = set()
+    for replica in (*scene.assigned.values(), *running):
+        library = specs.choose_library(replica, scene.abilities)
+        if library is not None and specs.runs_on_npu(replica, scene.abilities):
+            found.add(specs.cache_name(replica, library))
+    return frozenset(found - {""})
 
 
 def _holders(assignment: Assignment, scene: _Scene) -> Mapping[str, tuple[str, ...]]:
@@ -318,4 +376,10 @@ def _look_again_at(scene: _Scene) -> float | None:
     workers = scene.observed.workers
     leaving = [one for uid, one in scene.leaving.items() if uid in workers and workers[uid].phase != "Stopping"]
     settled = [one.since + SETTLE_SECONDS for one in leaving if scene.observed.now < one.since + SETTLE_SECONDS]
-    return min((*retries, *settled, *(_drain_ends_at(one) for one in leaving)), default=None)
+    idle = [_sleeps_at(uid, scene) for uid, worker in workers.items() if uid in scene.assigned and worker.phase == "Ready"]
+    finite = [moment for moment in idle if scene.observed.now < moment < math.inf]
+    return min((*retries, *settled, *finite, *(_drain_ends_at(one) for one in leaving)), default=None)
+
+
+def _sleeps_at(uid: str, scene: _Scene) -> float:
+    return residency.sleeps_at(scene.assigned[uid], scene.observed.uses.get(uid), scene.observed.workers[uid].ready_at)

@@ -10,37 +10,59 @@ from collections.abc import Mapping
 
 import msgspec
 
+from agent.planning.residency import Use
 from agent.workers.base import WorkerSpec, WorkerState
 from rkfleet.assignment import AssignedFile, AssignedReplica
 from rkfleet.benchmarks import Table
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import ReplicaState
 
-__all__ = ["Abilities", "CancelFetch", "Fetch", "FetchState", "Leaving", "Observed", "Plan", "Served", "Start", "Step", "Stop", "Verify"]
+__all__ = [
+    "Abilities", "CancelFetch", "Fetch", "FetchState", "InstalledLibrary", "Leaving", "Observed", "Plan", "Served", "Start", "Step", "Stop",
+    "Unload", "Verify",
+]  # fmt: skip
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
+class InstalledLibrary(_Value, frozen=True, kw_only=True):
+    """One version of a runtime that can be started.
+
+    Attributes:
+        version: Its release; empty where it is not known.
+        path: Its file, where a worker must be told; empty otherwise.
+        generation: Of its interface, where there are several.
+    """
+
+    version: str
+    path: str = ""
+    generation: str = ""
+
+
 class Abilities(_Value, frozen=True, kw_only=True):
     """What does not change while the agent runs.
 
     Attributes:
-        libraries: Version of the library of each runtime that can be started, by runtime name.
+        libraries: Versions of each runtime that can be started, by runtime name, the newest first.
         soc: The board's chip; only asked for where a runtime is simulated.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         cores: CPU cores that the agent may use.
         memory_bytes: Memory that workers may take together.
         serving_url: Base URL at which gateways reach this board.
+        npu_lock_path: File whose lock a worker holds while it uses the NPU.
+        prompt_cache_dir: Directory that holds a directory of saved prompts for each model and runtime.
     """
 
-    libraries: Mapping[str, str]
+    libraries: Mapping[str, tuple[InstalledLibrary, ...]]
     cores: int
     memory_bytes: int
     serving_url: str
     soc: str = ""
     tables: Mapping[str, Table] = {}
+    npu_lock_path: str = ""
+    prompt_cache_dir: str = ""
 
 
 class FetchState(_Value, frozen=True, kw_only=True):
@@ -90,6 +112,8 @@ class Observed(_Value, frozen=True, kw_only=True):
         measured: Speeds, by replica uid.
         known: Replicas as they were last assigned, for workers whose replica is not assigned any more.
         leaving: What the plan before this one said.
+        uses: What is known of the use of each replica, by uid.
+        available_bytes: Memory that the machine could still give to programs; None where it does not tell.
     """
 
     now: float
@@ -103,6 +127,8 @@ class Observed(_Value, frozen=True, kw_only=True):
     measured: Mapping[str, Measured] = {}
     known: Mapping[str, AssignedReplica] = {}
     leaving: Mapping[str, Leaving] = {}
+    uses: Mapping[str, Use] = {}
+    available_bytes: int | None = None
 
 
 class Fetch(_Value, frozen=True, kw_only=True):
@@ -138,17 +164,30 @@ class Stop(_Value, frozen=True, kw_only=True):
     uid: str
 
 
-Step = Fetch | CancelFetch | Verify | Start | Stop
+class Unload(_Value, frozen=True, kw_only=True):
+    """Have no worker for this replica until it is wanted again: it is idle, or another model needs the room."""
+
+    uid: str
+
+
+Step = Fetch | CancelFetch | Verify | Start | Stop | Unload
 
 
 class Served(_Value, frozen=True, kw_only=True):
-    """One replica as the serving side should see it; without an endpoint `waiting` says why."""
+    """One replica as the serving side should see it; without an endpoint `waiting` says why.
+
+    Attributes:
+        on_demand: A request makes the board load the model and should wait for it.
+        max_concurrent: Requests that the runtime works on at the same time.
+    """
 
     replica: AssignedReplica
     endpoint: str = ""
     api_key: str = ""
     draining: bool = False
     waiting: str = ""
+    on_demand: bool = False
+    max_concurrent: int = 1
 
 
 class Plan(_Value, frozen=True, kw_only=True):
@@ -160,6 +199,7 @@ class Plan(_Value, frozen=True, kw_only=True):
         served: Every replica that clients may ask for.
         holders: Digests that must stay in the cache, by the uid of the replica that needs them.
         leaving: To be handed back as `Observed.leaving`.
+        caches: Names of the directories of saved prompts that a replica of the board uses or will.
         look_again_at: Monotonic second at which something is due although nothing changes; None for never.
     """
 
@@ -168,4 +208,5 @@ class Plan(_Value, frozen=True, kw_only=True):
     served: tuple[Served, ...]
     holders: Mapping[str, tuple[str, ...]]
     leaving: Mapping[str, Leaving]
+    caches: frozenset[str]
     look_again_at: float | None

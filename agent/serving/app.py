@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.demand import Demand
 from agent.serving import openai
 from agent.serving.connection import Connection, Message, Receive, Send
 from agent.serving.measure import Measurements
@@ -45,15 +46,15 @@ class _NoSuchMethod(BadRequest):
 class Serving:
     """The application and what the agent's loop reads of it."""
 
-    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, *, simulated: bool = False) -> None:
-        """Take the routes, and whether every answer must say that the board is simulated."""
+    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, *, demand: Demand | None = None, simulated: bool = False) -> None:
+        """Take the routes, who is told what is wanted, and whether every answer must say that the board is simulated."""
         self._own_headers: Final = [(SIMULATED_HEADER.encode(), b"true")] if simulated else []
         self._simulated: Final = simulated
         self._routes: Final = routes
         self._clock: Final = clock
         self._queue: Final = Queue()
         self._measurements: Final = Measurements(metrics, clock)
-        self._proxy: Final = Proxy(routes, self._queue, self._measurements)
+        self._proxy: Final = Proxy(routes, self._queue, self._measurements, demand or Demand(clock, lambda: None))
         routes.on_replace(self._measurements.keep)
 
     def in_flight(self, uid: str) -> int:
@@ -118,9 +119,9 @@ class Serving:
         return route, parts[5]
 
     def _models(self, replica: Route | None) -> tuple[Route, ...]:
-        """Return one route per served model that answers now."""
+        """Return one route per served model that answers now, or loads when it is asked for."""
         routes = (replica,) if replica else self._routes.all()
-        return tuple({route.served_model_name: route for route in routes if route.endpoint and not route.draining}.values())
+        return tuple({route.served_model_name: route for route in routes if _takes_requests(route)}.values())
 
     async def _generate(self, kind: openai.Kind, replica: Route | None, client: Connection, arrived_at: float) -> None:
         request = openai.parse_request(kind, await client.body())
@@ -151,6 +152,10 @@ class Serving:
         routes = (replica,) if replica else self._routes.all()
         known = ", ".join(sorted({route.served_model_name for route in routes})) or "none"
         return NotFound(f"model {name[:128]!r} is not served here; served are: {known}", code="model_not_found", param="model")
+
+
+def _takes_requests(route: Route) -> bool:
+    return bool(route.endpoint or route.on_demand) and not route.draining
 
 
 def _allow(scope: Message, *methods: str) -> None:

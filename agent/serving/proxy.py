@@ -14,16 +14,17 @@ import contextlib
 import logging
 from typing import Final
 
+from agent.demand import Demand
 from agent.serving import listener, openai
 from agent.serving.connection import SEND_SECONDS_MAX, Connection
 from agent.serving.measure import Journey, Measurements, Outcome
 from agent.serving.queue import Queue
 from agent.serving.routes import Route, Routes
+from agent.serving.waking import loading, wake
 from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
 
 __all__ = ["Proxy"]
 
-LOADING_RETRY_SECONDS: Final = 2
 DRAINING_RETRY_SECONDS: Final = 1
 
 _PATHS: Final[dict[openai.Kind, str]] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
@@ -34,7 +35,8 @@ _log = logging.getLogger(__name__)
 class Proxy:
     """Forwards requests to the workers of this board."""
 
-    def __init__(self, routes: Routes, queue: Queue, measurements: Measurements) -> None:
+    def __init__(self, routes: Routes, queue: Queue, measurements: Measurements, demand: Demand) -> None:
+        self._demand: Final = demand
         self._routes: Final = routes
         self._queue: Final = queue
         self._measurements: Final = measurements
@@ -49,14 +51,16 @@ class Proxy:
         outcome: Outcome = "cancelled"
         try:
             _refuse_unless_ready(route)
+            self._demand.want(route.uid)
             async with self._queue.place(
                 route.uid,
                 max_concurrent=route.max_concurrent,
                 max_queued=route.max_queued,
                 seconds_per_request=self._measurements.seconds_per_request(route.uid),
             ):
+                current = await self._current(route)
                 self._measurements.sent(journey)
-                outcome = await self._forward(request, self._current(route), journey, client)
+                outcome = await self._forward(request, current, journey, client)
         except FleetError as error:
             outcome = _outcome(error)
             if outcome == "failed":
@@ -65,17 +69,20 @@ class Proxy:
         except TimeoutError:
             _log.warning("client took nothing", extra={"replica": f"{route.namespace}/{route.name}", "seconds": SEND_SECONDS_MAX})
         finally:
+            self._demand.touch(route.uid)
             self._measurements.end(journey, outcome)
 
-    def _current(self, route: Route) -> Route:
-        """Return the route as it is now: the worker may have gone or come back while the request waited.
+    async def _current(self, route: Route) -> Route:
+        """Return the route as it is now: the worker may have gone or come back while the request waited, or must be loaded first.
 
         Raises:
             Unavailable: No worker is there. A draining replica still answers whom it let in.
         """
         now = self._routes.find(route.namespace, route.name)
+        if now is not None and now.uid == route.uid and now.on_demand and not now.endpoint:
+            return await wake(now, self._routes, self._demand)
         if now is None or now.uid != route.uid or not now.endpoint:
-            raise _loading(now or route)
+            raise loading(now or route)
         return now
 
     async def _forward(self, request: openai.Request, route: Route, journey: Journey, client: Connection) -> Outcome:
@@ -102,7 +109,8 @@ class Proxy:
                 self._note(event, data, route, journey)
                 reason = event.finish_reason or reason
                 await _pass_on(answer.add(data, event), client)
-                if reason is None and journey.prompt_tokens + journey.output_tokens >= route.context_tokens:
+                full = journey.prompt_tokens + journey.output_tokens >= route.context_tokens and not route.shifts
+                if reason is None and full:
                     reason = await _end_by_length(data, journey, answer, client)
                     break
         if reason is None:
@@ -168,15 +176,5 @@ def _refuse_unless_ready(route: Route) -> None:
             retry_after_seconds=DRAINING_RETRY_SECONDS,
             code="replica_draining",
         )
-    if not route.endpoint:
-        raise _loading(route)
-
-
-def _loading(route: Route) -> Unavailable:
-    """Return the error of a replica that has no worker now."""
-    why = route.waiting_reason or "its model is being loaded"
-    return Unavailable(
-        f"replica {route.namespace}/{route.name} does not answer yet: {why}",
-        retry_after_seconds=LOADING_RETRY_SECONDS,
-        code="model_loading",
-    )
+    if not route.endpoint and not route.on_demand:
+        raise loading(route)

@@ -6,6 +6,7 @@ it per request. The table never waits and holds no requests: those are counted i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,8 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         api_key: Bearer token of the worker's listener.
         draining: Takes nothing new; what is running or queued finishes.
         waiting_reason: Sentence for clients and people while `endpoint` is empty.
+        on_demand: A request may wait while the model is loaded for it (`agent/serving/waking.py`).
+        shifts: The runtime goes on when the context is full.
     """
 
     uid: str
@@ -44,6 +47,8 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     context_tokens: int = 1024
     draining: bool = False
     waiting_reason: str = ""
+    on_demand: bool = False
+    shifts: bool = False
 
 
 class Routes:
@@ -52,12 +57,19 @@ class Routes:
     def __init__(self) -> None:
         self._routes: tuple[Route, ...] = ()
         self._listeners: Final[list[Callable[[tuple[Route, ...]], None]]] = []
+        self._next = asyncio.Event()  # set at the next replacement
 
     def replace(self, routes: tuple[Route, ...]) -> None:
         """Put all routes in place of all before, sorted by namespace and name."""
         self._routes = tuple(sorted(routes, key=lambda route: (route.namespace, route.name, route.uid)))
         for listener in self._listeners:
             listener(self._routes)
+        replaced, self._next = self._next, asyncio.Event()
+        replaced.set()
+
+    async def changed(self) -> None:
+        """Wait for the next replacement."""
+        await self._next.wait()
 
     def on_replace(self, listener: Callable[[tuple[Route, ...]], None]) -> None:
         """Call `listener` with the new routes after each replacement."""

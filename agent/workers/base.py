@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from agent.failures.modes import Failure
 from agent.workers.pipe import NpuLoad
 from rkfleet.assignment import AssignedReplica
 from rkfleet.kinds.board import Runtime
@@ -28,6 +29,10 @@ Phase = Literal["Starting", "Loading", "Ready", "Stopping", "BackOff"]
 
 # The agent and the kernel keep one core: with every core spinning in the runtime, tokens wait for the process that should send them.
 CORES_KEPT_FREE: Final = 1
+
+# Roles of the files that a worker is given; others only lie beside them.
+NPU_ROLES: Final = frozenset({"weight", "adapter", "encoder", "template", "config"})
+OTHER_ROLES: Final = frozenset({"weight"})
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -48,6 +53,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         library: Version of the runtime library that runs it; a board may have several of one runtime. Empty for the only one.
         max_output_tokens: Most tokens of one answer.
         npu: What a worker on the NPU is told besides; None for other runtimes.
+        shift: Forget the oldest tokens when the context is full, instead of ending the answer.
+        keep_tokens: Tokens at the start that a shift keeps.
     """
 
     uid: str
@@ -66,6 +73,13 @@ class WorkerSpec(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     library: str = ""
     max_output_tokens: int = 512
     npu: NpuLoad | None = None
+    shift: bool = False
+    keep_tokens: int = 0
+
+    @property
+    def domain(self) -> int:
+        """First IOMMU domain of the NPU that it was given; -1 for none."""
+        return self.npu.base_domain if self.npu is not None else -1
 
 
 class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -82,6 +96,9 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         not_before: Monotonic second of the next start while in BackOff, else 0.
         threads: CPU threads that the process was started with.
         pid: Process id, 0 without a process.
+        failure: The known failure that `last_exit` was, or that keeps a process from ending; None for one without a name.
+        domain: First IOMMU domain of the NPU that it has; -1 for none.
+        ready_at: Monotonic second since which it is Ready, else None.
     """
 
     uid: str
@@ -97,6 +114,9 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     memory_bytes: int = 0
     threads: int = 0
     pid: int = 0
+    failure: Failure | None = None
+    domain: int = -1
+    ready_at: float | None = None
 
 
 class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -107,10 +127,17 @@ class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How a worker ended: None as reason when it was asked to; `message` says what is known in one sentence."""
+    """How a worker ended.
+
+    Attributes:
+        reason: None when it was asked to end.
+        message: What is known in one sentence.
+        failure: The known failure that it was; None for one without a name.
+    """
 
     reason: ExitReason | None
     message: str = ""
+    failure: Failure | None = None
 
 
 class Worker(Protocol):
@@ -171,16 +198,24 @@ class Backend(Protocol):
         ...
 
 
-def worker_key(replica: AssignedReplica, library: str, *, simulated: bool = False) -> str:
+def worker_key(replica: AssignedReplica, library: str, *, on_npu: bool = False, simulated: bool = False) -> str:
     """Return the hex key of what a running worker depends on: digests, library and load parameters.
 
-    Parameters that the agent itself applies (queue length, longest answer, served name) are left out, because changing them needs no
-    new process; so is the thread share, because a neighbour that comes or goes is no reason to drop requests. The reference to a benchmark
-    row is what a `simulated` worker is made of, and nothing to any other.
+    Parameters that the agent itself applies (queue length, longest answer, served name, when to load and unload) are left out, because
+    changing them needs no new process; so are the thread share and an IOMMU domain that the board chose, because a neighbour that comes or
+    goes is no reason to drop requests. What only the NPU's runtime honours counts `on_npu` alone. The reference to a benchmark row is what
+    a `simulated` worker is made of, and nothing to any other.
     """
     serving = replica.serving
-    digests = sorted(f"{file.role}={file.path}={file.digest}" for file in replica.files)
-    facts = [replica.runtime, library, serving.context_tokens, serving.max_concurrent, serving.threads, digests]
+    used = NPU_ROLES if on_npu else OTHER_ROLES
+    files = sorted(f"{file.role}={file.path}={file.digest}" for file in replica.files if file.role in used)
+    facts: list[object] = [replica.runtime, library, serving.context_tokens, files]
+    facts.append([serving.context_overflow, serving.keep_tokens] if serving.context_overflow == "Shift" else [])
+    if on_npu:
+        scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files if file.role == "adapter")
+        facts += [scales, serving.max_output_tokens, serving.prompt_cache_bytes, serving.embed_flash, serving.cpus, serving.iommu_domain]
+    else:
+        facts += [serving.max_concurrent, serving.threads]
     if simulated:
         facts += [replica.dtype, replica.reference_model, replica.reference_sdk_version]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]

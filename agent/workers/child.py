@@ -24,10 +24,10 @@ from typing import Final, Protocol
 from agent.workers.pipe import LINE_BYTES_MAX, Beat, Event, Failed, Load, Loaded, decode_load, encode
 from rkfleet.errors import FleetError
 
-__all__ = ["RUNTIMES", "LoadedModel", "main"]
+__all__ = ["RUNTIMES", "LoadedModel", "end_with", "main", "prefer_to_be_killed"]
 
 # The module that loads for each backend; it has `load(load: Load) -> LoadedModel`. Imported here only, so the agent never maps a runtime.
-RUNTIMES: Final[Mapping[str, str]] = {"llamacpp": "agent.workers.llamacpp"}
+RUNTIMES: Final[Mapping[str, str]] = {"llamacpp": "agent.workers.llamacpp", "rkllm": "agent.workers.rkllm.worker"}
 
 BEAT_SECONDS: Final = 5.0  # A tenth of the silence that counts as hung (supervisor), and too rare to cost anything.
 
@@ -45,12 +45,16 @@ class LoadedModel(Protocol):
         ...
 
     def probe(self) -> None:
-        """Return once the runtime's own loop has answered; a runtime that hangs never does."""
+        """Return once the runtime's own loop has answered; a runtime that hangs never does.
+
+        Raises:
+            FleetError: The runtime is beyond help; the worker ends, with `details["reason"]` as the reason of its exit.
+        """
         ...
 
 
 def main() -> int:
-    """Load, then beat until the agent is gone; returns only when the model cannot be loaded."""
+    """Load, then beat until the agent is gone; returns only when the model cannot be loaded or the runtime is beyond help."""
     # The agent alone decides when a worker ends: Ctrl-C in a terminal reaches the whole foreground group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = sys.stdin.fileno()
@@ -58,17 +62,21 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     line = _read_line(control)
-    _end_with(control)
-    _prefer_to_be_killed(Path("/proc/self/oom_score_adj"))
+    end_with(control)
+    prefer_to_be_killed(Path("/proc/self/oom_score_adj"))
     try:
         load = decode_load(line)
         model = _runtime(load.backend)(load)
     except FleetError as error:
-        _say(events, Failed(reason="LoadFailed", message=error.message))
+        _say(events, Failed(reason=error.details.get("reason", "LoadFailed"), message=error.message))
         return 1
     _say(events, Loaded(endpoint=model.endpoint))
     while True:
-        model.probe()
+        try:
+            model.probe()
+        except FleetError as error:
+            _say(events, Failed(reason=error.details.get("reason", "Crashed"), message=error.message))
+            os._exit(1)  # nothing that a runtime which hangs has registered may run now
         _say(events, Beat())
         select.select([control], [], [], BEAT_SECONDS)
 
@@ -88,8 +96,8 @@ def _read_line(control: int) -> bytes:
     return line
 
 
-def _end_with(control: int) -> None:
-    """Let the kernel terminate this process when the control pipe ends.
+def end_with(control: int) -> None:
+    """Let the kernel terminate this process when the control pipe ends, or if anything comes through it.
 
     Source: fcntl(2), F_SETOWN and O_ASYNC; a pipe or socket signals its reader when the last writer closes.
     """
@@ -100,7 +108,8 @@ def _end_with(control: int) -> None:
         sys.exit(0)  # it ended before it was armed
 
 
-def _prefer_to_be_killed(score: Path) -> None:
+def prefer_to_be_killed(score: Path) -> None:
+    """Offer this process to the kernel when memory ends, through its file `oom_score_adj`."""
     try:
         score.write_text(OOM_SCORE_ADJUSTMENT)
     except OSError as error:  # a container may forbid it; the worker runs all the same

@@ -100,7 +100,9 @@ def _parameters(load: Load) -> Any:
     parameters.n_parallel = load.max_concurrent
     parameters.n_ctx = load.context_tokens * load.max_concurrent
     parameters.kv_unified = False
-    parameters.ctx_shift = False  # a full context ends the answer (finish_reason length) instead of forgetting its beginning
+    # Without a shift a full context ends the answer (finish_reason length) instead of forgetting its beginning.
+    parameters.ctx_shift = load.shift
+    parameters.n_keep = load.keep_tokens
     parameters.fit_params = False  # load what was declared or fail; never a smaller context in silence
     parameters.n_batch = PREFILL_BATCH_TOKENS
     parameters.n_ubatch = PREFILL_BATCH_TOKENS

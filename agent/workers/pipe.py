@@ -75,6 +75,8 @@ class Load(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         api_key: Bearer token that the listener must demand. It travels here because arguments and environment can be read by others.
         max_output_tokens: Most tokens of one answer, where the runtime must know before it loads.
         npu: For runtimes on the NPU.
+        shift: Forget the oldest tokens when the context is full, instead of ending the answer.
+        keep_tokens: Tokens at the start that a shift keeps.
     """
 
     backend: str
@@ -85,6 +87,8 @@ class Load(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     api_key: str
     max_output_tokens: int = 512
     npu: NpuLoad | None = None
+    shift: bool = False
+    keep_tokens: int = 0
 
 
 class Loaded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="loaded"):
@@ -94,7 +98,7 @@ class Loaded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="loaded"):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="failed"):
-    """The model cannot be loaded; the worker ends after this."""
+    """The model cannot be loaded, or the runtime is beyond help; the worker ends after this."""
 
     reason: ExitReason
     message: str

@@ -235,7 +235,8 @@ class Engine:
                 await answer.piece(chunks.progress(prompt_tokens, round(prompt_tokens * number / len(steps))))
             due = self._npu.reserve(due, seconds)
             await self._until(due)
-        output_tokens = min(max(1, ask.max_tokens), self._spec.context_tokens - prompt_tokens)
+        left = self._spec.context_tokens - prompt_tokens
+        output_tokens = max(1, ask.max_tokens) if self._spec.shift else min(max(1, ask.max_tokens), left)
         step_seconds = timing.decode_step_seconds(self._row)
         for number, text in enumerate(itertools.islice(self._text(), output_tokens)):
             if number:

@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from agent.failures.facts import model_not_unloaded
+from agent.failures.modes import Failure
 from agent.journal import Journals
 from agent.workers.base import Backend, Exit, Listener, Phase, Worker, WorkerSpec, WorkerState
 from rkfleet import metric_names as names
@@ -26,6 +28,7 @@ from rkfleet.errors import Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason, LastExit
 from rkfleet.metrics import Metrics
+from rkfleet.versions import version_order
 
 __all__ = ["Limits", "Supervisor", "backoff_seconds"]
 
@@ -40,6 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         hang_seconds: A loaded worker whose runtime has not answered for so long is killed. It answers between two batches of prefill;
             the slowest batch (an 8B model on four cores) takes ten seconds.
         stop_seconds: A worker that was asked to end and has not by then is killed.
+        gone_seconds: A killed worker that is still there by then waits inside a driver, and its replica says so. Giving back 8 GB takes
+            a second or two.
         backoff_seconds: Pause after the first exit; doubles with each further one. A kill from outside says nothing about the next start
             and begins anew.
         backoff_seconds_max: Longest pause: a minute, so that a repaired board is back within a minute.
@@ -49,6 +54,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 600.0
     hang_seconds: float = 60.0
     stop_seconds: float = 2.0
+    gone_seconds: float = 10.0
     backoff_seconds: float = 0.5
     backoff_seconds_max: float = 60.0
     stable_seconds: float = 10.0
@@ -67,6 +73,7 @@ class _Slot:
         self.pid = 0
         self.restarts = 0
         self.last_exit: LastExit | None = None
+        self.failure: Failure | None = None  # of the last exit, or of a process that does not end
         self.not_before = 0.0
         self.beat_at = 0.0  # monotonic second at which the process last proved progress
         self.ready_at: float | None = None
@@ -90,6 +97,9 @@ class _Slot:
             memory_bytes=self.spec.memory_bytes,
             threads=self.spec.threads if running else 0,
             pid=self.pid if running else 0,
+            failure=self.failure,
+            domain=self.spec.domain,
+            ready_at=self.ready_at if self.phase == "Ready" else None,
         )
 
 
@@ -110,7 +120,7 @@ class Supervisor:
         """Take what workers are made of.
 
         Args:
-            backends: How to start a worker of each runtime.
+            backends: How to start a worker of each runtime, and of each version of it.
             clock: Monotonic time for waits, wall time for exits.
             random: Jitter of the back-off.
             metrics: Where exits are counted.
@@ -118,7 +128,9 @@ class Supervisor:
             limits: How long to wait for what.
             journals: Where lines of workers go; its own, which nobody reads, if none are given.
         """
-        self._backends: Final[Mapping[str, Backend]] = {backend.runtime.name: backend for backend in backends}
+        self._backends: Final[Mapping[tuple[str, str], Backend]] = {
+            (backend.runtime.name, backend.runtime.version): backend for backend in backends
+        }
         self._clock: Final = clock
         self._random: Final = random
         self._metrics: Final = metrics
@@ -130,8 +142,9 @@ class Supervisor:
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
-        """Return the runtimes that can be started here, as the board advertises them."""
-        return tuple(backend.runtime for _, backend in sorted(self._backends.items()))
+        """Return the runtimes that can be started here, as the board advertises them: by name, the newest version first."""
+        newest_first = sorted(self._backends.values(), key=lambda one: version_order(one.runtime.version), reverse=True)
+        return tuple(backend.runtime for backend in sorted(newest_first, key=lambda one: one.runtime.name))
 
     def ensure(self, spec: WorkerSpec) -> None:
         """Have this worker. With the key of the one that runs nothing is disturbed, with another key it is replaced."""
@@ -180,6 +193,7 @@ class Supervisor:
                 continue
             stable = slot.ready_at is not None and self._clock.monotonic() - slot.ready_at >= self._limits.stable_seconds
             failures = 1 if stable or exit.reason == "Killed" else failures + 1
+            slot.failure = exit.failure
             self._note_exit(slot, spec, exit.reason, exit.message)
             pause = backoff_seconds(failures, self._limits, self._random.random())
             self._journals.say(uid, f"the worker ended: {exit.reason}: {exit.message}; it starts again in {pause:.1f} s")
@@ -195,12 +209,13 @@ class Supervisor:
 
     async def _run_once(self, slot: _Slot, spec: WorkerSpec) -> Exit:
         """Start one process and mind it to its end."""
-        slot.ready_at, slot.listener, slot.pid = None, None, 0
+        slot.ready_at, slot.listener, slot.pid, slot.failure = None, None, 0, None
         self._enter(slot, "Starting")
         run = self._journals.begin_run(spec.uid)
-        backend = self._backends.get(spec.runtime)
+        backend = self._backend(spec)
         if backend is None:
-            return Exit(reason="LoadFailed", message=f"runtime {spec.runtime} is not installed on this board")
+            what = f"{spec.runtime} {spec.library}".rstrip()
+            return Exit(reason="LoadFailed", message=f"runtime {what} is not installed on this board")
         async with asyncio.TaskGroup() as tasks:
             began = slot.beat_at = self._clock.monotonic()
             threads = f"{spec.threads} thread{'s' if spec.threads != 1 else ''}"
@@ -216,6 +231,13 @@ class Supervisor:
             for minder in minders:
                 minder.cancel()
         return exit
+
+    def _backend(self, spec: WorkerSpec) -> Backend | None:
+        """Return what starts this version; of a spec that names none, the newest."""
+        if spec.library:
+            return self._backends.get((spec.runtime, spec.library))
+        newest = next((one.version for one in self.runtimes if one.name == spec.runtime), "")
+        return self._backends.get((spec.runtime, newest))
 
     async def _await_load(self, slot: _Slot, worker: Worker, began: float) -> None:
         listener = await worker.loaded()
@@ -236,14 +258,24 @@ class Supervisor:
                 await self._wait(slot.changed, left)
             elif slot.phase == "Ready":
                 worker.kill("Hung", f"the runtime did not answer for {limit:.0f} s")
-                return
+                return await self._await_end(slot, spec, worker.pid)
             else:
                 worker.kill("LoadFailed", f"the model was not loaded within {limit:.0f} s")
-                return
+                return await self._await_end(slot, spec, worker.pid)
         self._enter(slot, "Stopping")
         worker.stop()
         await self._clock.sleep(self._limits.stop_seconds)
         worker.kill(None, f"killed, because it had not ended {self._limits.stop_seconds:.0f} s after it was asked to")
+        return await self._await_end(slot, spec, worker.pid)
+
+    async def _await_end(self, slot: _Slot, spec: WorkerSpec, pid: int) -> None:
+        """Say so if a killed process is still there after a while: the kernel cannot end one that waits inside a driver."""
+        self._enter(slot, "Stopping")
+        await self._clock.sleep(self._limits.gone_seconds)
+        slot.failure = model_not_unloaded(pid, spec.memory_bytes, self._limits.gone_seconds, killed=True)
+        if slot.failure is not None:
+            self._journals.say(spec.uid, slot.failure.message)
+            self._on_change()
 
     async def _back_off(self, slot: _Slot, spec: WorkerSpec, seconds: float) -> None:
         slot.not_before = self._clock.monotonic() + seconds

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from controller.planning.actions import Value
-from controller.planning.versions import meets
 from rkfleet import conditions
 from rkfleet.kinds.board import Board, Taint, Toleration
 from rkfleet.kinds.deployment import Placement
 from rkfleet.kinds.model import Variant
 from rkfleet.meta import format_selector, matches
 from rkfleet.quantity import format_bytes, parse_bytes, round_bytes
+from rkfleet.versions import meets
 
 __all__ = ["BoardLoad", "Fit", "Misfit", "Need", "Reservation", "check_board", "reserved_bytes", "taint_text", "tolerates"]
 
@@ -32,12 +32,16 @@ class Reservation(Value, frozen=True, kw_only=True):
     Attributes:
         replaces: Uid of the one whose place it takes: the two share their memory, because never both are loaded.
         digests: Files by digest, with their bytes; replicas share equal files.
+        cache_bytes: Storage for saved prompts (`serving.promptCache`).
+        on_demand: Loaded by a request and unloaded for another (`serving.load`): of all on a board only the largest is counted.
     """
 
     memory_bytes: int
     replaces: str = ""
     deployment: str = ""
     digests: Mapping[str, int] = {}
+    cache_bytes: int = 0
+    on_demand: bool = False
 
 
 class BoardLoad(Value, frozen=True, kw_only=True):
@@ -61,6 +65,9 @@ class Need(Value, frozen=True, kw_only=True):
         variants: Those that may be used, in order of preference.
         replaces: Uid of the replica whose place it takes; empty for none.
         order_stated: Whether the order is the template's; else it is the Model's.
+        runtime_version: Comparisons that the runtime must meet besides those of the variant.
+        cache_bytes: Storage for saved prompts.
+        on_demand: As in `Reservation`.
     """
 
     deployment: str
@@ -69,6 +76,9 @@ class Need(Value, frozen=True, kw_only=True):
     context_tokens: int
     replaces: str = ""
     order_stated: bool = False
+    runtime_version: str = ""
+    cache_bytes: int = 0
+    on_demand: bool = False
 
 
 class Fit(Value, frozen=True, kw_only=True):
@@ -112,7 +122,10 @@ def check_board(load: BoardLoad, need: Need) -> Fit | Misfit:
 
 
 def reserved_bytes(reservations: Mapping[str, Reservation]) -> int:
-    """Return the memory that these hold together: of a replica and the successor that waits for its place, the larger of the two."""
+    """Return the memory that these hold together: of a replica and the successor that waits for its place, the larger of the two.
+
+    Of those that are loaded on demand the largest: the board unloads one for another, and never has more loaded than fits.
+    """
     successors: dict[str, list[str]] = {}
     for uid, one in reservations.items():
         if one.replaces and one.replaces in reservations and one.replaces != uid:
@@ -122,7 +135,9 @@ def reserved_bytes(reservations: Mapping[str, Reservation]) -> int:
     def chain(uid: str) -> int:
         return max(reservations[uid].memory_bytes, sum(chain(other) for other in successors.get(uid, ())))
 
-    return sum(chain(uid) for uid in reservations if uid not in followers)
+    heads = [uid for uid in reservations if uid not in followers]
+    by_turns = max((chain(uid) for uid in heads if reservations[uid].on_demand), default=0)
+    return by_turns + sum(chain(uid) for uid in heads if not reservations[uid].on_demand)
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
@@ -184,9 +199,14 @@ def _check_variant(load: BoardLoad, need: Need, variant: Variant, preference: in
     runtimes = [one for one in status.runtimes if one.name == variant.runtime]
     if not runtimes:
         return Misfit(depth=3, group=f"no runtime {variant.runtime}, which variant {variant.name} needs")
-    if not any(meets(one.version, requires.runtime_version) for one in runtimes):
-        have = ", ".join(one.version or "unknown" for one in runtimes)
+    fitting = [one for one in runtimes if meets(one.version, requires.runtime_version)]
+    have = ", ".join(one.version or "unknown" for one in runtimes)
+    if not fitting:
         group = f"{variant.runtime} is outside the {requires.runtime_version} of variant {variant.name}"
+        return Misfit(depth=4, group=group, detail=f"has {have}")
+    if not any(meets(one.version, need.runtime_version) for one in fitting):
+        beside = f" and the {requires.runtime_version} of variant {variant.name}" if requires.runtime_version else ""
+        group = f"no {variant.runtime} meets serving.runtimeVersion {need.runtime_version}{beside}"
         return Misfit(depth=4, group=group, detail=f"has {have}")
     driver = status.versions.npu_driver.version
     if not meets(driver, requires.driver_version):
@@ -207,11 +227,14 @@ def _check_room(load: BoardLoad, need: Need, variant: Variant, preference: int) 
         replaces=need.replaces,
         deployment=need.deployment,
         digests={one.digest: one.size_bytes for one in variant.artifact.files},
+        cache_bytes=need.cache_bytes,
+        on_demand=need.on_demand,
     )
     files = {digest: size for one in (*load.reservations.values(), reservation) for digest, size in one.digests.items()}
-    needed = sum(files.values())
+    needed = sum(files.values()) + sum(one.cache_bytes for one in (*load.reservations.values(), reservation))
     if load.storage_bytes and needed > load.storage_bytes:
-        group = f"too little storage for the {format_bytes(sum(reservation.digests.values()))} of variant {variant.name}"
+        prompts = f" and the {format_bytes(need.cache_bytes)} of serving.promptCache" if need.cache_bytes else ""
+        group = f"too little storage for the {format_bytes(sum(reservation.digests.values()))} of variant {variant.name}{prompts}"
         return Misfit(depth=8, group=group, detail=f"has {format_bytes(load.storage_bytes)}, {format_bytes(needed)} would be used")
     memory = load.memory_bytes
     with_it = reserved_bytes({**load.reservations, "": reservation})

@@ -22,7 +22,7 @@ from controller.planning.feasibility import BoardLoad, Fit, Misfit, Need, Reserv
 from rkfleet import conditions
 from rkfleet.conditions import Condition, condition, explain
 from rkfleet.kinds.board import Board
-from rkfleet.kinds.deployment import ModelDeployment
+from rkfleet.kinds.deployment import ModelDeployment, Serving
 from rkfleet.kinds.model import Model, Variant
 from rkfleet.kinds.replica import Replica
 from rkfleet.kinds.revision import ModelRevision
@@ -147,7 +147,9 @@ def _load(board: Board, placed: Iterable[Replica], fleet: Fleet) -> BoardLoad:
     held = {uid: Reservation(memory_bytes=count) for uid, count in runs.items()}
     for replica in placed:
         uid, namespace = replica.metadata.uid, replica.metadata.namespace
-        variant = find_variant(replica, fleet.revisions.get((namespace, replica.spec.revision_name)), fleet.models)
+        revision = fleet.revisions.get((namespace, replica.spec.revision_name))
+        variant = find_variant(replica, revision, fleet.models)
+        serving = revision.spec.template.serving if revision else Serving()
         # Of what a lagging cache does not know yet nobody knows the size: until then the board is full.
         asked = parse_bytes(variant.requires.memory) if variant else memory_bytes if uid not in runs else 0
         held[uid] = Reservation(
@@ -155,6 +157,8 @@ def _load(board: Board, placed: Iterable[Replica], fleet: Fleet) -> BoardLoad:
             replaces=replica.spec.replaces,
             deployment=f"{namespace}/{replica.spec.deployment_name}",
             digests={one.digest: one.size_bytes for one in variant.artifact.files} if variant else {},
+            cache_bytes=parse_bytes(serving.prompt_cache),
+            on_demand=serving.load == "OnDemand",
         )
     storage_bytes = parse_bytes(board.status.allocatable.storage)
     return BoardLoad(board=board, memory_bytes=memory_bytes, storage_bytes=storage_bytes, reservations=held)
@@ -199,6 +203,9 @@ def _need(replica: Replica, fleet: Fleet) -> Need | None:
         variants=tuple(_allowed(model, template.variants)),
         context_tokens=template.serving.context_tokens,
         order_stated=bool(template.variants),
+        runtime_version=template.serving.runtime_version,
+        cache_bytes=parse_bytes(template.serving.prompt_cache),
+        on_demand=template.serving.load == "OnDemand",
     )
 
 

@@ -55,7 +55,8 @@ def push_model(
             metavar="name=N,soc=S,dtype=D,runtime=R[,...]",
             help="The i-th belongs to the i-th FILE. soc: rk3588, rk3576 or any; runtime: rkllm, rknn or llamacpp. Also context=TOKENS, "
             "memory=QUANTITY (default: file + context + 256Mi), npuCores=N, runtimeVersion=>=1.1.0,<1.4, driverVersion=>=0.9.7, "
-            "reference=MODEL, sdkVersion=V.",
+            "reference=MODEL, sdkVersion=V; and further files: adapter=FILE[@PERCENT] (repeatable), encoder=FILE, template=FILE, "
+            "tokenizer=FILE, config=FILE.",
         ),
     ] = None,
     simulated: Annotated[

@@ -74,7 +74,17 @@ def parameters_of(model: str) -> str:
 
 def _placeholder(row: Row) -> Placeholder:
     name = f"{row.soc}-{row.dtype.replace('_', '-')}"
-    about = {"model": row.model, "soc": row.soc, "dtype": row.dtype, "sdkVersion": row.sdk_version}
+    about = {
+        "model": row.model,
+        "soc": row.soc,
+        "dtype": row.dtype,
+        "sdkVersion": row.sdk_version,
+        # The figures, for the simulated runtime library (simulation/runtime), which does not know the table.
+        "ttftMs": f"{row.time_to_first_token_seconds * 1000:g}",
+        "tokensPerS": f"{row.tokens_per_second:g}",
+        "memoryMb": f"{row.memory_bytes / MEBIBYTE:g}",
+        "seqlen": str(row.protocol.prompt_tokens),
+    }
     head = MAGIC + "".join(f"{key}: {value}\n" for key, value in about.items()).encode() + b"\n"
     filling = hashlib.shake_256(head).digest(PLACEHOLDER_BYTES - len(head))
     words = VariantWords(

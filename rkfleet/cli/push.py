@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from rkfleet.cli.variants import Json, VariantWords, merge_variants, variant_of
+from rkfleet.cli.variants import FurtherFile, Json, VariantWords, merge_variants, variant_of
 from rkfleet.client import ApiClient
 from rkfleet.clock import Clock
 from rkfleet.disk import in_thread, read_pieces
@@ -36,7 +36,7 @@ WRITES_MAX: Final = 5  # Two people pushing variants of one Model at once; each 
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be pushed: `files[i]` is the artifact of `variants[i]`. Facts that are empty stay as they are in the Model."""
+    """What is to be pushed: `files[i]` has the weights of `variants[i]`. Facts that are empty stay as they are in the Model."""
 
     name: str
     files: tuple[Path, ...]
@@ -79,23 +79,30 @@ async def push(order: Order, api: ApiClient, clock: Clock, step: Step, waits: Ca
     info = await api.request("GET", "/registry/v1alpha1/info")
     ref = Ref(Model.resource.name, order.namespace, order.name)
     stored = await _find(api, ref)
-    files = [await _describe(file, step) for file in order.files]
-    packages = [_package(order, words, file, stored) for words, file in zip(order.variants, files, strict=True)]
+    sources = [_sources(file, words) for file, words in zip(order.files, order.variants, strict=True)]
+    files = [tuple([await _describe(Path(one.path), step, one) for one in group]) for group in sources]
+    packages = [_package(order, words, group, stored) for words, group in zip(order.variants, files, strict=True)]
     pushed = [
-        (words, variant_of(words, file, package.manifest.digest))
-        for words, file, package in zip(order.variants, files, packages, strict=True)
+        (words, variant_of(words, group, package.manifest.digest))
+        for words, group, package in zip(order.variants, files, packages, strict=True)
     ]
     merge_variants(order.name, _variants(stored), pushed)  # refuses before a byte is sent
     async with RegistryClient(info["registryUrl"], api.cluster.ssl_context(), ApiTokens(api), clock, waits=waits) as registry:
-        for path, words, file, package in zip(order.files, order.variants, files, packages, strict=True):
+        for paths, words, group, package in zip(sources, order.variants, files, packages, strict=True):
             repository = repository_name(order.namespace, order.name)
-            await registry.push_blob(repository, file.digest, path, partial(_sending, step, file))
+            for source, file in zip(paths, group, strict=True):
+                await registry.push_blob(repository, file.digest, Path(source.path), partial(_sending, step, file))
             await registry.push_blob(repository, package.config.digest, package.config.body)
             await registry.push_manifest(repository, words.name, package.manifest.body, MANIFEST_MEDIA_TYPE)
     return await _write(api, ref, order, pushed)
 
 
-async def _describe(path: Path, step: Step) -> ArtifactFile:
+def _sources(weights: Path, words: VariantWords) -> tuple[FurtherFile, ...]:
+    """Return the files of a variant, the weights first."""
+    return (FurtherFile("weight", str(weights)), *words.files)
+
+
+async def _describe(path: Path, step: Step, source: FurtherFile) -> ArtifactFile:
     """Hash a file."""
     try:
         size = (await in_thread(path.stat)).st_size
@@ -105,7 +112,13 @@ async def _describe(path: Path, step: Step) -> ArtifactFile:
             await in_thread(hasher.update, piece)
             done += len(piece)
             step("hashing", path.name, done, size)
-        file = {"path": path.name, "digest": f"sha256:{hasher.hexdigest()}", "sizeBytes": size}
+        file = {
+            "path": path.name,
+            "digest": f"sha256:{hasher.hexdigest()}",
+            "sizeBytes": size,
+            "role": source.role,
+            "scalePercent": source.scale_percent,
+        }
         return msgspec.convert(file, ArtifactFile)
     except OSError as error:
         raise NotFound(f"file {str(path)!r} cannot be read: {error.strerror}") from error
@@ -113,7 +126,7 @@ async def _describe(path: Path, step: Step) -> ArtifactFile:
         raise Invalid(f"file {str(path)!r} cannot be pushed: {error}") from error
 
 
-def _package(order: Order, words: VariantWords, file: ArtifactFile, stored: Json | None) -> Package:
+def _package(order: Order, words: VariantWords, files: tuple[ArtifactFile, ...], stored: Json | None) -> Package:
     spec = {**(stored or {}).get("spec", {}), **order.facts()}
     facts = PackageFacts(
         name=order.name,
@@ -126,7 +139,7 @@ def _package(order: Order, words: VariantWords, file: ArtifactFile, stored: Json
         parameters=spec.get("parameters", ""),
         license=spec.get("license", ""),
     )
-    return build_package(facts, (file,))
+    return build_package(facts, files)
 
 
 def _sending(step: Step, file: ArtifactFile, count: int) -> None:

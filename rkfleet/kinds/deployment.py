@@ -56,7 +56,7 @@ class Serving(Struct, frozen=True, kw_only=True):
         Literal["Stop", "Shift"],
         Meta(
             description="What happens when prompt and answer fill the context: Stop ends the answer with finish reason length; Shift"
-            " forgets the oldest tokens after the first keepTokens and goes on (runtime rkllm)."
+            " forgets the oldest tokens after the first keepTokens and goes on."
         ),
     ] = "Stop"
     keep_tokens: Annotated[

@@ -17,7 +17,22 @@ from agent.ledger import Entry, judge
 from agent.planning.events import happenings
 from agent.planning.plan import plan
 from agent.planning.pressure import disk_pressure, memory_pressure
-from agent.planning.values import Abilities, CancelFetch, Fetch, FetchState, Leaving, Observed, Plan, Start, Step, Stop, Verify
+from agent.planning.residency import Use
+from agent.planning.values import (
+    Abilities,
+    CancelFetch,
+    Fetch,
+    FetchState,
+    InstalledLibrary,
+    Leaving,
+    Observed,
+    Plan,
+    Start,
+    Step,
+    Stop,
+    Unload,
+    Verify,
+)
 from agent.reports import Reports
 from agent.workers.base import WorkerSpec, WorkerState
 from rkfleet import __version__
@@ -89,7 +104,7 @@ class HollowMachine:
         self._agenda: Final = agenda
         self._ledger: Final = MemoryLedger()
         self._abilities: Final = Abilities(
-            libraries={one.name: one.version for one in facts.runtimes},
+            libraries={one.name: (InstalledLibrary(version=one.version),) for one in facts.runtimes},
             cores=8,
             memory_bytes=facts.allocatable_memory_bytes,
             serving_url="",
@@ -99,6 +114,7 @@ class HollowMachine:
         self._verified: Final[dict[str, str]] = {}
         self._workers: Final[dict[str, WorkerState]] = {}
         self._loads: Final[dict[str, int]] = {}  # Loads of a replica that have begun, by `namespace/name`.
+        self._uses: Final[dict[str, Use]] = {}  # Nobody asks a hollow board anything, so models only go to sleep.
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._looks_at = float("inf")
@@ -179,6 +195,7 @@ class HollowMachine:
             workers=dict(self._workers),
             known=self._known,
             leaving=self._leaving,
+            uses=self._uses,
         )
 
     # What takes time. Each wait is for one state of one replica: whatever ends that state earlier ends the wait.
@@ -193,7 +210,9 @@ class HollowMachine:
                 self._verified[uid] = token
             case Start(spec=spec):
                 self._load(_worker(spec, self._workers.get(spec.uid)))
-            case Stop(uid=uid):
+            case Stop(uid=uid) | Unload(uid=uid):
+                if isinstance(step, Unload):
+                    self._uses[uid] = Use(last_at=self._clock.monotonic(), unloaded=True, slept=True)
                 self._verified.pop(uid, None)
                 stopping = self._put(msgspec.structs.replace(self._workers[uid], phase="Stopping"))
                 self._later(STOP_SECONDS, stopping, lambda: self._workers.pop(uid))
@@ -220,7 +239,7 @@ class HollowMachine:
             self._later(fate.load_seconds, worker, lambda: self._serve(worker, fate))
 
     def _serve(self, worker: WorkerState, fate: Fate) -> None:
-        ready = self._put(msgspec.structs.replace(worker, phase="Ready"))
+        ready = self._put(msgspec.structs.replace(worker, phase="Ready", ready_at=self._clock.monotonic()))
         if fate.ends == "Crashed":
             self._later(fate.crash_after_seconds, ready, lambda: self._exit(ready, "Crashed"))
 

@@ -4,8 +4,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.serving import listener, openai
 from agent.workers.backends import ChildBackend
 from rkfleet.sample import ensure_sample
 from tests.contract.worker_suite import GONE_SECONDS, ProcessWorkerSuite
@@ -50,6 +52,31 @@ class TestLlamaCpp(ProcessWorkerSuite):
         message, lines = asyncio.run(load())
         assert "data is not within the file bounds" in message
         assert any("data is not within the file bounds" in line for line in lines)
+
+    @pytest.mark.parametrize("shift", [True, False])
+    def test_a_full_context_ends_the_answer_or_forgets_its_beginning_as_declared(
+        self, backend: ChildBackend, model: Path, shift: bool
+    ) -> None:
+        """`serving.contextOverflow` acts; the runtime rounds a context up to 256 tokens."""
+
+        async def count() -> int:
+            spec = self.spec(model, context_tokens=256, shift=shift, keep_tokens=8 if shift else 0)
+            asked = {
+                "prompt": "one two " * 90,
+                "max_tokens": 100,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+            async with (
+                self.loaded(backend, spec) as running,
+                listener.ask(running.endpoint, running.api_key, "/v1/completions", msgspec.json.encode(asked)) as reply,
+            ):
+                events = [openai.decode_event(data) async for data in reply.events() if data != b"[DONE]"]
+            usage = next(one.usage for one in reversed(events) if one.usage is not None)
+            return usage.prompt_tokens + usage.completion_tokens
+
+        assert (asyncio.run(count()) > 256) == shift
 
     @pytest.mark.parametrize("moment", ["started", "loaded"])
     def test_a_worker_dies_with_its_agent(self, model: Path, moment: str) -> None:

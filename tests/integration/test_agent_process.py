@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from rkfleet.assignment import AssignedFile, ServingParameters
 from tests.support.agents import BOARD, BoardScene, RunningAgent, board_scene, is_alive, running_agent
+from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 
 pytestmark = [pytest.mark.model, pytest.mark.processes]
@@ -136,5 +139,34 @@ def test_a_successor_takes_the_place_of_a_draining_replica_and_spoiled_bytes_are
                 await s.until_condition("chat-2", "Ready", ("True", "Serving"))
                 assert await s.sessions.events("DigestMismatch")
                 assert list((s.data_dir / "partial").iterdir()) == []
+
+    asyncio.run(body())
+
+
+def test_an_agent_with_two_versions_of_the_npu_runtime_advertises_both_and_loads_on_demand(tmp_path: Path) -> None:
+    """No privilege is needed; a file that is no runtime is left out with a sentence; an idle worker's process is gone."""
+    bogus = tmp_path / "bogus.so"
+    bogus.write_text("no library")
+    model = ("RKLLMFAKE\n" + keys(ttft_ms=1, tokens_per_s=2000, memory_mb=100)).encode()
+    file = AssignedFile(path="m.rkllm", digest=f"sha256:{hashlib.sha256(model).hexdigest()}", size_bytes=len(model))
+    libraries = [str(runtime("1.2.3")), f"{runtime('1.3.0')}=G4", str(bogus)]
+
+    async def body() -> None:
+        async with board_scene(tmp_path) as s:
+            whole = s.data_dir / "artifacts" / "sha256" / file.digest.removeprefix("sha256:")
+            whole.parent.mkdir(parents=True)
+            whole.write_bytes(model)
+            async with running_agent(s.data_dir, *(word for one in libraries for word in ("--runtime-library", one))) as agent:
+                serving = ServingParameters(context_tokens=512, load="OnDemand", idle_unload_seconds=1, runtime_version="<1.3")
+                await s.assign("npu", runtime="rkllm", files=(file,), serving=serving)
+                await s.until_condition("npu", "Ready", ("True", "OnDemand"))
+                found = [(one.name, one.version, one.backend) for one in (await s.sessions.board(BOARD)).status.runtimes]
+                assert [one for one in found if one[0] == "rkllm"] == [("rkllm", "1.3.0", "rkllm"), ("rkllm", "1.2.3", "rkllm")]
+                assert agent.worker_pids() == []
+                answer = await agent.chat()
+                assert "[simulated runtime 1.2.3 G3]" in answer.json()["choices"][0]["message"]["content"]
+                await until(lambda: agent.worker_pids() == [])
+                await s.until_condition("npu", "Loaded", ("False", "Unloaded"))
+                assert f"runtime library {bogus}" in agent.log.read_text()
 
     asyncio.run(body())

@@ -63,7 +63,8 @@ def test_a_push_creates_the_model_and_the_same_again_is_unchanged(tmp_path: Path
             model = (await api.call("GET", MODEL)).json()
             (variant,) = model["spec"]["variants"]
             stored = variant["artifact"]["files"]
-            assert stored == [{"path": "tiny.gguf", "digest": blob_of(file.read_bytes()).digest, "sizeBytes": 300_000, "role": "weight"}]
+            digest = blob_of(file.read_bytes()).digest
+            assert stored == [{"path": "tiny.gguf", "digest": digest, "sizeBytes": 300_000, "role": "weight", "scalePercent": 100}]
             assert variant["requires"]["memory"] == "321Mi"  # 0.3 MB of weights, 2048 tokens of 32 KiB, 256 MiB for the runtime
             assert (model["spec"]["family"], model["spec"]["license"]) == ("llama", "Apache-2.0")
             async with world.registry_http() as http:
@@ -146,5 +147,28 @@ def test_the_real_oras_logs_in_pushes_and_pulls_also_what_rkfleet_pushed(tmp_pat
             pulled = await asyncio.to_thread(push_and_pull, world, api.token)
             assert [Path(path).name for path in pulled] == ["model.gguf", "model.gguf"]
             assert {Path(path).read_bytes() for path in pulled} == {Path("model.gguf").read_bytes()}
+
+    asyncio.run(body())
+
+
+def test_further_files_of_a_variant_are_pushed_with_it(tmp_path: Path) -> None:
+    """Each is a layer of its own; the Model says what it is for."""
+    files = {name: os.urandom(1000 + number) for number, name in enumerate(("tiny.rkllm", "polite.rkllm", "config.json"))}
+    for name, body_of in files.items():
+        (tmp_path / name).write_bytes(body_of)
+    words = f"name=npu,soc=rk3588,dtype=w8a8,runtime=rkllm,adapter={tmp_path}/polite.rkllm@80,config={tmp_path}/config.json"
+    push = ("model", "push", str(tmp_path / "tiny.rkllm"), "--name", "tiny", "--variant", words)
+
+    async def body() -> None:
+        async with fleet(tmp_path / "fleet") as (world, api, _):
+            assert await rkfleet(api, *push) == (0, "model.rkfleet.dev/tiny created\n", "")
+            (variant,) = (await api.call("GET", MODEL)).json()["spec"]["variants"]
+            found = [(one["path"], one["role"], one["scalePercent"]) for one in variant["artifact"]["files"]]
+            assert found == [("tiny.rkllm", "weight", 100), ("polite.rkllm", "adapter", 80), ("config.json", "config", 100)]
+            async with world.registry_http() as http:
+                http.headers["Authorization"] = f"Bearer {world.push_token('default/tiny')}"
+                for one in variant["artifact"]["files"]:
+                    got = await http.get(f"{world.url}/v2/default/tiny/blobs/{one['digest']}")
+                    assert got.content == files[one["path"]]
 
     asyncio.run(body())

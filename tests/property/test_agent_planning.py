@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.planning.plan import FETCHES_MAX, plan
-from agent.planning.values import Fetch, Plan, Start
+from agent.planning.values import Fetch, Plan, Start, Unload
 from rkfleet.assignment import AssignedReplica, Assignment, ServingParameters
 from tests.support.assignments import replica
 from tests.support.board_world import BoardWorld
@@ -16,13 +16,13 @@ NAMES = ("a", "b", "c", "d")
 STEPS_MAX = 12  # Fetch, verify, start, stop and their follow-ups for one replica, with room.
 
 replicas = st.builds(
-    lambda name, model, activation, context, replaces, memory: replica(
+    lambda name, model, activation, context, replaces, memory, load, idle: replica(
         name,
         model=model,
         activation=activation,
         replaces="" if replaces == name else f"uid-{replaces}" if replaces else "",
         memory_bytes=memory << 20,
-        serving=ServingParameters(context_tokens=context, drain_seconds=10),
+        serving=ServingParameters(context_tokens=context, drain_seconds=10, load=load, idle_unload_seconds=idle),
     ),
     st.sampled_from(NAMES),
     st.sampled_from(("m1", "m2")),
@@ -30,6 +30,8 @@ replicas = st.builds(
     st.sampled_from((1024, 2048)),
     st.sampled_from(("", "", *NAMES)),
     st.sampled_from((200, 700)),
+    st.sampled_from(("Eager", "Eager", "OnDemand")),
+    st.sampled_from((0, 0, 20)),
 )
 assignments = st.lists(replicas, max_size=4, unique_by=lambda each: each.uid).map(tuple)
 
@@ -63,6 +65,19 @@ class AnyBoard(RuleBasedStateMachine):
             name, uid = data.draw(st.sampled_from(sorted(happenings)))
             self.happen(name, uid)
             self.step()
+
+    @precondition(lambda self: self.world.replicas)
+    @rule(data=st.data(), count=st.integers(0, 2))
+    def requests_come_or_end(self, data: st.DataObject, count: int) -> None:
+        """Of a replica that waits for its model too: its requests are in the queue."""
+        uid = data.draw(st.sampled_from(sorted(each.uid for each in self.world.replicas)))
+        self.world.asked(uid, count)
+        self.step()
+
+    @rule(mib=st.sampled_from((None, 100, 900)))
+    def other_programs_take_memory(self, mib: int | None) -> None:
+        self.world.change(available_bytes=None if mib is None else mib << 20)
+        self.step()
 
     @precondition(lambda self: self.world.observed.workers)
     @rule(data=st.data(), count=st.integers(0, 2))
@@ -123,6 +138,13 @@ class AnyBoard(RuleBasedStateMachine):
                 if step.spec.uid not in seen.workers:
                     assert seen.verified[step.spec.uid] == "first"
                     assert wanted.replaces not in seen.workers
+                    if seen.available_bytes is not None:
+                        assert wanted.memory_bytes <= seen.available_bytes
+            if isinstance(step, Unload):
+                going = assigned[step.uid]
+                assert going.serving.load == "OnDemand" or going.serving.idle_unload_seconds
+                assert not seen.in_flight.get(step.uid), "a model that works was unloaded"
+                assert seen.workers[step.uid].phase in {"Ready", "BackOff"}
             if isinstance(step, Fetch):
                 assert assigned[step.replica.uid].activation != "Draining"
         running = [fetch for fetch in seen.fetches.values() if not fetch.reason]
@@ -139,9 +161,23 @@ class AnyBoard(RuleBasedStateMachine):
         planned = self.world.plan()
         ready = {state.uid for state in planned.replicas if ("Ready", "True") in {(one.type, one.status) for one in state.conditions}}
         open_routes = {route.replica.uid for route in planned.served if route.endpoint and not route.draining}
-        assert ready == open_routes
+        waking = {route.replica.uid for route in planned.served if route.on_demand and not route.endpoint}
+        assert ready == open_routes | waking
         for uid in open_routes:
             assert self.world.observed.workers[uid].phase == "Ready"
+        for each in self.world.replicas:
+            if each.serving.load == "Eager" and not each.serving.idle_unload_seconds:
+                assert each.uid not in waking
+
+    @invariant()
+    def models_that_take_turns_fit_together_beside_what_stays(self) -> None:
+        """Unless what is to stay is too much by itself, which was placed by the controller's word."""
+        workers = self.world.observed.workers
+        known = {**self.world.observed.known, **{each.uid: each for each in self.world.replicas}}
+        turns = [uid for uid in workers if uid in known and known[uid].serving.load == "OnDemand"]
+        stays = [uid for uid in workers if uid not in turns]
+        if len(turns) > 1 and not stays:
+            assert sum(workers[uid].memory_bytes for uid in turns) <= self.world.abilities.memory_bytes
 
     @invariant()
     def every_file_that_may_be_needed_is_held(self) -> None:
@@ -153,7 +189,7 @@ class AnyBoard(RuleBasedStateMachine):
         """When fetches succeed, files are whole, models load and requests end, the board gets to where it should be."""
         for _ in range(STEPS_MAX * len(NAMES)):
             seen = self.world.observed
-            self.world.change(now=seen.now + 3.0, in_flight={})
+            self.world.change(now=seen.now + 3.0, in_flight={}, available_bytes=None)
             for uid in [uid for uid, fetch in seen.fetches.items() if not fetch.reason]:
                 self.world.fetched(uid)
             for uid in sorted(seen.verifying):
@@ -167,7 +203,8 @@ class AnyBoard(RuleBasedStateMachine):
         wanted = {each.uid for each in self.world.replicas if each.activation == "Serving"}
         blocked = {each.uid for each in self.world.replicas if each.activation == "Serving" and each.replaces in wanted}
         running = {uid for uid, worker in self.world.observed.workers.items() if worker.phase == "Ready"}
-        assert wanted - blocked <= running <= wanted
+        stay = {each.uid for each in self.world.replicas if each.serving.load == "Eager" and not each.serving.idle_unload_seconds}
+        assert (wanted & stay) - blocked <= running <= wanted
         for state in self.world.plan().replicas:
             found = {one.type: one.status for one in state.conditions}
             assert found.get("Drained", "True") == "True"

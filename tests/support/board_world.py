@@ -6,14 +6,30 @@ from typing import TypeVar
 import msgspec
 
 from agent.planning.plan import plan
-from agent.planning.values import Abilities, CancelFetch, Fetch, FetchState, Observed, Plan, Start, Step, Stop, Verify
+from agent.planning.residency import Use
+from agent.planning.values import (
+    Abilities,
+    CancelFetch,
+    Fetch,
+    FetchState,
+    InstalledLibrary,
+    Observed,
+    Plan,
+    Start,
+    Step,
+    Stop,
+    Unload,
+    Verify,
+)
 from agent.workers.base import WorkerState
 from rkfleet.assignment import AssignedReplica, Assignment
 from rkfleet.kinds.replica import LastExit
 
 T = TypeVar("T")
 
-ABILITIES = Abilities(libraries={"llamacpp": "2026.10"}, cores=4, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490")
+ABILITIES = Abilities(
+    libraries={"llamacpp": (InstalledLibrary(version="2026.10"),)}, cores=4, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490"
+)
 
 
 class BoardWorld:
@@ -53,12 +69,17 @@ class BoardWorld:
             case Start():
                 spec = step.spec
                 state = WorkerState(
-                    uid=spec.uid, namespace=spec.namespace, name=spec.name, key=spec.key, phase="Starting", memory_bytes=spec.memory_bytes
-                )
+                    uid=spec.uid, namespace=spec.namespace, name=spec.name, key=spec.key, phase="Starting", memory_bytes=spec.memory_bytes,
+                    domain=spec.domain,
+                )  # fmt: skip
                 self.change(workers={**seen.workers, spec.uid: state})
             case Stop():
                 self.worker(step.uid, phase="Stopping")
                 self.change(verified=without(self.observed.verified, step.uid))
+            case Unload():
+                self.worker(step.uid, phase="Stopping", endpoint="", ready_at=None)
+                used = Use(last_at=seen.now, unloaded=True, slept=True)
+                self.change(verified=without(self.observed.verified, step.uid), uses={**seen.uses, step.uid: used})
 
     # ---- what happens on the board ----
 
@@ -90,11 +111,17 @@ class BoardWorld:
         self.change(workers={**self.observed.workers, uid: state})
 
     def loaded(self, uid: str) -> None:
-        self.worker(uid, phase="Ready", endpoint=f"http://127.0.0.1:1/{uid}", api_key="k")
+        self.worker(uid, phase="Ready", endpoint=f"http://127.0.0.1:1/{uid}", api_key="k", ready_at=self.observed.now)
 
     def crashed(self, uid: str, restarts: int = 0, reason: str = "Crashed") -> None:
         exit_ = LastExit(reason=reason, message="signal 11", time=f"t{restarts}")  # type: ignore[arg-type]
-        self.worker(uid, phase="BackOff", endpoint="", restarts=restarts, last_exit=exit_)
+        self.worker(uid, phase="BackOff", endpoint="", ready_at=None, restarts=restarts, last_exit=exit_)
+
+    def asked(self, uid: str, in_flight: int = 1) -> None:
+        """A request arrives, or `in_flight` of them are left."""
+        used = Use(last_at=self.observed.now, slept=self.observed.uses[uid].slept if uid in self.observed.uses else False)
+        running = {**self.observed.in_flight, uid: in_flight} if in_flight else without(self.observed.in_flight, uid)
+        self.change(uses={**self.observed.uses, uid: used}, in_flight=running)
 
     def gone(self, uid: str) -> None:
         self.change(workers=without(self.observed.workers, uid), in_flight=without(self.observed.in_flight, uid))

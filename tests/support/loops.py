@@ -1,4 +1,4 @@
-"""The agent's loop in the test's own event loop: real ledger, cache, fetcher, registry and machine; no runtime, so nothing is loaded."""
+"""The agent's loop in the test's own event loop: real ledger, cache, fetcher, registry, machine and HTTP, and given runtimes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.app import route_of
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.facts import Overrides
 from agent.board.memory import Memory
 from agent.board.sensors import MachineSensors
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
@@ -25,6 +28,7 @@ from agent.planning.values import Abilities, Served
 from agent.reports import Reports
 from agent.serving.app import Serving
 from agent.serving.routes import Routes
+from agent.workers.base import Backend
 from agent.workers.supervisor import Supervisor
 from controller.registry.app import Running
 from rkfleet.assignment import AssignedFile, AssignedReplica
@@ -32,6 +36,7 @@ from rkfleet.clock import SystemClock
 from rkfleet.conditions import find
 from rkfleet.errors import PermissionDenied, Unavailable
 from rkfleet.metrics import Metrics
+from rkfleet.ops import serve_asgi
 from rkfleet.registry_client import RegistryClient
 from rkfleet.session import Grant
 from tests.support.assignments import offer, replica
@@ -39,6 +44,7 @@ from tests.support.disk import LimitedDisk
 from tests.support.registry import REPOSITORY, RegistryWorld
 
 CHUNK = 64 << 10
+NOTHING = Abilities(libraries={}, cores=2, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490")
 
 
 class GrantBooth:
@@ -85,12 +91,17 @@ class LoopWorld:
     sensors: FaultySensors
     served: list[tuple[Served, ...]]
     journals: Journals
+    supervisor: Supervisor
+    demand: Demand
+    url: str
 
     async def push(self, size: int, seed: int = 1) -> AssignedFile:
-        body = random.Random(seed).randbytes(size)
+        return await self.push_body(random.Random(seed).randbytes(size))
+
+    async def push_body(self, body: bytes) -> AssignedFile:
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
         await self.client.push_blob(REPOSITORY, digest, body)
-        return AssignedFile(path="model.gguf", digest=digest, size_bytes=size)
+        return AssignedFile(path="model.gguf", digest=digest, size_bytes=len(body))
 
     async def assign(self, number: int, *replicas: AssignedReplica) -> None:
         await self.ledger.accept(offer(number, *replicas))
@@ -112,8 +123,10 @@ def staged(file: AssignedFile, name: str = "chat-1", **changes: Any) -> Assigned
 
 
 @contextlib.asynccontextmanager
-async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopWorld]:
-    """Run a registry and one board's loop."""
+async def loop_world(
+    root: Path, *, limit_bytes: int = 0, backends: tuple[Backend, ...] = (), abilities: Abilities = NOTHING, problems: tuple[str, ...] = ()
+) -> AsyncIterator[LoopWorld]:
+    """Run a registry and one board's loop, workers and serving."""
     registry, clock, disk, metrics, wake = RegistryWorld(root), SystemClock(), LimitedDisk(), Metrics("agent"), asyncio.Event()
     data_dir = root / "agent"
     data_dir.mkdir()
@@ -122,20 +135,32 @@ async def loop_world(root: Path, *, limit_bytes: int = 0) -> AsyncIterator[LoopW
         cache = Cache(data_dir, limit_bytes, disk, metrics, reserve_bytes=0)
         ledger, reports, booth = Ledger(data_dir, disk, wake.set), Reports(clock), GrantBooth(registry)
         journals = Journals(clock)
-        supervisor = Supervisor([], clock=clock, random=jitter, metrics=metrics, on_change=wake.set, journals=journals)
+        supervisor = Supervisor(backends, clock=clock, random=jitter, metrics=metrics, on_change=wake.set, journals=journals)
         sensors = FaultySensors(Path("/"), data_dir, Overrides(), ())
         served: list[tuple[Served, ...]] = []
+        routes, demand = Routes(), Demand(clock, wake.set)
+        serving = Serving(routes, metrics, clock, demand=demand)
+
+        def publish(now: tuple[Served, ...]) -> None:
+            served.append(now)
+            routes.replace(tuple(route_of(one, "b") for one in now))
+
         loop = Loop(
             clock=clock, wake=wake, ledger=ledger, cache=cache,
             bytes=Bytes(
                 cache=cache, fetcher=Fetcher(cache, registry.tls, disk, metrics, CHUNK), grants=booth, clock=clock, jitter=jitter,
                 on_change=wake.set,
             ),
-            supervisor=supervisor, traffic=Serving(Routes(), metrics, clock), sensors=sensors,
-            reports=reports, metrics=AgentMetrics(metrics), publish=served.append,
-            abilities=Abilities(libraries={}, cores=2, memory_bytes=1 << 30, serving_url="https://127.0.0.1:7490"),
+            supervisor=supervisor, traffic=serving, sensors=sensors,
+            reports=reports, metrics=AgentMetrics(metrics), publish=publish, problems=problems,
+            demand=demand, prompt_caches=PromptCaches(data_dir),
+            abilities=abilities,
         )  # fmt: skip
-        async with asyncio.TaskGroup() as tasks:
-            running_loop = tasks.create_task(loop.run())
-            yield LoopWorld(registry, running, client, disk, ledger, cache, reports, metrics, booth, sensors, served, journals)
-            running_loop.cancel()
+        async with asyncio.TaskGroup() as tasks, serve_asgi(serving, "127.0.0.1", 0) as listener:
+            background = [tasks.create_task(loop.run()), tasks.create_task(supervisor.run())]
+            yield LoopWorld(
+                registry, running, client, disk, ledger, cache, reports, metrics, booth, sensors, served, journals, supervisor, demand,
+                listener.url,
+            )  # fmt: skip
+            for task in background:
+                task.cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.artifacts.cache import Cache, DigestMismatch, DiskFull
+from agent.artifacts.prompt_caches import PromptCaches
 from rkfleet.errors import NotFound
 from rkfleet.metric_names import ARTIFACT_CORRUPT, ARTIFACT_EVICTED_BYTES
 from rkfleet.metrics import Metrics
@@ -117,3 +118,21 @@ def test_directories_that_somebody_removed_are_made_again(tmp_path: Path) -> Non
     cache.partial_path(lost.digest).write_bytes(lost.body)
     cache.adopt(lost.digest)
     assert cache.holds(lost.digest, 10)
+
+
+def test_saved_prompts_count_against_the_limit_and_only_those_of_nobody_are_removed(tmp_path: Path) -> None:
+    """A worker may be writing one while they are counted."""
+    prompts = PromptCaches(tmp_path)
+    assert (prompts.used_bytes(), prompts.foreign(frozenset())) == (0, ())
+    for name, size in (("a-1.3.0", 300), ("b-1.3.0", 400)):
+        (prompts.directory / name).mkdir(parents=True)
+        (prompts.directory / name / "x.kv").write_bytes(bytes(size))
+    cache = Cache(tmp_path, 1000, LimitedDisk(), Metrics("agent"), reserve_bytes=0, beside=prompts.used_bytes)
+    blob = put(cache, 100)
+    assert cache.used_bytes() == 800
+    with pytest.raises(DiskFull):
+        asyncio.run(cache.make_room(301, blob.digest))
+    assert prompts.foreign({"a-1.3.0", "c"}) == ("b-1.3.0",)
+    prompts.remove(("b-1.3.0",))
+    assert prompts.used_bytes() == 300
+    asyncio.run(cache.make_room(301, blob.digest))

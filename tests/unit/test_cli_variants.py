@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from rkfleet.cli.variants import merge_variants, parse_variant, variant_of
@@ -17,7 +18,7 @@ WORDS = "name=a,soc=any,dtype=q4_1,runtime=llamacpp"
 
 
 def made(text: str, file: ArtifactFile = FILE) -> dict[str, Any]:
-    return variant_of(parse_variant(text), file, MANIFEST)
+    return variant_of(parse_variant(text), (file,), MANIFEST)
 
 
 def test_every_word_sets_its_field() -> None:
@@ -93,3 +94,41 @@ def test_what_may_not_change_is_refused_with_both_values(words: str, file: Artif
 def test_a_context_that_is_not_written_is_the_stored_one() -> None:
     stored = made(f"{WORDS},context=8192")
     assert merge_variants("m", [stored], [(parse_variant(WORDS), made(WORDS))]) == [stored]
+
+
+def test_further_files_of_a_variant_are_named_by_their_role() -> None:
+    """Several adapters, each with its weight; a comma in a name is part of it."""
+    words = parse_variant(f"{WORDS},adapter=a,b.rkllm@50,adapter=c@d.rkllm,encoder=eyes.rknn,template=t.jinja,config=c.json,memory=1Gi")
+    assert [(one.role, one.path, one.scale_percent) for one in words.files] == [
+        ("adapter", "a,b.rkllm", 50), ("adapter", "c@d.rkllm", 100), ("encoder", "eyes.rknn", 100), ("template", "t.jinja", 100),
+        ("config", "c.json", 100),
+    ]  # fmt: skip
+    assert words.fields["requires"] == {"memory": "1Gi"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(f"{WORDS},encoder=a,encoder=b", "encoder is there twice"), (f"{WORDS},adapter=", "adapter names no file")]
+)
+def test_a_mistake_about_a_further_file_is_named(text: str, said: str) -> None:
+    with pytest.raises(Invalid, match=said):
+        parse_variant(text)
+
+
+def test_files_of_one_variant_have_different_names_and_those_in_memory_count() -> None:
+    """A board finds an adapter by its name; adapters and encoders are loaded beside the weights."""
+    adapter = msgspec.structs.replace(OTHER, path="a.rkllm", role="adapter")
+    doc = msgspec.structs.replace(OTHER, path="README.md", role="doc")
+    words = parse_variant(WORDS)
+    assert variant_of(words, (FILE, adapter, doc), MANIFEST)["requires"]["memory"] == "572Mi"
+    with pytest.raises(Invalid, match=r"variant 'a' has two files named 'm\.gguf'"):
+        variant_of(words, (FILE, OTHER), MANIFEST)
+
+
+def test_another_weight_of_an_adapter_is_another_variant() -> None:
+    half = msgspec.structs.replace(OTHER, path="a.rkllm", role="adapter", scale_percent=50)
+    words = parse_variant(WORDS)
+    stored = variant_of(words, (FILE, half), MANIFEST)
+    whole = variant_of(words, (FILE, msgspec.structs.replace(half, scale_percent=100)), MANIFEST)
+    assert merge_variants("m", [stored], [(words, stored)]) == [stored]
+    with pytest.raises(Conflict, match=r"a\.rkllm .* as adapter at 50%, pushed is .* at 100%"):
+        merge_variants("m", [stored], [(words, whole)])

@@ -220,6 +220,14 @@ def test_a_board_that_never_fits_is_no_root_cause() -> None:
     assert "no board of 1 can take the replica: b is full" in found.sentence
 
 
+def test_a_cordoned_board_without_the_runtime_version_that_is_asked_for_is_no_root_cause() -> None:
+    """Uncordoning it would not help."""
+    chat = deployment(status=rolled())
+    asked = (revision("chat-1", chat, serving={"runtimeVersion": ">=99"}), model())
+    found = why(chat, waiting("r-0", chat), board("b", spec={"unschedulable": True}), *asked)
+    assert found.command == "kubectl get boards -o wide"
+
+
 def variant_of(soc: str, runtime: str) -> Json:
     from tests.support.planned import variant
 
@@ -285,6 +293,16 @@ def test_a_model_that_the_runtime_refuses_has_the_runtimes_words() -> None:
     found = why(on("r-0", chat, said("Loaded", "False", "LoadFailed", "try again in 5 s"), status=status), chat, board("b"), model())
     assert found.verdict == "NeedsHelp"
     assert "could not load the model (LoadFailed: invalid magic)" in found.sentence
+
+
+def test_a_known_failure_of_the_npu_is_told_with_its_values_and_its_remedy() -> None:
+    """One command from "it does not run" to what to change."""
+    sentence = "the worker ended (LoadFailed: contextTokens 16384 is more than the 4096 that the model file was converted for)"
+    message = f"{sentence} and starts again after a pause. Try: set spec.template.serving.contextTokens to 4096 or less"
+    chat = deployment()
+    found = why(on("r-0", chat, said("Loaded", "False", "ContextAboveModelLimit", message)), chat, board("b"), model())
+    assert "16384 is more than the 4096" in found.sentence
+    assert found.command == "set spec.template.serving.contextTokens to 4096 or less"
 
 
 def test_a_full_disk_of_the_board_is_said_with_df() -> None:
@@ -469,3 +487,15 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are() -> None:
         find_named(world(deployment("chat"), board("rk3588-1")), "default", "chatt")
     with pytest.raises(NotFound, match="there is none yet"):
         find_named(world(), "default", "chat")
+
+
+def test_a_replica_that_serves_says_what_its_model_is_not_and_what_has_no_effect() -> None:
+    """Well all the same: it takes requests."""
+    chat = deployment()
+    asleep = on("r", chat, said("ArtifactAvailable"), said("Loaded", "False", "Unloaded", "qwen is not in memory"), said("Ready"))
+    found = why(asleep, board("b"))
+    assert (found.verdict, found.sentence) == ("Well", "Replica r on board b serves; qwen is not in memory.")
+    noted = on(
+        "r", chat, said("ArtifactAvailable"), said("Loaded", "True", "ModelLoaded", "serving.cpus has no effect. Try: x"), said("Ready")
+    )
+    assert why(noted, board("b")).sentence == "Replica r on board b serves; serving.cpus has no effect."

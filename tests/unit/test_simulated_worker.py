@@ -205,3 +205,11 @@ def test_two_models_on_one_board_share_its_npu() -> None:
 
     two = asyncio.run(body())
     assert all(rate(one.token_times) == pytest.approx(ROW.tokens_per_second / 2, rel=0.03) for one in two)
+
+
+def test_a_full_context_ends_the_answer_unless_the_context_shifts() -> None:
+    """`serving.contextOverflow` acts on simulated boards too."""
+    prompt = "x" * 4 * 60
+    (stopped,) = answer(request(prompt, max_tokens=100), context_tokens=100)
+    (shifted,) = answer(request(prompt, max_tokens=100), context_tokens=100, shift=True)
+    assert (len(stopped.token_times), len(shifted.token_times)) == (36, 100)

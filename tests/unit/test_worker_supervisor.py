@@ -25,6 +25,7 @@ class ScriptedWorker:
 
     def __init__(self, pid: int, beat: Callable[[], None], log: Callable[[str], None], *, deaf: bool) -> None:
         self.pid = pid
+        self.immortal = False
         self.beat = beat
         self.log = log
         self.deaf = deaf
@@ -47,7 +48,8 @@ class ScriptedWorker:
             self.exit(None, "stopped")
 
     def kill(self, reason: str | None, message: str) -> None:
-        self.exit(reason, message)
+        if not self.immortal:
+            self.exit(reason, message)
 
     def exit(self, reason: str | None, message: str = "") -> None:
         if not self._loaded.done():
@@ -246,6 +248,28 @@ def test_a_stopped_worker_shows_stopping_until_it_is_gone_and_then_nothing() -> 
     asyncio.run(scenario())
 
 
+def test_a_worker_that_not_even_a_kill_ends_is_shown_with_its_process() -> None:
+    """It waits inside a driver and holds its memory; nobody sends it requests, and somebody is told."""
+
+    async def scenario() -> None:
+        async with scene() as s:
+            s.supervisor.ensure(spec(memory_bytes=3 << 30))
+            worker = await s.ready(1)
+            worker.immortal = True
+            s.clock.advance(LIMITS.hang_seconds)
+            state = await s.phase("Stopping")
+            assert (state.endpoint, state.failure) == ("", None)
+            await until(lambda: s.clock._sleepers, seconds=5)
+            s.clock.advance(LIMITS.gone_seconds)
+            await until(lambda: s.state.failure is not None, seconds=5)
+            assert "process 1000" in s.state.failure.message
+            worker.exit("Hung")
+            state = await s.phase("BackOff")
+            assert (state.failure, state.last_exit.reason) == (None, "Hung")
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_is_wanted_again_while_it_stops_is_started_again() -> None:
     async def scenario() -> None:
         async with scene() as s:
@@ -336,5 +360,37 @@ def test_the_journal_of_a_worker_tells_its_runs_with_what_it_printed_before_a_cr
             assert journal.read().lines[-1].text == "rkfleet: the worker ended: stopped"
             s.supervisor.retain_logs(set())
             assert journal.read(after=journal.newest).ended
+
+    asyncio.run(scenario())
+
+
+def test_of_several_versions_the_one_that_is_asked_for_starts_and_without_a_word_the_newest() -> None:
+    """A version that is not there is a failed load that names it."""
+
+    class Versioned(ScriptedBackend):
+        def __init__(self, version: str) -> None:
+            super().__init__()
+            self.version = version
+
+        @property
+        def runtime(self) -> Runtime:
+            return Runtime(name="rkllm", version=self.version, backend="rkllm")
+
+    async def scenario() -> None:
+        old, new = Versioned("1.2.3"), Versioned("1.10.0")
+        supervisor = Supervisor(
+            [old, new], clock=ManualClock(), random=random.Random(0), metrics=Metrics("agent"), on_change=lambda: None, limits=LIMITS
+        )
+        assert [one.version for one in supervisor.runtimes] == ["1.10.0", "1.2.3"]
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(supervisor.run())
+            for uid, library in (("a", "1.2.3"), ("b", ""), ("c", "1.4")):
+                supervisor.ensure(spec(uid=uid, runtime="rkllm", library=library))
+            await until(lambda: supervisor.states()["c"].phase == "BackOff" and old.specs and new.specs, seconds=5)
+            assert ([one.uid for one in old.specs], [one.uid for one in new.specs]) == (["a"], ["b"])
+            exit = supervisor.states()["c"].last_exit
+            assert exit is not None
+            assert exit.message == "runtime rkllm 1.4 is not installed on this board"
+            running.cancel()
 
     asyncio.run(scenario())

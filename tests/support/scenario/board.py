@@ -18,13 +18,15 @@ import msgspec
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
+from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.memory import Memory
 from agent.board.storage import Storage
+from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
-from agent.planning.values import Abilities, Served
+from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports
 from agent.session.runner import Machine, SessionRunner
 from agent.workers.base import Exit, Listener, WorkerSpec
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 MI = 1 << 20
 CHUNK_BYTES = 1024
 RUNTIME = Runtime(name="llamacpp", version="1.0", backend="llamacpp")
+OLDER = Runtime(name="llamacpp", version="0.9", backend="llamacpp")
 
 
 class Weather(msgspec.Struct):
@@ -76,8 +79,9 @@ class Board:
         since_ack: Highest assignment number that was ever answered ACCEPTED: what the disk must remember.
     """
 
-    def __init__(self, fleet: Fleet, name: str, memory_bytes: int) -> None:
+    def __init__(self, fleet: Fleet, name: str, memory_bytes: int, runtimes: tuple[Runtime, ...] = (RUNTIME,)) -> None:
         self.fleet = fleet
+        self.runtimes = runtimes
         self.name = name
         self.memory_bytes = memory_bytes
         self.chance = random.Random(f"{fleet.seed} board {name}")
@@ -176,7 +180,7 @@ class _Sensors:
     def facts(self, cached_bytes: int) -> BoardFacts:
         return BoardFacts(
             soc="cpu", memory_bytes=self._board.memory_bytes + (1 << 30), storage_bytes=STORAGE_BYTES,
-            allocatable_memory_bytes=self._board.memory_bytes, allocatable_storage_bytes=STORAGE_BYTES // 2, runtimes=(RUNTIME,),
+            allocatable_memory_bytes=self._board.memory_bytes, allocatable_storage_bytes=STORAGE_BYTES // 2, runtimes=self._board.runtimes,
         )  # fmt: skip
 
     def memory(self) -> Memory:
@@ -241,9 +245,11 @@ class Agent:
         fleet.promises.ledger_read(board, self.ledger.held.number)
         self.cache = _Cache(directory, 0, board.disk, metrics, reserve_bytes=0)
         self.cache.board, self.cache.verified = board, {}
-        self.backend = Backend(self)
-        self.supervisor = Supervisor([self.backend], clock=board.clock, random=jitter, metrics=metrics, on_change=wake.set)
+        self.backend = Backend(self, RUNTIME)
+        others = [Backend(self, runtime, self.backend) for runtime in board.runtimes[1:]]
+        self.supervisor = Supervisor([self.backend, *others], clock=board.clock, random=jitter, metrics=metrics, on_change=wake.set)
         self.traffic = Traffic()
+        self.demand = Demand(board.clock, wake.set)
         self.served: tuple[Served, ...] = ()
         identity = Identity(
             fleet_id=fleet.fleet_id,
@@ -278,8 +284,15 @@ class Agent:
             sensors=sensors,
             reports=self.reports,
             metrics=AgentMetrics(metrics),
-            abilities=Abilities(libraries={"llamacpp": "1.0"}, cores=4, memory_bytes=board.memory_bytes, serving_url=url),
+            abilities=Abilities(
+                libraries={"llamacpp": tuple(InstalledLibrary(version=one.version) for one in board.runtimes)},
+                cores=4,
+                memory_bytes=board.memory_bytes,
+                serving_url=url,
+            ),
             publish=self._publish,
+            demand=self.demand,
+            prompt_caches=PromptCaches(directory),
         )
         self.task_of_run: asyncio.Task[Any]
 
@@ -307,18 +320,16 @@ class Agent:
 class Backend:
     """A runtime whose workers load for a while, and crash, hang and fail as the board's weather says."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, runtime: Runtime, beside: Backend | None = None) -> None:
         self._agent = agent
-        self.workers: list[_Worker] = []
-        self.ended: dict[str, float] = {}
-
-    @property
-    def runtime(self) -> Runtime:
-        return RUNTIME
+        self.runtime = runtime
+        self.workers: list[_Worker] = beside.workers if beside else []
+        self.ended: dict[str, float] = beside.ended if beside else {}
 
     async def start(self, spec: WorkerSpec, tasks: asyncio.TaskGroup, beat: Callable[[], None], log: Callable[[str], None]) -> _Worker:
         board = self._agent.board
-        self.workers = [one for one in self.workers if not one.gone]
+        assert spec.library == self.runtime.version
+        self.workers[:] = [one for one in self.workers if not one.gone]
         board.fleet.promises.starting(board, spec, self.workers, self._agent.cache.verified, self.ended.get(spec.uid, -1.0))
         worker = _Worker(self._agent, spec, beat)
         self.workers.append(worker)

@@ -26,12 +26,13 @@ from rkfleet.errors import AlreadyExists, FleetError, NotFound
 from rkfleet.kinds import Board as BoardKind
 from rkfleet.kinds import Model, ModelDeployment, Replica
 from rkfleet.kinds.base import Object
+from rkfleet.kinds.board import Runtime
 from rkfleet.meta import Ref
 from rkfleet.packaging import repository_name
 from rkfleet.session import AssignmentAnswer, AssignmentOffer, Goodbye, Hello, Welcome
 from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.wire import decode_controller_message
-from tests.support.scenario.board import Board, digest_of
+from tests.support.scenario.board import RUNTIME, Board, digest_of
 from tests.support.scenario.controller import Controller, Registry
 from tests.support.scenario.declared import missing
 from tests.support.scenario.files import MemoryFile, StoreFile, settle
@@ -184,9 +185,9 @@ class Fleet:
         self.gateway = process.run(Gateway, self, process)
         process.spawn(self.gateway.run(), name="gateway")
 
-    async def add_board(self, name: str, slots: int = 2, slot_bytes: int = 1 << 30) -> Board:
-        """Enrol a board and start its agent."""
-        board = self.boards[name] = Board(self, name, slots * slot_bytes)
+    async def add_board(self, name: str, slots: int = 2, slot_bytes: int = 1 << 30, runtimes: tuple[Runtime, ...] = (RUNTIME,)) -> Board:
+        """Enrol a board and start its agent; `runtimes` are what it has, the newest first."""
+        board = self.boards[name] = Board(self, name, slots * slot_bytes, runtimes)
         await self.enrol(name)
         board.boot()
         return board

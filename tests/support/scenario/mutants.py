@@ -203,7 +203,8 @@ def replaces_ignored() -> contextlib.AbstractContextManager[None]:
 
     def standing(replica: Any, scene: Any) -> Any:
         alone = msgspec.structs.replace(replica, replaces="")
-        return real(alone, msgspec.structs.replace(scene, leaving={}))
+        room = msgspec.structs.replace(scene.room, leaving={})
+        return real(alone, msgspec.structs.replace(scene, leaving={}, room=room))
 
     return _instead(agent_plan, "_standing_before_start", standing)
 

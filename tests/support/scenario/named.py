@@ -8,6 +8,8 @@ from __future__ import annotations
 from rkfleet import conditions
 from rkfleet.kinds import Board as BoardKind
 from rkfleet.kinds import ModelDeployment
+from rkfleet.kinds.board import Runtime
+from tests.support.scenario.board import OLDER, RUNTIME
 from tests.support.scenario.declared import is_complete
 from tests.support.scenario.fleet import Fleet, Scenario
 
@@ -206,18 +208,51 @@ async def store_disk_full(fleet: Fleet) -> None:
     await fleet.converge()
 
 
-async def _begin(fleet: Fleet, *, boards: int, slots: int = 1) -> None:
+async def runtime_rollout(fleet: Fleet) -> None:
+    """Another runtime version, rolled out like a model: half of the fleet runs each for an hour, then the new one goes back."""
+    await _serving(fleet, boards=4, slots=1, replicas=4, strategy=IN_PLACE, runtimes=(RUNTIME, OLDER))
+    assert _versions(fleet) == ["1.0", "1.0", "1.0", "1.0"]
+    await fleet.edit(ModelDeployment, "chat", {"template": {"serving": {"runtimeVersion": "<1.0"}}})
+    await fleet.until(lambda: _versions(fleet).count("0.9") == 2, what="half of the boards run 0.9")
+    await fleet.edit(ModelDeployment, "chat", {"paused": True})
+    await fleet.until(lambda: _versions(fleet) == ["0.9", "0.9", "1.0", "1.0"], what="four workers serve")
+    fleet.say("world", "two boards run 0.9 and two run 1.0")
+    workers = _workers(fleet)
+    await fleet.sleep(3600.0)
+    assert _workers(fleet) == workers, "somebody restarted though nothing was to do"
+    serving = [one for one in fleet.replicas("chat") if one.spec.activation == "Serving"]
+    assert [conditions.is_true(one.status.conditions, conditions.READY) for one in serving] == [True] * 4
+    await fleet.edit(ModelDeployment, "chat", {"paused": False, "template": {"serving": {"runtimeVersion": ""}}})
+    await fleet.converge()
+    assert _versions(fleet) == ["1.0", "1.0", "1.0", "1.0"]
+
+
+def _workers(fleet: Fleet) -> set[tuple[str, str]]:
+    """Return the replica and the library of every worker that answers."""
+    agents = [board.agent for board in fleet.boards.values() if board.agent is not None]
+    ready = {uid for agent in agents for uid, state in agent.supervisor.states().items() if state.phase == "Ready"}
+    return {(one.spec.uid, one.spec.library) for agent in agents for one in agent.backend.workers if not one.gone and one.spec.uid in ready}
+
+
+def _versions(fleet: Fleet) -> list[str]:
+    return sorted(library for _, library in _workers(fleet))
+
+
+async def _begin(fleet: Fleet, *, boards: int, slots: int = 1, runtimes: tuple[Runtime, ...] = (RUNTIME,)) -> None:
     fleet.start_controller()
     fleet.start_gateway()
     for number in range(boards):
-        await fleet.add_board(f"b{number}", slots)
+        await fleet.add_board(f"b{number}", slots, runtimes=runtimes)
     await fleet.push_model("qwen2")
     await fleet.push_model("qwen3")
 
 
-async def _serving(fleet: Fleet, *, boards: int, slots: int, replicas: int, strategy: dict[str, int], **spec: object) -> None:
+async def _serving(
+    fleet: Fleet, *, boards: int, slots: int, replicas: int, strategy: dict[str, int], runtimes: tuple[Runtime, ...] = (RUNTIME,),
+    **spec: object,
+) -> None:  # fmt: skip
     """Have a deployment that serves; it is why, not what is shown."""
-    await _begin(fleet, boards=boards, slots=slots)
+    await _begin(fleet, boards=boards, slots=slots, runtimes=runtimes)
     await fleet.deploy("chat", "qwen2", replicas, strategy=strategy, **spec)
     await fleet.until(lambda: is_complete(fleet, "chat"), what="chat is complete")
     await fleet.sleep(5.0)
@@ -235,5 +270,6 @@ SCENARIOS: dict[str, Scenario] = {
         first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full,
         old_stream_beside_the_new, partition_heals, board_away_in_a_rollout, lost_while_it_should_drain,
         cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
+        runtime_rollout,
     )
 }  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config, parse_arguments
+from agent.workers.libraries import NamedLibrary
 
 LEAST = ["--data-dir", "/data", "--controller", "https://c:7443", "--name", "cpu-1"]
 
@@ -22,13 +23,14 @@ def test_every_flag_reaches_the_configuration() -> None:
         *LEAST, "--token", "rkj1.a.b", "--ca-pin", "sha256:00", "--token-file", "/join/token",
         "--serving-host", "0.0.0.0", "--advertise-host", "10.0.0.17", "--serving-port", "0", "--ops-host", "0.0.0.0",
         "--ops-port", "7481", "--memory", "2Gi", "--artifact-limit-bytes", "5G", "--filesystem-root", "/fake",
-        "--lifeline-fd", "3", "--log-level", "debug",
+        "--lifeline-fd", "3", "--log-level", "debug", "--runtime-library", "/a.so", "--runtime-library", "/b.so=G4",
     ]  # fmt: skip
     assert parse_arguments(flags) == Config(
         data_dir=Path("/data"), controller="https://c:7443", name="cpu-1", token="rkj1.a.b", ca_pin="sha256:00",
         token_file=Path("/join/token"), serving_host="0.0.0.0", advertise_host="10.0.0.17", serving_port=0,
         ops_host="0.0.0.0", ops_port=7481, memory_bytes=2 << 30,
         artifact_limit_bytes=5_000_000_000, filesystem_root=Path("/fake"), lifeline=3, log_level="debug",
+        runtime_libraries=(NamedLibrary(Path("/a.so")), NamedLibrary(Path("/b.so"), "G4")),
     )  # fmt: skip
 
 
@@ -40,6 +42,7 @@ def test_every_flag_reaches_the_configuration() -> None:
         (["--serving-port", "65536"], "'65536' must be a port, 0..65535"),
         (["--memory", "lots"], "'lots' is not a quantity"),
         (["--serving-host", "0.0.0.0"], "gateways cannot dial 0.0.0.0; name the board's address with --advertise-host"),
+        (["--runtime-library", "/b.so=G9"], "generation 'G9' is not known; known are G1, G2, G3, G4"),
         (["--log-level", "loud"], "invalid choice: 'loud'"),
     ],
 )

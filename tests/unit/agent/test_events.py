@@ -76,3 +76,19 @@ def test_memory_pressure_says_how_much_there_is() -> None:
     """Both states are said, so that it can go away."""
     assert memory_pressure(low=False, total_bytes=1).reason == "Sufficient"
     assert "a twentieth of 4Gi" in memory_pressure(low=True, total_bytes=4 << 30).message
+
+
+def test_a_model_that_goes_and_comes_is_everyday_and_a_field_without_effect_is_a_warning_once() -> None:
+    """A model that makes room for another while a request waits is nobody's problem; one that can never load is."""
+    serves = condition("Ready", "True", "OnDemand")
+    loaded = board(condition("Loaded", "True", "ModelLoaded"), condition("Ready", "True", "Serving"))
+    gone = board(condition("Loaded", "False", "Unloaded", "why"), serves)
+    assert reasons(loaded, gone) == [("Normal", "Unloaded")]
+    assert reasons(gone, board(condition("Loaded", "False", "WaitingForMemory", "why"), serves)) == []
+    stuck = board(condition("Loaded", "False", "WaitingForMemory", "why"), condition("Ready", "False", "WaitingForMemory", "why"))
+    assert reasons(gone, stuck) == [("Warning", "WaitingForMemory")]
+    noted = board(condition("Loaded", "True", "ModelLoaded", "serving.cpus has no effect"), condition("Ready", "True", "Serving"))
+    assert reasons(gone, noted) == [("Warning", "FieldWithoutEffect"), ("Normal", "ModelLoaded")]
+    assert reasons(noted, noted) == []
+    draining = board(condition("Loaded", "True", "ModelLoaded", "finishes what runs"), condition("Ready", "False", "Draining", "why"))
+    assert reasons(loaded, draining) == []

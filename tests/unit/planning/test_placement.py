@@ -226,3 +226,39 @@ def test_a_chain_of_successors_holds_the_largest_of_its_needs() -> None:
 )  # fmt: skip
 def test_a_taint_is_tolerated_as_in_kubernetes(toleration: planned.Json, holds: bool) -> None:
     assert tolerates([Toleration(**toleration)], Taint(key="m", value="v")) == holds
+
+
+def test_a_runtime_must_meet_what_the_template_and_what_the_variant_ask_for() -> None:
+    """One installed version that meets both is enough; two that meet one each are not."""
+    model = planned.model("qwen", variant("npu", soc="any", runtime="rkllm", runtimeVersion=">=1.2"))
+    both = board("both", runtimes=[{"name": "rkllm", "version": "1.2.3"}, {"name": "rkllm", "version": "1.3.0"}])
+    old = board("old", runtimes=[{"name": "rkllm", "version": "1.1.4"}, {"name": "rkllm", "version": "1.2.3"}])
+    asked = {"serving": {"runtimeVersion": ">=1.3.0"}}
+    assert bindings(fleet([old, both], [waiter()], models=(model,), **asked)) == {"chat-1-0": ("both", "npu")}
+    assert "no rkllm meets serving.runtimeVersion >=1.3.0 and the >=1.2 of variant npu: old (has 1.1.4, 1.2.3)" in why_not(
+        fleet([old], [waiter()], models=(model,), **asked)
+    )
+    apart = fleet([old], [waiter()], models=(model,), serving={"runtimeVersion": "<1.2"})
+    assert "no rkllm meets serving.runtimeVersion <1.2" in why_not(apart)
+
+
+def test_saved_prompts_count_against_storage() -> None:
+    """Those of every replica of the board."""
+    asked = {"serving": {"promptCache": "20Gi"}}
+    assert "20Gi of serving.promptCache" in why_not(
+        fleet([board("a", allocatable={"memory": "8Gi", "storage": "10Gi"})], [waiter()], **asked)
+    )
+    assert bindings(fleet([board("a", allocatable={"memory": "8Gi", "storage": "30Gi"})], [waiter()], **asked))
+    assert not bindings(fleet([board("a", allocatable={"memory": "8Gi", "storage": "30Gi"})], [waiter(), placed("a")], **asked))
+
+
+def test_of_replicas_that_load_on_demand_only_the_largest_holds_memory() -> None:
+    """The board has one of them loaded at a time when more do not fit."""
+    gi = 1 << 30
+    held = {
+        "eager": Reservation(memory_bytes=gi),
+        "small": Reservation(memory_bytes=gi, on_demand=True),
+        "large": Reservation(memory_bytes=3 * gi, on_demand=True),
+        "next": Reservation(memory_bytes=4 * gi, on_demand=True, replaces="small"),
+    }
+    assert reserved_bytes(held) == 5 * gi

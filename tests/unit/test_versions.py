@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.planning.versions import meets
+from rkfleet.versions import meets, version_order
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_a_version_meets(version: str, wanted: str) -> None:
 )
 def test_a_version_does_not_meet(version: str, wanted: str) -> None:
     assert not meets(version, wanted)
+
+
+def test_versions_are_ordered_by_their_numbers() -> None:
+    """The newest library is the one with the highest numbers; one that says nothing is never preferred."""
+    assert sorted(["1.10.0", "1.2.3", "unknown", "1.3.0"], key=version_order) == ["unknown", "1.2.3", "1.3.0", "1.10.0"]

@@ -3,6 +3,9 @@
 Runtime libraries and drivers number themselves in their own ways (`1.1.4`, `0.9.8`, `b6432`, `2026.10.1`), so a version is read as the
 run of numbers at its start and compared number by number, missing ones as 0; what follows the numbers is ignored. Python's packaging
 rules would refuse half of what boards report.
+
+Asked by placement (which boards may take a replica) and by agents (which of the installed libraries runs it), so that both read a
+requirement alike.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Final
 
-__all__ = ["meets"]
+__all__ = ["meets", "version_order"]
 
 _COMPARISON: Final = re.compile(r"\s*(>=|<=|==|!=|>|<|=)?\s*[vb]?(\d+(?:\.\d+)*)\S*\s*")
 _NUMBERS: Final = re.compile(r"\s*[vb]?(\d+(?:\.\d+)*)")
@@ -36,6 +39,12 @@ def meets(version: str, wanted: str) -> bool:
     operator as what they are instead of being guessed.
     """
     return all(_meets_one(version, term) for term in wanted.split(",") if term.strip())
+
+
+def version_order(version: str) -> list[int]:
+    """Return what versions are ordered by: their numbers. One without numbers comes before all others."""
+    found = _NUMBERS.match(version)
+    return _numbers(found.group(1)) if found else []
 
 
 def _meets_one(version: str, term: str) -> bool:
