@@ -125,6 +125,16 @@ def test_a_disk_is_as_fast_as_it_was_in_large_pieces(tmp_path: Path, stat: str, 
     assert (None if found is None else round(found / 1e6)) == megabytes
 
 
+def test_a_library_beside_others_is_found_and_an_encoder_is_a_worker(tmp_path: Path) -> None:
+    """As the agent itself looks for them, and starts them."""
+    tree = rk3588_tree(tmp_path).libraries(rkllm=False).write("opt/rkfleet/runtimes/1.2.3/librkllmrt.so", "\x7fELF")
+    tree.process(901, "python", "/usr/bin/python3", "-m", "agent.workers.rknn.child", "3", cpus="4-7")
+    found = seen(tree)
+    assert found.libraries is not None
+    assert found.libraries.rkllm == "/opt/rkfleet/runtimes/1.2.3/librkllmrt.so"
+    assert [(one.pid, one.name) for one in found.masks or ()] == [(900, "worker"), (901, "worker")]
+
+
 def test_children_of_the_agent_are_no_strangers(tmp_path: Path) -> None:
     """Workers by their command line, whatever they start by their parent; a node of another name by its driver."""
     from agent.board.clients import ClientScan
