@@ -41,9 +41,11 @@ from agent.logs import BoardLogs
 from agent.loop import Loop, Watch
 from agent.metrics import AgentMetrics
 from agent.notify import Notifier
+from agent.outage import Outage
 from agent.own_log import own_log
 from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports, status_sentence
+from agent.samples import read_series
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
@@ -56,10 +58,13 @@ from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
+from rkfleet.fleet_time import FleetTime, follow_dates
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
+from rkfleet.renewal import Renew, Renewal, Renewing, renew_in_child
+from rkfleet.tls import ignore_dates
 
 __all__ = ["Agent", "Local", "LocalArtifacts", "Parts", "machine_parts", "npu_lock", "route_of", "run"]
 
@@ -119,6 +124,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         sensors: The machine.
         identity: Waits until the board has an identity, enrolling if need be, and returns it. Not asked for where there is `local`.
         local: What it runs without a fleet; None for a board of a fleet.
+        renew: Renews the certificates of that identity.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         simulated: Whether the hardware does not exist; said with every answer and figure.
         libraries: Libraries of the NPU's runtime that can be used, the newest first.
@@ -130,6 +136,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sensors: Sensors
     identity: Callable[[], Awaitable[Identity]]
     local: Local | None = None
+    renew: Renew = renew_in_child
     tables: Mapping[str, Table] = {}
     simulated: bool = False
     libraries: tuple[Library, ...] = ()
@@ -205,12 +212,13 @@ class Agent:
         self._clock: Final = clock
         self._jitter: Final = jitter
         self._disk: Final = SystemDisk()
+        self._time: Final = FleetTime(clock)
         self._wake: Final = asyncio.Event()
         self.metrics: Final = Metrics("agent")
         self._gauges: Final = AgentMetrics(self.metrics)
         self._routes: Final = Routes()
         self._notifier: Final = notifier or Notifier(clock, {})
-        self.reports: Final = Reports(clock)
+        self.reports: Final = Reports(clock, self._time)
         self.local_url = ""
         self._journals: Final = Journals(clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
@@ -260,6 +268,8 @@ class Agent:
             await self._run()
 
     async def _run(self) -> None:
+        outage = self._outage()
+        await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
@@ -267,7 +277,7 @@ class Agent:
         local_clients = is_loopback(self._config.ops_host)
         ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(self._supervisor.run())
+            working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
@@ -281,6 +291,7 @@ class Agent:
                 finally:
                     self._notifier.stopping()
             working.cancel()
+            remembering.cancel()
 
     async def _run_in_fleet(self) -> None:
         identity = await self._identity()
@@ -289,7 +300,7 @@ class Agent:
             self._listeners.append(listener)
             url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
             _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
-            await self._converge(identity, url)
+            await self._converge(identity, url, listener)
 
     async def _run_alone(self, local: Local) -> None:
         await local.assign(self._ledger)
@@ -299,8 +310,19 @@ class Agent:
             tasks.create_task(self._look_after(bytes, self._config.name, ""))
             tasks.create_task(local.keep(self._ledger))
 
-    async def _converge(self, identity: Identity, serving_url: str) -> None:
-        """Keep the session and the loop."""
+    def _outage(self) -> Outage:
+        return Outage(
+            self._config.data_dir,
+            self._disk,
+            boot_id=self._sensors.boot_id(),
+            clock=self._clock,
+            reports=self.reports,
+            read=lambda: read_series(self.metrics),
+            in_session=lambda: not self.no_session_reason,
+        )
+
+    async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
+        """Keep the session, the loop and the certificates."""
         session = self._session = SessionRunner(
             identity=identity,
             machine=lambda: self._machine(serving_url),
@@ -310,12 +332,17 @@ class Agent:
             reports=self.reports,
             logs=BoardLogs(self._journals, self._clock),
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
+            on_time=self._time.tell,
         )
+        renewing = self._renewing(identity, session, listener)
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
         bytes = Bytes(cache=self._cache, fetcher=fetcher, grants=session, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after(bytes, identity.name, serving_url))
             tasks.create_task(session.run())
+            tasks.create_task(renewing.run())
+            if listener.context is not None:
+                tasks.create_task(follow_dates(listener.context, self._time, self._clock))
 
     async def _look_after(self, bytes: Bytes, board: str, serving_url: str) -> None:
         """Keep the loop, whoever watches the hardware, and what the service manager is told."""
@@ -353,6 +380,26 @@ class Agent:
             seen = await self.reports.changed(seen)
             if self.reports.state is not None:
                 self._notifier.status(status_sentence(self.reports.state))
+
+    def _renewing(self, identity: Identity, session: SessionRunner, listener: Listener) -> Renewing:
+        """Return what keeps the certificates new; the session takes them with its next connection, the listener at once."""
+
+        def renewed(found: Identity) -> None:
+            listener.reload()
+            self._gauges.show_certificate(found.expires_timestamp)
+
+        self._gauges.show_certificate(identity.expires_timestamp)
+        return Renewing(
+            identity,
+            Renewal(role="board", machine_id=self._sensors.machine_id()),
+            clock=self._clock,
+            jitter=self._jitter,
+            now=self._time.now,
+            on_renewed=renewed,
+            # Once the controller has told the time, dates say when a renewal is due; until then, no session may mean an ended certificate.
+            lost_seconds=lambda: 0.0 if self._time.is_told else session.lost_seconds,
+            renew=self._parts.renew,
+        )
 
     async def _identity(self) -> Identity:
         async with asyncio.TaskGroup() as tasks:
@@ -446,6 +493,6 @@ def npu_lock(config: Config) -> Path:
 def _trust(ca_file: Path) -> ssl.SSLContext:
     """Return a context that trusts servers of the fleet and nobody else."""
     try:
-        return ssl.create_default_context(cafile=str(ca_file))
+        return ignore_dates(ssl.create_default_context(cafile=str(ca_file)))
     except OSError as error:
         raise FailedPrecondition(f"identity file {ca_file} cannot be used: {error}") from error

@@ -355,6 +355,11 @@ class _Explainer:
             if said.status == "True":
                 why, command = _words(said, helps)
                 return _Finding(one, "NeedsHelp", f"{name} is under {type}: {why}", command)
+        for type in (conditions.LEDGER_DAMAGED, conditions.IDENTITY_CONFLICT):
+            said = _said(one.status.conditions, type)
+            if said.status == "True":
+                why, command = _words(said, look)
+                return _Finding(one, "NeedsHelp", f"{name} has {type}: {why}", command)
         return None
 
     def _without_npu(self, one: Board) -> _Finding | None:

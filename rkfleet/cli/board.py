@@ -88,29 +88,17 @@ def drain_boards(
     with_client(kubeconfig, work)
 
 
-@app.command("tune")
-def tune(
-    names: Names,
+@app.command("samples")
+def samples(
+    name: Annotated[str, typer.Argument(help="Name of a Board.", autocompletion=completion.boards)],
     *,
-    clocks: Annotated[
-        Clocks,
-        typer.Option("--clocks", help="fixed: as the vendor's fix_freq script; unmanaged: what the agent changed is undone."),
-    ],
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Ask for it and end; ClocksPinned of the board says what came of it.")] = False,
-    timeout_seconds: Annotated[float, timeout_option("How long to wait for the boards; 0 waits for ever.")] = 60.0,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Fix the clocks of boards as the vendor's benchmarks have them, or leave them to the kernel again."""
-    from rkfleet.cli import live, tuning
-    from rkfleet.clock import SystemClock
+    """Print what a board measured while it was away, as OpenMetrics with times, for `promtool tsdb create-blocks-from openmetrics`."""
 
     async def work(client: ApiClient) -> None:
-        for name in names:
-            new = await tuning.want_clocks(client, name, clocks)
-            print(f"{_shown(name)} {'' if new else 'already '}has clocks {clocks.value}", flush=True)
-        if not no_wait:
-            say = lambda name, sentence: print(f"{_shown(name)} {sentence}", flush=True)  # noqa: E731 (one use)
-            await tuning.wait_for_clocks(client, SystemClock(), names, clocks, timeout_seconds, say=say, trouble=live.Outage(aloud=True))
+        async for line in client.stream_text(f"/samples/v1alpha1/boards/{name}"):
+            print(line)
 
     with_client(kubeconfig, work)
 

@@ -415,6 +415,15 @@ def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_
     assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
 
 
+@pytest.mark.parametrize(("type", "reason"), [("IdentityConflict", "OtherMachine"), ("LedgerDamaged", "LedgerUnreadable")])
+def test_a_board_that_somebody_must_look_at_says_why_with_the_command_of_its_condition(type: str, reason: str) -> None:
+    found = why(
+        board("b", conditions=[said("Ready"), said(type, "True", reason, "The certificate was used. Try: kubectl annotate board b x-")])
+    )
+    assert (found.verdict, found.command) == ("NeedsHelp", "kubectl annotate board b x-")
+    assert f"has {type}: the certificate was used" in found.sentence
+
+
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}
 
 
