@@ -175,7 +175,9 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
         control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
         telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
-        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
+        # A board without the library has no such runtime, and placement says so; one that has it and cannot use it has a problem.
+        problem = libraries.problems[0] if libraries.problems and not libraries.usable else ""
+        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change, runtime_problem=lambda: problem)
 
     return Parts(
         backends=installed,
