@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,12 @@ class _Manifest(msgspec.Struct, frozen=True):
 def unit_files() -> dict[str, str]:
     """Return every unit of this package, by name."""
     return {path.name: path.read_text() for path in Path(__file__).parent.glob("*.service")}
+
+
+def state_directories() -> tuple[str, ...]:
+    """Return where the services of this package keep what they know."""
+    found = (re.findall(r"(?m)^StateDirectory=(\S+)$", text) for text in unit_files().values())
+    return tuple(sorted(f"/var/lib/{name}" for names in found for name in names))
 
 
 class Installer:
@@ -155,12 +162,12 @@ class Installer:
         return True
 
     def _purge(self) -> None:
-        path = self._at(DATA_DIR)
-        if path.exists():
-            self._say(f"removes {path} and everything in it")
-            if not self._dry_run:
-                with _disk_errors(path):
-                    shutil.rmtree(path)
+        for path in map(self._at, state_directories()):
+            if path.exists():
+                self._say(f"removes {path} and everything in it")
+                if not self._dry_run:
+                    with _disk_errors(path):
+                        shutil.rmtree(path)
         self._say(f"user {USER} stays, so that its number is given to nobody else; remove it with: userdel {USER}")
 
     def _make_directories(self, path: Path) -> None:

@@ -35,7 +35,7 @@ __all__ = ["run"]
 
 _INSTALL: Final = {
     "llamacpp": "pip install 'rkfleet[agent,cpu]'",
-    "rkllm": "rkfleet agent run --standalone --help",
+    "rkllm": "--runtime-library FILE, a librkllmrt.so of the vendor",
 }
 
 
@@ -93,9 +93,9 @@ def _check(replicas: Sequence[AssignedReplica], parts: app.Parts) -> None:
     for replica in replicas:
         if replica.runtime not in runtimes:
             have = ", ".join(sorted(runtimes)) or "none"
-            raise FailedPrecondition(
-                f"{replica.files[0].path} needs runtime {replica.runtime}, this machine has {have}; try: {_INSTALL[replica.runtime]}"
-            )
+            unused = "".join(f" ({problem})" for problem in parts.library_problems[:1] if replica.runtime == "rkllm")
+            needs = f"{replica.files[0].path} needs runtime {replica.runtime}, this machine has {have}{unused}"
+            raise FailedPrecondition(f"{needs}; try: {_INSTALL[replica.runtime]}")
     needed = sum(replica.memory_bytes for replica in replicas)
     allocatable = parts.sensors.facts(0).allocatable_memory_bytes
     if needed > allocatable:

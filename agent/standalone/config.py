@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -56,7 +56,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     if names and len(names) != len(models):
         parser.error(f"--name is given {len(names)} times and --model {len(models)} times; give a name for each model, or none")
     port, context_tokens = values["port"], values["context_tokens"]
-    machine = {name: value for name, value in values.items() if name in Config.__struct_fields__}
+    fields = ((name, values[name]) for name in Config.__struct_fields__ if name in values)
+    machine: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
     agent = Config(controller="", name=BOARD, ops_host=HOST, ops_port=port or 0, **machine)
     return Options(models=models, names=names, port=port, context_tokens=context_tokens, agent=agent)
 

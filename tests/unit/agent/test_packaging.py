@@ -14,7 +14,7 @@ import pytest
 
 from agent.packaging import plan
 from agent.packaging.config import parse_arguments
-from agent.packaging.install import Installer, unit_files
+from agent.packaging.install import Installer, state_directories, unit_files
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied
 
 FLEET = ("--controller", "https://10.0.0.1:7443", "--name", "board-1", "--python", "/bin/sh")
@@ -97,11 +97,15 @@ def test_uninstall_removes_exactly_what_was_written(root: Path, capsys: pytest.C
     assert tree(root) == before
     assert sorted(path.name for path in (root / "etc").iterdir()) == ["fstab"]
     run(root, "install", *FLEET)
+    for directory in state_directories():
+        (root / directory.removeprefix("/")).mkdir(parents=True, exist_ok=True)
     unit = root / UNITS / "rkfleet-agent.service"
     unit.write_text("# mine\n")
     run(root, "uninstall", "--purge")
     assert f"leaves {unit}, which was changed since it was written" in capsys.readouterr().out
     assert set(tree(root)) == {"etc/fstab", f"{UNITS}/rkfleet-agent.service"}
+    assert plan.DATA_DIR in state_directories()
+    assert list((root / "var/lib").iterdir()) == []
     run(root, "uninstall")
     assert "nothing is installed here" in capsys.readouterr().out
 
