@@ -188,11 +188,16 @@ def test_images_stand_where_they_were_put(setup: Setup) -> None:
 
         red, blue = picture(colour="red"), picture(colour="blue")
         embeds = {"type": "image_embeds", "data": base64.b64encode(npu_child.floats_of(red)).decode(), "tokens": 2}
-        return [await running.chat(parts("look", one, "now")) for one in (file(red), embeds, file(blue))]
+        replies = [await running.chat(parts("look", one, "now")) for one in (file(red), embeds, file(blue))]
+        setup.says(reply="sentence")
+        seen = parts("an <image> tag, and", file(blue))
+        answer = {"role": "assistant", "content": (await running.chat(seen)).text}
+        return [*replies, await running.chat(seen, answer, "more")]
 
-    by_file, by_embeds, other = setup.run(setup.spec(model={"reply": "echo"}, encoder_path="vision.rknn"), ask, {})
+    by_file, by_embeds, other, further = setup.run(setup.spec(model={"reply": "echo"}, encoder_path="vision.rknn"), ask, {})
     assert by_file.text == by_embeds.text != other.text
     assert by_file.text.count(" {") == 2
+    assert further.cached_tokens > 0  # the image is in the cache with the rest
     assert by_file.finish_reason == "stop"
 
 

@@ -203,12 +203,12 @@ class Runner:
                 event = Failed(error)
             except Exception as error:  # noqa: BLE001 (the edge of a request: a mistake in one must not end the worker)
                 self._output.log(f"E rkfleet: request {job.name}: {place_of(error)}")
-                self._clear()
                 event = Failed(Internal("internal error in the worker; its log has the cause"))
-            finally:
-                with self._changed:
-                    self._current = None
-                self._watch.idle()
+            if self._held is None:
+                self._clear()
+            with self._changed:
+                self._current = None
+            self._watch.idle()
             job.post(event)
 
     def _abort(self, number: int) -> None:
@@ -236,8 +236,8 @@ class Runner:
             if job.cancelled:
                 return Done("abort", 0, 0, 0)
             self._watch.preparing()
-            images = self._encode(job.work)
-            reused = self._reusable(job.work, images)
+            reused = self._reusable(job.work)
+            images = [] if reused else self._encode(job.work)
             held, self._held = self._held, None  # unknown, until the run has ended well
             if not reused or held is None:
                 self._begin_empty(job.work)
@@ -269,7 +269,7 @@ class Runner:
             output_tokens=len(job.ids),
             loaded=saved == "loaded",
         )
-        if counts.exact:
+        if counts.exact and not (reused and work.images):
             self._guess.learn(work, images, counts.prompt_tokens)
         if saved == "save":
             self._save(work, end)
@@ -282,8 +282,6 @@ class Runner:
                 tokens_counted=counted,
                 context_tokens=self._settings.context_tokens,
             )
-        if self._held is None:
-            self._clear()
         if job.numbers is not None:
             job.post(Numbers(job.numbers))
         return Done(end, counts.prompt_tokens, counts.cached_tokens, len(job.ids))
@@ -292,8 +290,7 @@ class Runner:
         """Run the library and return what it printed.
 
         Raises:
-            BadRequest: The input cannot be given to the library.
-            _TooLong: The prompt does not fit.
+            BadRequest: The input cannot be given to the library, or the prompt does not fit.
             Unavailable: The run failed.
         """
 
@@ -315,10 +312,8 @@ class Runner:
         finally:
             seconds = self._clock.monotonic() - began
             self._output.settle(f"request {job.name} ({job.number}) ran {seconds:.3f} s and has {len(job.ids)} tokens")
-        if failure or job.broken:
-            self._clear()
-            if options.save_prompt_cache:
-                self._caches.drop(self._caches.temporary)
+        if (failure or job.broken) and options.save_prompt_cache:
+            self._caches.drop(self._caches.temporary)
         for line in lines.kept:
             if failure and (long := too_long_in(line)) is not None:
                 raise BadRequest(
@@ -347,7 +342,7 @@ class Runner:
                 embeddings.append(image)
         return embeddings
 
-    def _reusable(self, work: Work, images: list[ImageEmbedding]) -> int:
+    def _reusable(self, work: Work) -> int:
         """Return how much of the prompt the cache has, 0 to begin empty."""
         if work.mode != "generate":
             return 0
@@ -355,7 +350,7 @@ class Runner:
         if not reused or self._held is None or self._settings.shift:
             return reused
         # The library would shift to make room; begun empty, it says how long the prompt is.
-        fits = self._held.tokens + self._guess.tokens(work, images, reused) < self._settings.context_tokens
+        fits = self._held.tokens + self._guess.tokens(work, (), reused) < self._settings.context_tokens
         return reused if fits else 0
 
     def _begin_empty(self, work: Work) -> None:
