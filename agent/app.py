@@ -11,13 +11,14 @@ answers finish for a few seconds, and last the workers that those answers come f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
@@ -36,12 +37,14 @@ from agent.metrics import AgentMetrics
 from agent.own_log import own_log
 from agent.planning.values import Abilities, Served
 from agent.reports import Reports
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
 from agent.workers import backends
 from agent.workers.base import Backend
 from agent.workers.supervisor import Supervisor
+from rkfleet.assignment import AssignedReplica
 from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
@@ -181,9 +184,10 @@ class Agent:
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
-        # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
+        # Nobody is asked for a key here, so it is for this machine alone: other machines come through the HTTPS listeners below.
         local_clients = is_loopback(self._config.ops_host)
-        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
+        door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=door if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._supervisor.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
@@ -194,12 +198,30 @@ class Agent:
                 )
                 identity = await self._identity()
                 tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
-                async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+                gateways = GatewayDoor(self._serving)
+                async with (
+                    self._clients(identity),
+                    serve_asgi(gateways, self._config.serving_host, self._config.serving_port, tls=tls) as listener,
+                ):
                     self._listeners.append(listener)
                     url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
                     _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
                     await self._converge(identity, url)
             working.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _clients(self, identity: Identity) -> AsyncIterator[None]:
+        """Listen for clients of other machines, if the operator wants it."""
+        config = self._config
+        if not config.client_host:
+            yield
+            return
+        door = KeyDoor(self._serving, keys=config.api_keys, clock=self._clock, origins=config.cors_origins)
+        tls = Tls(config.client_tls_cert or identity.serving_cert_file, config.client_tls_key or identity.key_file)
+        async with serve_asgi(door, config.client_host, config.client_port, tls=tls) as listener:
+            self._listeners.append(listener)
+            _log.info("listening", extra={"for": "clients with an API key", "url": listener.url})
+            yield
 
     async def _converge(self, identity: Identity, serving_url: str) -> None:
         """Keep the session and the loop."""
@@ -286,7 +308,25 @@ def _route(served: Served, board: str) -> Route:
         context_tokens=replica.serving.context_tokens,
         draining=served.draining,
         waiting_reason=served.waiting,
+        adapters=_adapters(replica),
+        runtime=replica.runtime,
+        dtype=replica.dtype,
+        size_bytes=sum(file.size_bytes for file in replica.files),
+        digest=next((file.digest for file in replica.files if file.role == "weight"), "").removeprefix("sha256:"),
+        memory_bytes=replica.memory_bytes,
+        on_demand=replica.serving.load == "OnDemand",
+        images=any(file.role == "encoder" for file in replica.files),
+        soc=replica.soc,
+        reference_model=replica.reference_model,
+        reference_sdk_version=replica.reference_sdk_version,
     )
+
+
+def _adapters(replica: AssignedReplica) -> tuple[str, ...]:
+    """Return the LoRAs that requests may name. llama.cpp would need them at load, and would ignore the name without a word."""
+    if replica.runtime != "rkllm":
+        return ()
+    return tuple(sorted(PurePosixPath(file.path).stem for file in replica.files if file.role == "adapter"))
 
 
 def _trust(ca_file: Path) -> ssl.SSLContext:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from rkfleet.api_keys import ApiKeys, read_api_keys
+from rkfleet.errors import Invalid
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
@@ -41,6 +43,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: Memory that the board reports to have; 0 for what the machine has.
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
+        client_host: Address of the HTTPS listener for clients of other machines, who need an API key; empty for none.
+        client_port: Its port; 0 takes any free one.
+        api_keys: Keys that it lets in.
+        client_tls_cert: PEM chain that it shows; None for the board's serving certificate.
+        client_tls_key: PEM key of that chain.
+        cors_origins: Origins of web pages that may ask, on any listener for clients.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -58,6 +66,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     artifact_limit_bytes: int = 0
     filesystem_root: Path = Path("/")
+    client_host: str = ""
+    client_port: int = 7493
+    api_keys: ApiKeys = ApiKeys()
+    client_tls_cert: Path | None = None
+    client_tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ()
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -69,7 +83,22 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     values["advertise_host"] = values["advertise_host"] or values["serving_host"]
     if values["advertise_host"] in _WILDCARDS:
         parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
+    _read_client_flags(parser, values)
     return Config(**values)
+
+
+def _read_client_flags(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
+    """Put what the flags about clients mean into `values`; exits where together they would open the board to everybody."""
+    values["cors_origins"] = tuple(values["cors_origins"])
+    keys_file = values.pop("api_keys_file")
+    try:
+        values["api_keys"] = read_api_keys(keys_file, "--api-keys-file") if keys_file else ApiKeys()
+    except Invalid as error:
+        parser.error(error.message)
+    if values["client_host"] and not values["api_keys"]:
+        parser.error(f"--client-host {values['client_host']}: clients of other machines need keys; name them with --api-keys-file")
+    if bool(values["client_tls_cert"]) != bool(values["client_tls_key"]):
+        parser.error("--client-tls-cert and --client-tls-key: give both or none")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--serving-port", type=port_argument, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
     add("--ops-port", type=port_argument, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
+    add("--client-host", default="", metavar="ADDRESS", help="address of an HTTPS listener for clients of other machines (default: none)")
+    add("--client-port", type=port_argument, default=7493, help="its port (default %(default)s; 0 = any)")
+    add("--api-keys-file", type=Path, metavar="FILE", help="API keys of those clients: rkfleet gateway-keys add FILE --name NAME")
+    add("--client-tls-cert", type=Path, metavar="FILE", help="PEM certificate for them (default: the board's serving certificate)")
+    add("--client-tls-key", type=Path, metavar="FILE", help="PEM key of that certificate")
+    add("--cors-origin", dest="cors_origins", action="append", default=[], metavar="ORIGIN", help="web pages that may ask; may be repeated")
     add(
         "--memory",
         dest="memory_bytes",

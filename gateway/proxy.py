@@ -1,8 +1,9 @@
 """One request through the gateway: read, choose, forward, stream back.
 
-In: an ASGI request for `/v1/...` and the current table. Out: the board's answer, byte for byte, with the headers that say who answered.
-Until the first byte of the board's body is here nothing is sent to the client, and at most two other replicas are tried; after it never
-another: the stream ends with an error event. When the client leaves, the connection to the board is closed, which stops the work there.
+In: an ASGI request for `/v1/...` or `/api/...` and the current table. Out: the board's answer, byte for byte, with the headers that say
+who answered. Until the first byte of the board's body is here nothing is sent to the client, and at most two other replicas are tried;
+after it never another: the stream ends with an error event. When the client leaves, the connection to the board is closed, which stops the
+work there.
 """
 
 from __future__ import annotations
@@ -26,18 +27,26 @@ from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send
 from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
-__all__ = ["Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
+__all__ = ["OLLAMA", "Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
 
 _log = logging.getLogger(__name__)
 
-_PASSED_UP: Final = frozenset({b"accept", b"content-type", b"x-request-id", b"traceparent", b"user-agent"})
-_PASSED_DOWN: Final = frozenset({b"content-type", b"retry-after", b"x-request-id", b"cache-control", SIMULATED_HEADER.encode()})
-_STREAM: Final = b"text/event-stream"
+_PASSED_UP: Final = frozenset(
+    {
+        b"accept", b"content-type", b"traceparent", b"user-agent", b"x-rkfleet-deadline-seconds", b"x-stainless-read-timeout",
+        b"x-request-id", b"x-rkfleet-tenant",
+    }
+)  # fmt: skip  # The last two are the gateway's own: it has put them in place of the client's.
+_PASSED_DOWN: Final = frozenset(
+    {b"content-type", b"retry-after", b"x-request-id", b"cache-control", b"x-rkfleet-ignored", SIMULATED_HEADER.encode()}
+)
+_STREAMS: Final = (b"text/event-stream", b"application/x-ndjson")
+OLLAMA: Final = "/api/"
 _TRY_ANOTHER: Final = frozenset({429, 502, 503})  # Full, or not serving any more: another replica may.
 
 
 class Failure(Exception):
-    """An answer of the gateway itself, in OpenAI's error format."""
+    """An answer of the gateway itself, in the format of whoever asks."""
 
     def __init__(self, status: int, code: str, message: str, *, type: str = "invalid_request_error", retry_after_seconds: int = 0) -> None:
         super().__init__(message)
@@ -48,9 +57,12 @@ class Failure(Exception):
         self.retry_after_seconds: Final = retry_after_seconds
 
 
-def failure_body(failure: Failure) -> bytes:
-    """Return the JSON body of a failure."""
-    return msgspec.json.encode({"error": {"message": failure.message, "type": failure.type, "param": None, "code": failure.code}})
+def failure_body(failure: Failure, path: str, request_id: str) -> bytes:
+    """Return the JSON body of a failure: as Ollama's clients read it below `/api/`, else as OpenAI's do."""
+    if path.startswith(OLLAMA):
+        return msgspec.json.encode({"error": failure.message, "code": failure.code, "request_id": request_id})
+    said = {"message": failure.message, "type": failure.type, "param": None, "code": failure.code, "request_id": request_id}
+    return msgspec.json.encode({"error": said})
 
 
 class Reply(msgspec.Struct):
@@ -109,7 +121,7 @@ class Proxy:
                 async for chunk in reply.rest:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ConnectionLost as error:
-                tail = self._broken(served, reply, error)
+                tail = self._broken(served, reply, error, path, headers)
             await send({"type": "http.response.body", "body": tail})
             return reply.status
 
@@ -159,7 +171,7 @@ class Proxy:
         answer = await stack.enter_async_context(self._boards.post(f"{target.url}{path}", target.server_name, passed_up, body))
         rest = await stack.enter_async_context(contextlib.aclosing(answer.pieces()))
         first = await anext(rest, b"")
-        if not answer.headers.get(b"content-type", b"").startswith(_STREAM):  # one JSON value: whole or not at all
+        if not answer.headers.get(b"content-type", b"").startswith(_STREAMS):  # one JSON value: whole or not at all
             first = b"".join([first, *[chunk async for chunk in rest]])
         passed = [(name, value) for name, value in answer.headers.items() if name in _PASSED_DOWN]
         passed += [
@@ -181,7 +193,7 @@ class Proxy:
             else:
                 del self._outstanding[target.uid]
 
-    def _broken(self, served: Served, reply: Reply, error: ConnectionLost) -> bytes:
+    def _broken(self, served: Served, reply: Reply, error: ConnectionLost, path: str, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return how a stream ends whose board went away: with an error event, never by silence."""
         self._metrics.counter(names.GATEWAY_BROKEN_STREAMS, model_name=served.name).inc()
         _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": error.message})
@@ -189,7 +201,9 @@ class Proxy:
             f"the connection to replica {reply.target.replica} on board {reply.target.board} broke after the answer had begun; ask again"
         )
         failure = Failure(502, "stream_broken", message, type="server_error")
-        return b"\n\ndata: " + failure_body(failure) + b"\n\n"
+        request_id = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+        body = failure_body(failure, path, request_id)
+        return b"\n" + body + b"\n" if path.startswith(OLLAMA) else b"\n\ndata: " + body + b"\n\n"
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,17 +1,20 @@
 """Which replicas the board serves, as one value that is replaced whole.
 
 `agent/loop.py` makes a `Route` from each assigned replica and its worker's state and replaces the tuple; the HTTP application reads
-it per request. The table never waits and holds no requests: those are counted in `agent/serving/queue.py`.
+it per request. The table holds no requests: those are counted in `agent/serving/queue.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-__all__ = ["Route", "Routes"]
+__all__ = ["Chosen", "Route", "Routes"]
+
+T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -27,6 +30,17 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         api_key: Bearer token of the worker's listener.
         draining: Takes nothing new; what is running or queued finishes.
         waiting_reason: Sentence for clients and people while `endpoint` is empty.
+        adapters: Names of its LoRAs; clients ask for `<served_model_name>:<adapter>`.
+        runtime: Runtime of the variant: rkllm, rknn or llamacpp.
+        dtype: Quantization of the variant.
+        size_bytes: Bytes of its files.
+        digest: Hex sha256 of its weights.
+        memory_bytes: Memory that it takes while loaded.
+        on_demand: It is loaded when somebody asks, and may be unloaded (`serving.load: OnDemand`).
+        images: Whether it has an encoder for images.
+        soc: Chip that the variant is for; with the next two, the row of the benchmark table that it refers to.
+        reference_model: Model of that row; empty for none.
+        reference_sdk_version: Release of that row; empty for the newest that has one.
     """
 
     uid: str
@@ -44,6 +58,24 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     context_tokens: int = 1024
     draining: bool = False
     waiting_reason: str = ""
+    adapters: tuple[str, ...] = ()
+    runtime: str = ""
+    dtype: str = ""
+    size_bytes: int = 0
+    digest: str = ""
+    memory_bytes: int = 0
+    on_demand: bool = False
+    images: bool = False
+    soc: str = ""
+    reference_model: str = ""
+    reference_sdk_version: str = ""
+
+
+class Chosen(msgspec.Struct, frozen=True, gc=False):
+    """The replica that answers a request, and the LoRA that it asks for; empty for the model itself."""
+
+    route: Route
+    adapter: str = ""
 
 
 class Routes:
@@ -52,16 +84,33 @@ class Routes:
     def __init__(self) -> None:
         self._routes: tuple[Route, ...] = ()
         self._listeners: Final[list[Callable[[tuple[Route, ...]], None]]] = []
+        self._waiting: list[asyncio.Future[None]] = []
 
     def replace(self, routes: tuple[Route, ...]) -> None:
         """Put all routes in place of all before, sorted by namespace and name."""
         self._routes = tuple(sorted(routes, key=lambda route: (route.namespace, route.name, route.uid)))
         for listener in self._listeners:
             listener(self._routes)
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
 
     def on_replace(self, listener: Callable[[tuple[Route, ...]], None]) -> None:
         """Call `listener` with the new routes after each replacement."""
         self._listeners.append(listener)
+
+    async def until(self, found: Callable[[], T | None]) -> T:
+        """Wait until `found` returns something; it is asked now and after each replacement."""
+        while (value := found()) is None:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            finally:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+        return value
 
     def all(self) -> tuple[Route, ...]:
         """Return every route."""
