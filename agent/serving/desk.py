@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from agent.serving.call import Call
+from agent.serving.capabilities import Capabilities
 from agent.serving.demand import Demand
 from agent.serving.measure import Measurements
 from agent.serving.proxy import Proxy
@@ -48,6 +49,8 @@ class Desk:
         self._routes: Final = routes
         self._queue: Final = queue
         self._demand: Final = demand
+        self._capabilities: Final = Capabilities()
+        routes.on_replace(self._capabilities.keep)
         self._proxy: Final = Proxy(routes, queue, measurements, demand)
         self.now: Final = now
         self.simulated: Final = simulated
@@ -69,10 +72,10 @@ class Desk:
         candidates = [route for route in routes if route.served_model_name == served]
         if not candidates and ":" in model:
             served, _, adapter = model.rpartition(":")
-            adapter = "" if adapter == LATEST else adapter
-            candidates = [route for route in routes if route.served_model_name == served and (not adapter or adapter in route.adapters)]
+            candidates = [route for route in routes if route.served_model_name == served and adapter in (LATEST, *route.adapters)]
         if not candidates:
             raise _unknown_model(model, routes)
+        adapter = "" if adapter == LATEST else adapter
         return Chosen(min(candidates, key=lambda route: (route.draining, not route.endpoint, self._queue.in_flight(route.uid))), adapter)
 
     async def generate(self, request: Request, answer: Answer, call: Call, keep_seconds: float | None = None) -> None:
@@ -88,7 +91,21 @@ class Desk:
                 code="images_not_supported",
                 param="messages",
             )
-        await call.client.while_connected(self._proxy.answer(request, answer, chosen, call, keep_seconds))
+
+        async def work() -> None:
+            if bytes(request.passed.get("tools", b"[]")) != b"[]" and not await self._capabilities.tools(chosen.route):
+                raise BadRequest(
+                    f"model {request.model!r} knows no tools: its chat template has no place for them; ask without tools",
+                    code="tools_not_supported",
+                    param="tools",
+                )
+            await self._proxy.answer(request, answer, chosen, call, keep_seconds)
+
+        await call.client.while_connected(work())
+
+    async def knows_tools(self, route: Route) -> bool:
+        """Return whether a replica's model can be given tools; True where nobody knows better."""
+        return await self._capabilities.tools(route)
 
     async def embed(
         self, request: EmbeddingRequest, call: Call, finish: Callable[[tuple[bytes, ...], Timing], bytes], keep_seconds: float | None = None

@@ -71,7 +71,7 @@ class Reply:
 
 
 @contextlib.asynccontextmanager
-async def ask(endpoint: str, api_key: str, path: str, body: bytes, request_id: str = "") -> AsyncIterator[Reply]:
+async def ask(endpoint: str, api_key: str, path: str, body: bytes, request_id: str = "", *, method: str = "POST") -> AsyncIterator[Reply]:
     """Send one request and wait for the head of the answer; the end of the block closes the connection, which cancels the request.
 
     Raises:
@@ -93,7 +93,7 @@ async def ask(endpoint: str, api_key: str, path: str, body: bytes, request_id: s
         raise _gone() from error
     try:
         try:
-            head = await connection.ask("POST", path, headers, body, seconds_max=SILENCE_SECONDS_MAX)
+            head = await connection.ask(method, path, headers, body, seconds_max=SILENCE_SECONDS_MAX)
         except ConnectionLost as error:
             raise _gone() from error
         yield Reply(connection, head)

@@ -274,6 +274,8 @@ def parse_embed(body: bytes, field: Literal["input", "prompt"]) -> tuple[Embeddi
         raise BadRequest(f"request body has no field {field}", code="missing_required_parameter", param=field)
     if asked.dimensions is not None and asked.dimensions < 1:
         raise BadRequest(f"dimensions is {asked.dimensions}; at least 1 is needed", code="invalid_value", param="dimensions")
+    if field == "prompt" and not bytes(fields[field]).startswith(b'"'):
+        raise BadRequest("prompt must be one text; /api/embed takes several", code="invalid_value", param="prompt")
     ignored = [f"options.{name}" for name in asked.options or {}] + (["truncate"] if asked.truncate else [])
     request = EmbeddingRequest(
         model=asked.model, inputs=split_inputs(fields[field], field), dimensions=asked.dimensions, ignored=tuple(ignored)

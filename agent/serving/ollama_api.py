@@ -78,7 +78,7 @@ class OllamaApi:
             case "show":
                 allow(call, "POST")
                 _, named = read_body(await call.client.body(), _Named)
-                await call.client.json(msgspec.json.encode(self._shown(named.model or named.name, call)))
+                await call.client.json(msgspec.json.encode(await self._shown(named.model or named.name, call)))
             case "chat" | "generate":
                 allow(call, "POST")
                 await self._asked("chat" if path == "chat" else "generate", call)
@@ -126,11 +126,12 @@ class OllamaApi:
             return {"models": [_running(route) for route in self._desk.models(call) if route.endpoint]}
         return {"models": [card for route in self._desk.models(call) for card in _cards(route)]}
 
-    def _shown(self, name: str, call: Call) -> dict[str, Any]:
+    async def _shown(self, name: str, call: Call) -> dict[str, Any]:
         if not name:
             raise BadRequest("request body has no field model", code="missing_required_parameter", param="model")
         route = self._desk.choose(name, call).route
-        capabilities = ["completion", "tools", *(["vision"] if route.images else []), *([] if self._desk.simulated else ["embedding"])]
+        tools = ["tools"] if await self._desk.knows_tools(route) else []
+        capabilities = ["completion", *tools, *(["vision"] if route.images else []), *([] if self._desk.simulated else ["embedding"])]
         return {
             "modified_at": UNKNOWN_TIME,
             "parameters": f"num_ctx {route.context_tokens}\nnum_predict {route.max_output_tokens}",

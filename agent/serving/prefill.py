@@ -6,8 +6,8 @@ Out: an estimate of prompt tokens before a worker is asked, and of seconds until
 Prompts are sorted into bins by length, four to the octave; each keeps its newest pairs and counts with their medians, so that one slow
 request means nothing and a board that throttles is followed. Medians are then made monotone: neighbours that fall are pooled to their
 mean (pool adjacent violators), because a longer prompt is never faster. Between points the curve is straight; beyond the last one it
-goes on with the steeper of its last slope and its mean, since attention makes long prompts dearer, never cheaper. Without a point nothing
-is known and everything is admitted.
+goes on as steep as it is from its first point to its last. Real curves grow steeper, so that an estimate is rather too short, and a
+refusal rather too late, than wrong. Without a point nothing is known and everything is admitted.
 
 Source: R. E. Barlow et al., Statistical Inference under Order Restrictions, 1972, for the pooling.
 """
@@ -30,7 +30,10 @@ __all__ = ["Estimates", "Point", "fit"]
 BINS_PER_OCTAVE: Final = 4
 BINS_MAX: Final = 96  # 2^24 tokens; no context is longer.
 PAIRS_PER_BIN: Final = 9  # An odd number, so that the median is a pair that was measured.
+SPREAD_MIN: Final = 2.0  # Lengths that far apart tell the fixed costs from those per token.
 TOKENS_MIN: Final = 8  # Shorter prompts measure the fixed costs of a request.
+
+RATIO_TOKENS_MIN: Final = 256  # In shorter prompts the template's own tokens outweigh the text.
 
 # Bytes of a request's JSON per token, before a worker has counted: more than any vocabulary makes of running text (English 4 to 4.5), so
 # that the first estimates are too short and nothing is refused by mistake.
@@ -86,7 +89,7 @@ class Estimates:
             seconds: From the moment the worker had it until its first output.
         """
         curve = self._curves.setdefault(uid, _Curve())
-        if prompt_bytes and prompt_tokens >= TOKENS_MIN:
+        if prompt_bytes and prompt_tokens >= RATIO_TOKENS_MIN:
             ratio = prompt_bytes / prompt_tokens
             curve.bytes_per_token = (
                 ratio if curve.bytes_per_token is None else curve.bytes_per_token + FOLLOW_SHARE * (ratio - curve.bytes_per_token)
@@ -129,14 +132,14 @@ def fit(points: Iterable[Point]) -> tuple[Point, ...]:
 
 
 def _at(points: tuple[Point, ...], tokens: float) -> float:
-    """Return the seconds at `tokens`: through zero below the first point, steeper of last slope and mean beyond the last."""
+    """Return the seconds at `tokens`: through zero below the first point, with the slope of the whole curve beyond the last."""
     first, last = points[0], points[-1]
     if tokens <= first.tokens:
         return first.seconds * tokens / first.tokens
     if tokens >= last.tokens:
-        before = points[-2] if len(points) > 1 else Point(0.0, 0.0)
-        slope = (last.seconds - before.seconds) / max(1.0, last.tokens - before.tokens)
-        return last.seconds + max(slope, last.seconds / last.tokens) * (tokens - last.tokens)
+        known = last.tokens >= SPREAD_MIN * first.tokens
+        slope = (last.seconds - first.seconds) / (last.tokens - first.tokens) if known else last.seconds / last.tokens
+        return last.seconds + slope * (tokens - last.tokens)
     for left, right in itertools.pairwise(points):
         if tokens <= right.tokens:
             share = (tokens - left.tokens) / max(1e-9, right.tokens - left.tokens)
