@@ -116,12 +116,13 @@ class Proxy:
             reply = await self._ask(served.name, path, headers, body, stack, ready=ready)
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": reply.first, "more_body": True})
-            tail = b""
+            tail, chunk = b"", reply.first
             try:
                 async for chunk in reply.rest:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ConnectionLost as error:
-                tail = self._broken(served, reply, error, path, headers)
+                failure = self._broken(served, reply, error)
+                tail = _last_words(failure, path, headers, whole_line=chunk.endswith(b"\n"))
             await send({"type": "http.response.body", "body": tail})
             return reply.status
 
@@ -193,17 +194,23 @@ class Proxy:
             else:
                 del self._outstanding[target.uid]
 
-    def _broken(self, served: Served, reply: Reply, error: ConnectionLost, path: str, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """Return how a stream ends whose board went away: with an error event, never by silence."""
+    def _broken(self, served: Served, reply: Reply, error: ConnectionLost) -> Failure:
+        """Count a stream whose board went away, and return what its client is told."""
         self._metrics.counter(names.GATEWAY_BROKEN_STREAMS, model_name=served.name).inc()
         _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": error.message})
         message = (
             f"the connection to replica {reply.target.replica} on board {reply.target.board} broke after the answer had begun; ask again"
         )
-        failure = Failure(502, "stream_broken", message, type="server_error")
-        request_id = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
-        body = failure_body(failure, path, request_id)
-        return b"\n" + body + b"\n" if path.startswith(OLLAMA) else b"\n\ndata: " + body + b"\n\n"
+        return Failure(502, "stream_broken", message, type="server_error")
+
+
+def _last_words(failure: Failure, path: str, headers: list[tuple[bytes, bytes]], *, whole_line: bool) -> bytes:
+    """Return how a stream ends that broke: with an error event, never by silence. Ollama's clients stumble over an empty line."""
+    request_id = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+    body = failure_body(failure, path, request_id)
+    if path.startswith(OLLAMA):
+        return (b"" if whole_line else b"\n") + body + b"\n"
+    return b"\n\ndata: " + body + b"\n\n"
 
 
 async def _disconnected(receive: Receive) -> None:
