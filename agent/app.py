@@ -315,6 +315,7 @@ def _route(served: Served, board: str) -> Route:
         digest=next((file.digest for file in replica.files if file.role == "weight"), "").removeprefix("sha256:"),
         memory_bytes=replica.memory_bytes,
         on_demand=replica.serving.load == "OnDemand",
+        shifts=replica.serving.context_overflow == "Shift",
         images=any(file.role == "encoder" for file in replica.files),
         soc=replica.soc,
         reference_model=replica.reference_model,

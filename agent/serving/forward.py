@@ -93,7 +93,8 @@ class Forward:
                 await self._pass_on(self._answer.add(data, event))
                 if event.prompt_progress is not None:
                     await self._beat(event.prompt_progress.processed, event.prompt_progress.total)
-                if reason is None and journey.prompt_tokens + journey.output_tokens >= route.context_tokens:
+                full = journey.prompt_tokens + journey.output_tokens >= route.context_tokens and not route.shifts
+                if reason is None and full:
                     reason = await self._end_by_length(data)
                     break
         if reason is None:

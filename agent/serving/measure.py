@@ -96,9 +96,9 @@ class Measurements:
             return None
         return max(0.0, deadline_seconds - (self._clock.monotonic() - journey.arrived_at))
 
-    def waited_for_load(self, journey: Journey) -> None:
-        """The request's model is loaded now, or will not be: all of its time went there."""
-        journey.load_seconds = self._clock.monotonic() - journey.arrived_at
+    def now(self) -> float:
+        """Return the monotonic second that every instant here is read from."""
+        return self._clock.monotonic()
 
     def beat_due(self, journey: Journey, period_seconds: float) -> bool:
         """Return whether the client should see a sign of life now, at most once a period."""

@@ -30,17 +30,13 @@ from agent.serving.request import Answer, EmbeddingRequest, Request, Timing
 from agent.serving.routes import Chosen, Route, Routes
 from agent.serving.slots import Owner, Slots
 from agent.serving.vectors import shortened, vector_of, vector_request
+from agent.serving.waking import loading, wake
 from rkfleet.benchmarks import Row, load_table
 from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, ResourceExhausted, Unavailable
 
 __all__ = ["Proxy"]
 
-LOADING_RETRY_SECONDS: Final = 2
 DRAINING_RETRY_SECONDS: Final = 1
-
-# How long a request waits for a model that is loaded for it. The largest models of these boards, 8 GB from an SD card at 40 MB/s, take
-# longer than any client waits; from eMMC or NVMe half a minute is enough.
-LOAD_SECONDS_MAX: Final = 300.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +57,6 @@ class Proxy:
         self._demand: Final = demand
         self._slots: Final = Slots()
         self._estimates: Final = Estimates()
-        self._loading: Final[dict[str, int]] = {}  # requests that wait for a load, by replica uid
         routes.on_replace(self._keep)
 
     def _keep(self, routes: tuple[Route, ...]) -> None:
@@ -79,11 +74,10 @@ class Proxy:
         owner = Owner(call.tenant, request.prompt_cache_key)
 
         async def work(limit: asyncio.Timeout) -> Outcome:
-            now = await self._ready(chosen.route, journey)
-            estimate = self._check_deadline(request, now, owner, call)
-            async with self._place(now, owner, request.prompt) as place:
+            estimate = self._check_deadline(request, chosen.route, owner, call)
+            async with self._place(chosen.route, owner, request.prompt) as place:
+                route = await self._current(chosen.route, journey)
                 self._measurements.sent(journey)
-                route = self._current(now)
                 forward = Forward(self._measurements, request, answer, call, route=route, journey=journey, limit=limit, estimate=estimate)
                 extra = self._extra(msgspec.structs.replace(chosen, route=route), owner, place, request.prompt)
                 alone = len(self._queue.taken(route.uid)) == 1
@@ -108,13 +102,12 @@ class Proxy:
         vectors: list[bytes] = []
 
         async def work(_limit: asyncio.Timeout) -> Outcome:
-            now = await self._ready(chosen.route, journey)
-            async with self._place(now, Owner(call.tenant), b"") as place:
+            async with self._place(chosen.route, Owner(call.tenant), b"") as place:
+                now = await self._current(chosen.route, journey)
                 self._measurements.sent(journey)
-                now = self._current(now)
                 extra = {"adapter": chosen.adapter} if chosen.adapter else {}
-                self._slots.forget(now.uid, but=self._queue.taken(now.uid) - {place})
                 for one in request.inputs:
+                    self._slots.forget(now.uid, but=self._queue.taken(now.uid) - {place})
                     body = vector_request(one, {**extra, **self._tenant(now, Owner(call.tenant))})
                     async with listener.ask(now.endpoint, now.api_key, "/v1/embeddings", body, call.request_id) as reply:
                         answered = await reply.body()
@@ -134,9 +127,12 @@ class Proxy:
         Raises:
             FleetError: It will not be loaded now.
         """
+        _refuse_unless_ready(route)
         journey = self._measurements.begin(route, call.arrived_at)
+        self._demand.want(route.uid)
         try:
-            await self._ready(route, journey)
+            async with self._place(route, Owner(call.tenant), b""):
+                await self._current(route, journey)
         finally:
             self._measurements.drop(journey)
             self._demand.touch(route.uid, keep_seconds)
@@ -150,6 +146,8 @@ class Proxy:
         route = journey.route
         where = {"replica": f"{route.namespace}/{route.name}", "request_id": call.request_id}
         try:
+            _refuse_unless_ready(route)
+            self._demand.want(route.uid)
             limit = asyncio.timeout(self._measurements.left(journey, call.deadline_seconds))
             try:
                 async with limit:
@@ -183,61 +181,19 @@ class Proxy:
             choose=lambda free: self._slots.choose(route.uid, free, owner, prompt),
         )
 
-    async def _ready(self, route: Route, journey: Journey) -> Route:
-        """Return the route once its model is loaded; one that loads on demand is loaded now.
-
-        Raises:
-            Unavailable: It drains, or has no worker and will not have one because of this request.
-            ResourceExhausted: So many wait for it already.
-        """
-        _refuse_unless_ready(route)
-        if route.endpoint:
-            return route
-        if self._loading.get(route.uid, 0) >= route.max_queued:
-            raise ResourceExhausted(
-                f"{route.max_queued} requests wait already until {route.namespace}/{route.name} is loaded (serving.maxQueued)",
-                retry_after_seconds=LOADING_RETRY_SECONDS,
-                code="queue_full",
-            )
-        self._loading[route.uid] = self._loading.get(route.uid, 0) + 1
-        limit = asyncio.timeout(LOAD_SECONDS_MAX)
-        try:
-            async with limit:
-                self._demand.want(route.uid)
-                loaded = await self._routes.until(lambda: self._loaded(route))
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise _loading(self._routes.find(route.namespace, route.name) or route) from None
-        finally:
-            self._loading[route.uid] -= 1
-            if not self._loading[route.uid]:
-                del self._loading[route.uid]
-            self._measurements.waited_for_load(journey)
-        return loaded
-
-    def _loaded(self, route: Route) -> Route | None:
-        """Return the route with a worker, None while it loads.
-
-        Raises:
-            Unavailable: It is gone or drains.
-        """
-        now = self._routes.find(route.namespace, route.name)
-        if now is None or now.uid != route.uid:
-            raise _loading(route)
-        if now.draining:
-            _refuse_unless_ready(now)
-        return now if now.endpoint else None
-
-    def _current(self, route: Route) -> Route:
-        """Return the route as it is now: the worker may have gone or come back while the request waited.
+    async def _current(self, route: Route, journey: Journey) -> Route:
+        """Return the route as it is now: the worker may have gone or come back while the request waited, or must be loaded first.
 
         Raises:
             Unavailable: No worker is there. A draining replica still answers whom it let in.
         """
         now = self._routes.find(route.namespace, route.name)
+        if now is not None and now.uid == route.uid and now.on_demand and not now.endpoint:
+            now = await wake(now, self._routes, self._demand)
         if now is None or now.uid != route.uid or not now.endpoint:
-            raise _loading(now or route)
+            raise loading(now or route)
+        if not route.endpoint:  # it was not loaded when the request came
+            journey.load_seconds = self._measurements.now() - journey.arrived_at
         return now
 
     def _check_deadline(self, request: Request, route: Route, owner: Owner, call: Call) -> float | None:
@@ -339,14 +295,4 @@ def _refuse_unless_ready(route: Route) -> None:
             code="replica_draining",
         )
     if not route.endpoint and not route.on_demand:
-        raise _loading(route)
-
-
-def _loading(route: Route) -> Unavailable:
-    """Return the error of a replica that has no worker now."""
-    why = route.waiting_reason or "its model is being loaded"
-    return Unavailable(
-        f"replica {route.namespace}/{route.name} does not answer yet: {why}",
-        retry_after_seconds=LOADING_RETRY_SECONDS,
-        code="model_loading",
-    )
+        raise loading(route)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 __all__ = ["Chosen", "Route", "Routes"]
-
-T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -36,7 +34,8 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         size_bytes: Bytes of its files.
         digest: Hex sha256 of its weights.
         memory_bytes: Memory that it takes while loaded.
-        on_demand: It is loaded when somebody asks, and may be unloaded (`serving.load: OnDemand`).
+        on_demand: A request may wait while the model is loaded for it (`agent/serving/waking.py`).
+        shifts: The runtime goes on when the context is full.
         images: Whether it has an encoder for images.
         soc: Chip that the variant is for; with the next two, the row of the benchmark table that it refers to.
         reference_model: Model of that row; empty for none.
@@ -65,6 +64,7 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     digest: str = ""
     memory_bytes: int = 0
     on_demand: bool = False
+    shifts: bool = False
     images: bool = False
     soc: str = ""
     reference_model: str = ""
@@ -84,33 +84,23 @@ class Routes:
     def __init__(self) -> None:
         self._routes: tuple[Route, ...] = ()
         self._listeners: Final[list[Callable[[tuple[Route, ...]], None]]] = []
-        self._waiting: list[asyncio.Future[None]] = []
+        self._next = asyncio.Event()  # set at the next replacement
 
     def replace(self, routes: tuple[Route, ...]) -> None:
         """Put all routes in place of all before, sorted by namespace and name."""
         self._routes = tuple(sorted(routes, key=lambda route: (route.namespace, route.name, route.uid)))
         for listener in self._listeners:
             listener(self._routes)
-        waiting, self._waiting = self._waiting, []
-        for turn in waiting:
-            if not turn.done():
-                turn.set_result(None)
+        replaced, self._next = self._next, asyncio.Event()
+        replaced.set()
+
+    async def changed(self) -> None:
+        """Wait for the next replacement."""
+        await self._next.wait()
 
     def on_replace(self, listener: Callable[[tuple[Route, ...]], None]) -> None:
         """Call `listener` with the new routes after each replacement."""
         self._listeners.append(listener)
-
-    async def until(self, found: Callable[[], T | None]) -> T:
-        """Wait until `found` returns something; it is asked now and after each replacement."""
-        while (value := found()) is None:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            finally:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-        return value
 
     def all(self) -> tuple[Route, ...]:
         """Return every route."""

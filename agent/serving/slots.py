@@ -6,7 +6,8 @@ remembers there may be used again. Called by `agent/serving/proxy.py`.
 llama.cpp keeps the tokens of the last request in each slot and skips what a new prompt has in common with them. That never changes an
 answer, but it shows: in `cached_tokens` and in the time to the first token, by which a client could find out, word by word, how somebody
 else's prompt begins. So the agent chooses the slot itself (`id_slot`) and lets the runtime compare only with the owner's own tokens
-(`cache_prompt`). Runtimes on the NPU are told the tenant and keep to it themselves.
+(`cache_prompt`). Embeddings run in whatever slot the runtime has free, so all that may be free is forgotten before each. Runtimes on the
+NPU are told the tenant and keep to it themselves.
 """
 
 from __future__ import annotations

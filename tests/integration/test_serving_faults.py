@@ -353,7 +353,7 @@ def test_keep_alive_reaches_the_loop(value: object, seconds: float | None) -> No
             await board.answered(asyncio.ensure_future(board.post("/api/chat", body)), chunk("x"))
             return demands.told
 
-    assert asyncio.run(scenario()) == [("touch", "u", seconds)]
+    assert asyncio.run(scenario()) == [("want", "u"), ("touch", "u", seconds)]
 
 
 def test_a_request_for_an_unloaded_model_has_it_loaded_and_waits() -> None:
@@ -370,7 +370,8 @@ def test_a_request_for_an_unloaded_model_has_it_loaded_and_waits() -> None:
     answer, loaded, unloaded, told = asyncio.run(scenario())
     assert 0 < answer.load_duration <= answer.total_duration
     assert (loaded.done_reason, unloaded.done_reason) == ("load", "unload")
-    assert told == [("want", "u"), ("touch", "u", None), ("touch", "u", 60.0), ("unload", "u")]
+    assert set(told[:-4]) == {("want", "u")}
+    assert told[-4:] == [("touch", "u", None), ("want", "u"), ("touch", "u", 60.0), ("unload", "u")]
 
 
 def test_an_idle_model_that_is_declared_to_stay_is_not_said_to_be_unloaded() -> None:
