@@ -5,8 +5,11 @@ import base64
 import contextlib
 import json
 import math
+import re
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -318,3 +321,32 @@ def test_what_the_fleet_does_says_which_command_does_it(stage: Stage, board: Boa
     answer = stage.run(ask())
     assert answer.status_code == 501
     assert "rkfleet " in answer.json()["error"]
+
+
+# ---- the guide
+
+
+def test_the_guide_for_clients_does_what_it_says(stage: Stage, board: Board, tmp_path: Path) -> None:
+    """Every block runs as it stands, but for the address."""
+    page = (Path(__file__).parents[2] / "docs/guides/clients.md").read_text().replace("http://127.0.0.1:7480", board.url)
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+
+    async def run(*words: str) -> str:
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE, cwd=tmp_path)
+        said, _ = await process.communicate()
+        assert process.returncode == 0, words
+        return said.decode()
+
+    async def scenario() -> list[str]:
+        shell = [await run("bash", "-ec", text) for language, text in blocks if language == "bash"]
+        together = "\nprint(end='\\0')\n".join(text for language, text in blocks if language == "python")  # they share costly imports
+        return [*shell, *(await run(sys.executable, "-c", together)).split("\0")]
+
+    chat, lines, vectors, streamed, shaped, ollamas = stage.run(scenario())
+    assert json.loads(chat)["usage"]["completion_tokens"] <= 12
+    assert json.loads(lines.splitlines()[-1])["done"]
+    assert [len(one["embedding"]) for one in json.loads(vectors)["data"]] == [64, 64]
+    assert "completion_tokens=" in streamed
+    assert "city" in json.loads(shaped)
+    assert " tokens in " in ollamas
