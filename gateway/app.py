@@ -141,7 +141,7 @@ class GatewayApp:
     def _served(self, body: bytes) -> Served:
         try:
             asked = msgspec.json.decode(body, type=_Asked)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise Failure(400, "invalid_json", f"the request body is no request for a model: {error}") from error
         name = asked.model or asked.name
         if not name:

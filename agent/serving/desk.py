@@ -19,7 +19,7 @@ from agent.serving.demand import Demand
 from agent.serving.measure import Measurements
 from agent.serving.proxy import Proxy
 from agent.serving.queue import Queue
-from agent.serving.request import Answer, EmbeddingRequest, Request, Timing
+from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from rkfleet.errors import BadRequest, NotFound
 
@@ -119,8 +119,8 @@ class Desk:
 
         async def work() -> None:
             vectors, timing = await self._proxy.embed(request, chosen, call, keep_seconds)
-            if request.ignored:
-                call.client.headers.append((b"x-rkfleet-ignored", ", ".join(request.ignored).encode()))
+            if ignored := named(request.ignored):
+                call.client.headers.append((b"x-rkfleet-ignored", ", ".join(ignored).encode()))
             await call.client.json(finish(vectors, timing))
 
         await call.client.while_connected(work())

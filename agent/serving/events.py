@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from rkfleet.errors import BadRequest, FleetError, Internal
+from rkfleet.errors import BadRequest, FleetError, Internal, Unavailable
 
 __all__ = ["PRIVATE", "Choice", "Event", "Usage", "context_exceeded", "decode_event", "length_events", "worker_error"]
 
 PRIVATE: Final = ("timings", "prompt_progress", "ignored", "__verbose")  # what workers add to OpenAI's chunks
 
+LATER_SECONDS: Final = 2
+_LATER: Final = (429, 503)  # The worker cannot now, for a reason of its own; another replica may.
 _NOT_SUPPORTED: Final = 501  # llama.cpp's status for a question that this model or its load parameters have no answer to
 
 
@@ -92,6 +94,7 @@ class _WorkerError(msgspec.Struct, frozen=True):
     code: int = 500
     message: str = ""
     type: str = ""
+    param: str | None = None
     n_prompt_tokens: int = 0
     n_ctx: int = 0
 
@@ -153,8 +156,10 @@ def worker_error(body: bytes, context_tokens: int) -> FleetError:
         return context_exceeded(error.n_prompt_tokens, context_tokens)
     if error.code == _NOT_SUPPORTED:
         return BadRequest(f"this replica cannot do that: {error.message}", code="not_supported")
+    if error.code in _LATER:
+        return Unavailable(error.message, retry_after_seconds=LATER_SECONDS, code="worker_busy")
     if 400 <= error.code < 500 and error.code not in (401, 403):
-        return BadRequest(error.message, code="invalid_request")
+        return BadRequest(error.message, code="invalid_request", param=error.param)
     return Internal(f"the worker failed: {error.message}", code="worker_failed")
 
 

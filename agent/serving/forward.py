@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from agent.serving import events, listener
 from agent.serving.call import Call
 from agent.serving.connection import Connection
 from agent.serving.measure import Journey, Measurements, Outcome
-from agent.serving.request import Answer, Kind, Request, worker_request
+from agent.serving.request import Answer, Kind, Request, named, worker_request
 from agent.serving.routes import Route
 from rkfleet.errors import Unavailable
 
@@ -28,10 +27,8 @@ __all__ = ["Forward"]
 
 HEARTBEAT_AFTER_SECONDS: Final = 30.0  # Proxies and clients give up on silent connections after 60 s; shorter prompts stay retryable.
 HEARTBEAT_SECONDS: Final = 5.0  # Between two of them.
-IGNORED_NAMES_MAX: Final = 32  # Names in the header `x-rkfleet-ignored`; there are fewer parameters.
 
 _PATHS: Final[Mapping[Kind, str]] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
-_NAME: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # What may stand in a header.
 
 
 class Forward:
@@ -123,13 +120,13 @@ class Forward:
 
     def _note_ignored(self, names: tuple[str, ...]) -> None:
         """Remember parameters without effect; the header that says so goes out with the first output."""
-        new = tuple(name for name in dict.fromkeys(names) if name not in self._ignored and _NAME.fullmatch(name))
+        new = tuple(name for name in named(names) if name not in self._ignored)
         self._measurements.ignored(self._journey, new)
         self._ignored += new
 
     def _tell_ignored(self) -> None:
         if self._ignored and not self._client.started:
-            self._client.headers.append((b"x-rkfleet-ignored", ", ".join(self._ignored[:IGNORED_NAMES_MAX]).encode()))
+            self._client.headers.append((b"x-rkfleet-ignored", ", ".join(self._ignored).encode()))
 
     async def _begin(self) -> None:
         if not self._client.started:

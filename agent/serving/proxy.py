@@ -26,7 +26,7 @@ from agent.serving.forward import Forward
 from agent.serving.measure import Journey, Measurements, Outcome
 from agent.serving.prefill import Estimates
 from agent.serving.queue import Queue, retry_after_seconds
-from agent.serving.request import Answer, EmbeddingRequest, Request, Timing
+from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from agent.serving.slots import Owner, Slots
 from agent.serving.vectors import shortened, vector_of, vector_request
@@ -99,6 +99,7 @@ class Proxy:
             FleetError: It failed; there are no vectors then.
         """
         journey = self._measurements.begin(chosen.route, call.arrived_at)
+        self._measurements.ignored(journey, named(request.ignored))
         vectors: list[bytes] = []
 
         async def work(_limit: asyncio.Timeout) -> Outcome:

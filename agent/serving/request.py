@@ -13,7 +13,8 @@ unknown fields are ignored, as OpenAI's clients expect. Source: https://platform
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -23,7 +24,7 @@ from rkfleet.errors import BadRequest
 
 __all__ = [
     "CHAT_FIELDS", "COMPLETION_FIELDS", "INPUTS_MAX", "PARAMETERS", "Answer", "Dialect", "EmbeddingRequest", "Kind", "Request", "Timing",
-    "check_images", "check_limit", "read_body", "refuse", "worker_request",
+    "check_images", "check_limit", "named", "read_body", "refuse", "worker_request",
 ]  # fmt: skip
 
 Kind = Literal["chat", "completion"]
@@ -44,6 +45,9 @@ PARAMETERS: Final = CHAT_FIELDS | COMPLETION_FIELDS | {
     "format", "keep_alive", "options.main_gpu", "options.mirostat", "options.num_batch", "options.num_ctx", "options.num_gpu",
     "options.num_keep", "options.num_thread", "options.repeat_last_n", "options.typical_p", "options.use_mmap", "think", "truncate",
 }  # fmt: skip
+
+NAMES_MAX: Final = 32  # Names in the header `x-rkfleet-ignored`; there are fewer parameters.
+_NAME: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 INPUTS_MAX: Final = 2048  # Texts of one embeddings request, OpenAI's own limit; each is computed after the other.
 
@@ -183,6 +187,11 @@ def read_body(body: bytes, understood: type[Any]) -> tuple[dict[str, msgspec.Raw
         raise BadRequest(f"request body: {error}", code="invalid_value") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"request body is not JSON: {error}", code="invalid_json") from error
+
+
+def named(parameters: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that may stand in a header, each once: clients make up names, and one could hold the end of a line."""
+    return tuple(name for name in dict.fromkeys(parameters) if _NAME.fullmatch(name))[:NAMES_MAX]
 
 
 def check_limit(field: str, limit: int | None) -> int | None:

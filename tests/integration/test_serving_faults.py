@@ -422,3 +422,58 @@ def test_a_request_has_one_id_from_end_to_end(given: str, taken: bool, caplog: p
     assert header == error
     assert f"X-Request-Id: {header}\r\n".encode() in asked
     assert [record.__dict__["request_id"] for record in caplog.records if record.message == "request failed"] == [header]
+
+
+# ---- hostile bodies
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/api/chat", "/api/generate", "/api/embed"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"model": "m", "messages": ' + b"[" * 100_000,
+        b'{"model": "m", "prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b', "input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": '
+        + b"[" * 5000
+        + b"]" * 5000
+        + b"}]}]}",
+        b'{"model": {"a": 1}}',
+        b'"text"',
+        b"null",
+        b"\xff",
+        b"",
+    ],
+    ids=range(9),
+)
+def test_no_body_is_more_than_a_refusal(path: str, body: bytes) -> None:
+    async def scenario() -> tuple[int, bool]:
+        async with scripted() as board, httpx2.AsyncClient() as client:
+            answer = await client.post(board.url + path, content=body)
+            return answer.status_code, board.worker.asked == []
+
+    status, unasked = asyncio.run(scenario())
+    assert (400 <= status < 500) or (path in ("/api/chat", "/api/generate") and status == 200)
+    assert unasked
+
+
+def test_made_up_names_do_not_get_into_headers() -> None:
+    async def scenario() -> httpx2.Response:
+        async with scripted() as board:
+            board.worker.replies = [vector([1.0])]
+            return await board.post("/api/embed", {"model": "m", "input": "x", "options": {"a\r\nx-evil: 1": 1, "num_ctx": 1}})
+
+    answer = asyncio.run(scenario())
+    assert answer.headers["x-rkfleet-ignored"] == "options.num_ctx"
+    assert "x-evil" not in answer.headers
+
+
+@pytest.mark.parametrize(("code", "status"), [(400, 400), (404, 400), (429, 503), (501, 400), (503, 503), (500, 500), (401, 500)])
+def test_a_refusal_of_the_worker_keeps_its_kind(code: int, status: int) -> None:
+    async def scenario() -> int:
+        async with scripted() as board:
+            asking = asyncio.ensure_future(board.post("/v1/chat/completions", ASK))
+            await board.worker.say({"error": {"code": code, "message": "no"}})
+            return (await asking).status_code
+
+    assert asyncio.run(scenario()) == status
