@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import random
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +25,7 @@ import httpx2
 import msgspec
 
 from bench._fleet import DEPLOYMENT, serving_fleet
+from bench._listener import listener
 from bench.report import Goal, Result, finish, result
 from rkfleet.cli.chat import ask
 from rkfleet.clock import Clock, SystemClock
@@ -80,7 +80,7 @@ async def measure(directory: Path, clock: Clock, rounds: int) -> list[Result]:
     model = await ensure_sample()
     async with (
         serving_fleet(directory, clock, contextTokens=CONTEXT_TOKENS, maxOutputTokens=OUTPUT_TOKENS) as fleet,
-        listener(model, threads) as peer_url,
+        listener(model, context_tokens=CONTEXT_TOKENS, threads=threads) as peer_url,
         httpx2.AsyncClient(timeout=120.0, trust_env=False) as pooled,
         httpx2.AsyncClient(timeout=120.0, trust_env=False, limits=ONE_USE) as unpooled,
     ):
@@ -124,22 +124,6 @@ def compare(long_answers: Sequence[tuple[Speed, Speed]], short_answers: Sequence
         result("ttft", "ms", [our for our, _ in first_ms], peer=beside, theirs=[their for _, their in first_ms]),
         result("ttft_added", "ms", [added_ms], goal=Goal("value", "<=", FIRST_TOKEN_ADDED_MS_MAX)),
     ]
-
-
-@contextlib.asynccontextmanager
-async def listener(model: Path, threads: int) -> AsyncIterator[str]:
-    """Run llama.cpp's listener in a process of its own and yield its base URL."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench._listener", str(model), str(CONTEXT_TOKENS), str(threads),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.stdin.close()
-        await process.wait()
 
 
 def main(arguments: Sequence[str]) -> int:

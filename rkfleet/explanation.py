@@ -278,7 +278,8 @@ class _Explainer:
         if cordoned:
             return _Finding(one, "NeedsHelp", f"{name} has no board", "", self._cordoned(cordoned))
         for board in could:
-            if (found := self._ailing(board)) is not None:
+            found = self._ailing(board) or (self._without_npu(board) if "NPU is not ready" in why else None)
+            if found is not None:
                 return _Finding(one, found.verdict, f"{name} has no board", "", found)
         if could and "memory" in why:
             command = "rkfleet top boards"
@@ -329,7 +330,7 @@ class _Explainer:
         meta, name = one.metadata, self._board_words(one.metadata.name)
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted", f"rkfleet describe board {meta.name}")
-        if (ailing := self._ailing(one)) is not None:
+        if (ailing := self._ailing(one) or self._without_npu(one)) is not None:
             return ailing
         replicas = self._world.on_board(meta.name)
         if any(taint.key == TAINT_DRAIN for taint in one.spec.taints):
@@ -354,7 +355,20 @@ class _Explainer:
             if said.status == "True":
                 why, command = _words(said, helps)
                 return _Finding(one, "NeedsHelp", f"{name} is under {type}: {why}", command)
+        for type in (conditions.LEDGER_DAMAGED, conditions.IDENTITY_CONFLICT):
+            said = _said(one.status.conditions, type)
+            if said.status == "True":
+                why, command = _words(said, look)
+                return _Finding(one, "NeedsHelp", f"{name} has {type}: {why}", command)
         return None
+
+    def _without_npu(self, one: Board) -> _Finding | None:
+        """Return why a board cannot use its NPU, or None for one that can, or has none."""
+        said = _said(one.status.conditions, conditions.NPU_READY)
+        if said.status != "False":
+            return None
+        why, command = _words(said, f"rkfleet describe board {one.metadata.name}")
+        return _Finding(one, "NeedsHelp", f"{self._board_words(one.metadata.name)} cannot use its NPU: {why}", command)
 
     def _drained(self, one: Board, name: str, replicas: Sequence[Replica]) -> _Finding:
         left = self._world.left_on(one)

@@ -122,13 +122,13 @@ class Cache:
             DigestMismatch: Its bytes are not what they were; it has been removed.
         """
         path = self.path(digest)
+        try:
+            file = FileIO(path)  # here, because a file that a thread opened for a cancelled task is closed by nobody
+        except FileNotFoundError as error:
+            raise NotFound(f"artifact {digest} is not on this board") from error
         hasher = hashlib.sha256()
         buffer = memoryview(bytearray(PIECE_BYTES))  # one for the whole file: threads keep what they allocate
-        with contextlib.ExitStack() as closing:  # entered in the thread, so that also one who is cancelled meanwhile closes it
-            try:
-                file = await in_thread(lambda: closing.enter_context(FileIO(path)))
-            except FileNotFoundError as error:
-                raise NotFound(f"artifact {digest} is not on this board") from error
+        with file:
             while await in_thread(_hash_span, file, hasher, buffer):
                 pass
             found = f"sha256:{hasher.hexdigest()}"
