@@ -11,15 +11,16 @@ answers finish for a few seconds, and last the workers that those answers come f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 import msgspec
@@ -46,6 +47,7 @@ from agent.own_log import own_log
 from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports, status_sentence
 from agent.samples import read_series
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
@@ -54,6 +56,7 @@ from agent.workers import backends
 from agent.workers.base import Backend
 from agent.workers.libraries import Library, find_libraries
 from agent.workers.supervisor import Supervisor
+from rkfleet.assignment import AssignedReplica
 from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
@@ -273,9 +276,10 @@ class Agent:
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
-        # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
+        # Nobody is asked for a key here, so it is for this machine alone: other machines come through the HTTPS listeners below.
         local_clients = is_loopback(self._config.ops_host)
-        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
+        door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=door if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
             working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
@@ -296,7 +300,11 @@ class Agent:
     async def _run_in_fleet(self) -> None:
         identity = await self._identity()
         tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
-        async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+        gateways = GatewayDoor(self._serving)
+        async with (
+            self._clients(identity),
+            serve_asgi(gateways, self._config.serving_host, self._config.serving_port, tls=tls) as listener,
+        ):
             self._listeners.append(listener)
             url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
             _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
@@ -306,7 +314,7 @@ class Agent:
         await local.assign(self._ledger)
         files = local.files
         bytes = Bytes(cache=files, fetcher=files, grants=files, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
-        async with asyncio.TaskGroup() as tasks:
+        async with self._clients(None), asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after(bytes, self._config.name, ""))
             tasks.create_task(local.keep(self._ledger))
 
@@ -320,6 +328,25 @@ class Agent:
             read=lambda: read_series(self.metrics),
             in_session=lambda: not self.no_session_reason,
         )
+
+    @contextlib.asynccontextmanager
+    async def _clients(self, identity: Identity | None) -> AsyncIterator[None]:
+        """Listen for clients of other machines, if the operator wants it; without an identity the operator has named a certificate."""
+        config = self._config
+        if not config.client_host:
+            yield
+            return
+        door = KeyDoor(self._serving, keys=config.api_keys, clock=self._clock, origins=config.cors_origins)
+        cert, key = config.client_tls_cert, config.client_tls_key
+        if identity is not None:
+            cert, key = cert or identity.serving_cert_file, key or identity.key_file
+        assert cert is not None
+        assert key is not None
+        tls = Tls(cert, key)
+        async with serve_asgi(door, config.client_host, config.client_port, tls=tls) as listener:
+            self._listeners.append(listener)
+            _log.info("listening", extra={"for": "clients with an API key", "url": listener.url})
+            yield
 
     async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
         """Keep the session, the loop and the certificates."""
@@ -477,7 +504,24 @@ def route_of(served: Served, board: str) -> Route:
         waiting_reason=served.waiting,
         on_demand=served.on_demand,
         shifts=replica.serving.context_overflow == "Shift",
+        adapters=_adapters(replica),
+        runtime=replica.runtime,
+        dtype=replica.dtype,
+        size_bytes=sum(file.size_bytes for file in replica.files),
+        digest=next((file.digest for file in replica.files if file.role == "weight"), "").removeprefix("sha256:"),
+        memory_bytes=replica.memory_bytes,
+        images=any(file.role == "encoder" for file in replica.files),
+        soc=replica.soc,
+        reference_model=replica.reference_model,
+        reference_sdk_version=replica.reference_sdk_version,
     )
+
+
+def _adapters(replica: AssignedReplica) -> tuple[str, ...]:
+    """Return the LoRAs that requests may name. llama.cpp would need them at load, and would ignore the name without a word."""
+    if replica.runtime != "rkllm":
+        return ()
+    return tuple(sorted(PurePosixPath(file.path).stem for file in replica.files if file.role == "adapter"))
 
 
 def npu_lock(config: Config) -> Path:
