@@ -166,9 +166,8 @@ class GatewayApp:
             return self._endpoints.table.models.get(served.name, served).targets
 
         answering = self._proxy.forward(served, path, headers, body, send, ready=ready)
-        work = asyncio.create_task(answering)
-        stayed = await until_disconnect(work, receive)
-        return work.result() if stayed else 499  # nginx's number for a client that left
+        status = await until_disconnect(answering, receive)
+        return 499 if status is None else status  # nginx's number for a client that left
 
 
 def _card(served: Served) -> dict[str, Any]:

@@ -8,11 +8,10 @@ work there.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +24,7 @@ from rkfleet.clock import Clock
 from rkfleet.http1 import ConnectionLost
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send
+from rkfleet.racing import run_until
 from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 __all__ = ["OLLAMA", "Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
@@ -213,25 +213,13 @@ def _last_words(failure: Failure, path: str, headers: list[tuple[bytes, bytes]],
     return b"\n\ndata: " + body + b"\n\n"
 
 
+async def until_disconnect(work: Coroutine[Any, Any, int], receive: Receive) -> int | None:
+    """Run `work` to its end and return its result; None if the client has left before, which cancels it."""
+    finished = await run_until(work, _disconnected(receive))
+    return finished.result if finished is not None else None
+
+
 async def _disconnected(receive: Receive) -> None:
     """Return when the client has left."""
-    while True:
-        message: MutableMapping[str, Any] = await receive()
-        if message["type"] == "http.disconnect":
-            return
-
-
-async def until_disconnect(work: asyncio.Task[int], receive: Receive) -> bool:
-    """Wait for `work`; cancel it when the client leaves. Return whether the client stayed to the end."""
-    leaving = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return True
-        work.cancel()
-        await asyncio.wait((work,))
-        return False
-    finally:
-        work.cancel()
-        leaving.cancel()
-        await asyncio.wait((work, leaving))
+    while (await receive())["type"] != "http.disconnect":
+        pass

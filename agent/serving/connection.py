@@ -13,6 +13,7 @@ from typing import Any, Final
 from agent.serving.openai import OpenAi
 from agent.serving.request import Dialect
 from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
+from rkfleet.racing import run_until
 
 __all__ = ["Connection", "Message", "Receive", "Send"]
 
@@ -104,15 +105,7 @@ class Connection:
         Raises:
             FleetError: What `answer` raised.
         """
-        answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(self._left())
-        try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-        finally:
-            for task in (answering, leaving):
-                task.cancel()
-            await asyncio.wait((answering, leaving))
+        await run_until(answer, self._left())
 
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
