@@ -21,6 +21,7 @@ from rkfleet import conditions
 from rkfleet.clock import Clock
 from rkfleet.conditions import Condition
 from rkfleet.disk import in_thread
+from rkfleet.racing import until_first
 
 __all__ = ["BoardWatch"]
 
@@ -186,8 +187,4 @@ class BoardWatch:
 
     async def _wait(self) -> None:
         """Return when other clocks are wanted, or when the next look is due."""
-        async with asyncio.TaskGroup() as tasks:
-            waits = {tasks.create_task(self._changed.wait()), tasks.create_task(self._clock.sleep(LOOK_SECONDS))}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        await until_first(self._changed.wait(), self._clock.sleep(LOOK_SECONDS))
