@@ -1,7 +1,7 @@
 """The watch over the board's hardware: looks every few seconds, keeps the clocks as they are wanted, says how the hardware stands.
 
 In: telemetry, the clocks that the assignment wants (`want`, called by the loop). Out: conditions that the loop puts into its report,
-gauges, a wake-up of the loop when a condition changes. Made by `agent/app.py`. It stands beside the loop because setting clocks can wait
+gauges, a wake-up of the loop when a condition changes. Made by `agent/parts.py`. It stands beside the loop because setting clocks can wait
 for the kernel and for the helper, and the loop waits for nobody.
 """
 

@@ -1,6 +1,6 @@
 """What the kernel says about the machine: release, identity, boot.
 
-Called by `agent/board/facts.py` and `agent/app.py`. Sources: Linux `Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id),
+Called by `agent/board/facts.py` and `agent/board/clock_control.py`. Sources: Linux `Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id),
 `machine-id(5)`.
 """
 

@@ -21,6 +21,7 @@ import msgspec
 
 from agent import app
 from agent.notify import Notifier
+from agent.parts import Parts, machine_parts
 from agent.standalone.config import HOST, PORT, Options
 from agent.standalone.files import LocalFiles
 from agent.standalone.models import LocalModels
@@ -60,7 +61,7 @@ async def _serve(options: Options) -> None:
     terminal = Terminal(sys.stderr, clock)
     models = LocalModels(options, LocalFiles(options.agent.data_dir, SystemDisk(), terminal.say), clock, terminal.say)
     config = msgspec.structs.replace(options.agent, ops_port=_port(options, terminal))
-    parts = msgspec.structs.replace(app.machine_parts(config, clock, jitter), local=models)
+    parts = msgspec.structs.replace(machine_parts(config, clock, jitter), local=models)
     drafts = models.drafts()
     _check(drafts, parts)
     await models.prove(terminal.progress)
@@ -82,7 +83,7 @@ def _refuse_a_joined_board(data_dir: Path) -> None:
         )
 
 
-def _check(replicas: Sequence[AssignedReplica], parts: app.Parts) -> None:
+def _check(replicas: Sequence[AssignedReplica], parts: Parts) -> None:
     """Refuse now what could only fail later.
 
     Raises:

@@ -83,7 +83,7 @@ def served_names(options: Options) -> tuple[str, ...]:
 
 
 class LocalModels:
-    """The models of one command line; `Local` of `agent/app.py`.
+    """The models of one command line; `Local` of `agent/parts.py`.
 
     Attributes:
         files: The files behind them.

@@ -1,7 +1,7 @@
 """Which runtime libraries of the NPU this board has, and what each of them is.
 
 In: the files that the operator names, else those in the usual places. Out: one `Library` for each version that can be used, and a sentence
-for each file that cannot. Called once, by `agent/app.py` at start; nothing is mapped into the agent (`agent/workers/rkllm/identify.py`).
+for each file that cannot. Called once, by `agent/parts.py` at start; nothing is mapped into the agent (`agent/workers/rkllm/identify.py`).
 Several versions side by side are an ordinary state: each worker is told the file that it loads.
 """
 

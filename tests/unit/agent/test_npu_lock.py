@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from agent.app import npu_lock
 from agent.config import Config
+from agent.parts import npu_lock
 
 
 def test_the_lock_is_the_machines_where_a_directory_was_made_for_it_and_else_the_agents_own(tmp_path: Path) -> None:
