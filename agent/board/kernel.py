@@ -1,7 +1,7 @@
 """What the kernel says about the machine: release, identity, boot.
 
-Called by `agent/board/facts.py` and `agent/board/clock_control.py`. Sources: Linux `Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id),
-`machine-id(5)`.
+Called by `agent/board/facts.py` and `agent/board/clock_control.py`. Sources: Linux
+`Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id), `machine-id(5)`.
 """
 
 from __future__ import annotations
