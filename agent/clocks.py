@@ -25,7 +25,7 @@ from typing import Final
 
 from agent.board import profile, soc, tuning
 from agent.board.clock_wire import SOCKET, VERB_BYTES_MAX, VERBS
-from agent.board.readings import read_text
+from agent.board.kernel import observe_boot_id
 
 __all__ = ["Helper", "main", "serve"]
 
@@ -52,7 +52,7 @@ class Helper:
     def answer(self, verb: str) -> tuple[tuple[profile.Item, ...], str]:
         """Do what a verb says; return how each clock stands, and in one sentence why nothing could be done."""
         found = profile.find_profile(self._soc)
-        boot_id = read_text(self._root / "proc/sys/kernel/random/boot_id") or ""
+        boot_id = observe_boot_id(self._root)
         items: tuple[profile.Item, ...] = ()
         problem = ""
         try:

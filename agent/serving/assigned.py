@@ -39,9 +39,9 @@ def route_of(served: Served, board: str) -> Route:
         runtime=replica.runtime,
         dtype=replica.dtype,
         size_bytes=sum(file.size_bytes for file in replica.files),
-        digest=next((file.digest for file in replica.files if file.role == "weight"), "").removeprefix("sha256:"),
+        digest=next((file.digest for file in replica.files_of("weight")), "").removeprefix("sha256:"),
         memory_bytes=replica.memory_bytes,
-        images=any(file.role == "encoder" for file in replica.files),
+        images=bool(replica.files_of("encoder")),
         soc=replica.soc,
         reference_model=replica.reference_model,
         reference_sdk_version=replica.reference_sdk_version,
@@ -52,4 +52,4 @@ def _adapters(replica: AssignedReplica) -> tuple[str, ...]:
     """Return the LoRAs that requests may name. llama.cpp would need them at load, and would ignore the name without a word."""
     if replica.runtime != "rkllm":
         return ()
-    return tuple(sorted(PurePosixPath(file.path).stem for file in replica.files if file.role == "adapter"))
+    return tuple(sorted(PurePosixPath(file.path).stem for file in replica.files_of("adapter")))

@@ -15,9 +15,9 @@ from typing import Final, Literal
 import msgspec
 
 from agent.ledger import Ledger
-from agent.standalone import gguf
 from agent.standalone.config import Options
 from agent.standalone.files import LocalFiles
+from agent.workers import gguf
 from rkfleet import simulated
 from rkfleet.assignment import (
     AssignedFile,

@@ -219,7 +219,7 @@ def worker_key(replica: AssignedReplica, library: str, *, on_npu: bool = False, 
     facts: list[object] = [replica.runtime, library, serving.context_tokens, files]
     facts.append([serving.context_overflow, serving.keep_tokens] if serving.context_overflow == "Shift" else [])
     if on_npu:
-        scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files if file.role == "adapter")
+        scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files_of("adapter"))
         facts += [scales, serving.max_output_tokens, serving.prompt_cache_bytes, serving.embed_flash, serving.cpus, serving.iommu_domain]
     else:
         facts += [serving.max_concurrent, serving.threads]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import xllamacpp
 
-from agent.workers.gguf import POOLING_LAST, POOLING_NONE, declared_pooling
+from agent.workers.gguf import MAGIC, POOLING_LAST, POOLING_NONE, declared_pooling
 from agent.workers.pipe import Load
 from rkfleet import simulated
 from rkfleet.errors import FailedPrecondition, Internal
@@ -27,8 +27,6 @@ __all__ = ["PREFILL_BATCH_TOKENS", "LlamaCpp", "load"]
 # 24, ms per prompt token at 16, 32, 64 and 256 tokens: 9.8, 8.8, 8.9, 9.0. So 32 cost nothing, take 0.3 s there, and leave room for a core
 # of half that speed; 16 would cost a tenth.
 PREFILL_BATCH_TOKENS: Final = 32
-
-GGUF_MAGIC: Final = b"GGUF"  # Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 LOG_WARNINGS: Final = 2  # llama.cpp's verbosity: 1 errors, 2 warnings. Above that it would log a line per request.
 
@@ -87,8 +85,8 @@ def _check_magic(path: Path) -> None:
         raise FailedPrecondition(f"model file {path} cannot be read: {error.strerror}") from error
     if head == simulated.MAGIC:
         raise FailedPrecondition(f"model file {path} is a placeholder for simulated boards; backend llamacpp runs real models only")
-    if not head.startswith(GGUF_MAGIC):
-        raise FailedPrecondition(f"model file {path} is no GGUF file: it starts with {head[:4]!r}, not {GGUF_MAGIC!r}")
+    if not head.startswith(MAGIC):
+        raise FailedPrecondition(f"model file {path} is no GGUF file: it starts with {head[:4]!r}, not {MAGIC!r}")
 
 
 def _let_embed(parameters: Any, load: Load) -> None:
