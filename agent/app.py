@@ -38,7 +38,7 @@ from agent.parts import Local, Parts, installed_libraries, machine_parts, npu_lo
 from agent.planning.values import Abilities
 from agent.reports import Reports, status_sentence
 from agent.samples import read_series
-from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor, LocalHosts
 from agent.serving.app import Serving
 from agent.serving.assigned import route_of
 from agent.serving.routes import Routes
@@ -159,9 +159,10 @@ class Agent:
         local_clients = is_loopback(self._config.ops_host)
         door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
         ops = ops_app(self._not_ready, self.metrics.text, otherwise=door if local_clients else None)
+        listening = LocalHosts(ops, self._serving, origins=self._config.cors_origins) if local_clients else ops
         async with asyncio.TaskGroup() as tasks:
             working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
-            async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
+            async with serve_asgi(listening, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
                     "listening",

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import math
+import shutil
 import struct
 import threading
 import time
@@ -19,7 +20,7 @@ import pytest
 
 from agent.workers.base import Exit, WorkerSpec
 from agent.workers.rkllm.library import SUPPORTS
-from agent.workers.rkllm.releases import GENERATIONS, Generation
+from agent.workers.rkllm.releases import GENERATIONS, VERSIONS, Generation
 from tests.integration import test_image_encoder as image_encoder
 from tests.support import npu_child, npu_worker
 from tests.support.npu_worker import Adapter, Refused, Reply, Running
@@ -110,7 +111,8 @@ def test_a_model_that_does_not_load_says_why_in_the_words_of_the_library(
     ("changes", "words"),
     [
         ({"generation": "G9"}, "generation 'G9'; G1, G2, G3, G4 are known"),
-        ({"library": "/no/such/librkllmrt.so"}, "/no/such/librkllmrt.so cannot be read"),
+        ({"library": "/no/such/librkllmrt.so"}, "/no/such/librkllmrt.so: it cannot be opened: No such file or directory"),
+        ({"library": __file__}, "it is no shared library"),
         ({"template": "a\n{% if %}"}, "template.jinja, line 2: "),
         ({"lock_path": "/no/such/lock"}, "lock of the NPU /no/such/lock cannot be opened"),
     ],
@@ -122,13 +124,19 @@ def test_what_a_worker_is_told_and_cannot_use_is_a_load_failure_that_names_it(se
     assert (exit.reason, words in exit.message) == ("LoadFailed", True), exit.message
 
 
-def test_bindings_of_another_generation_are_refused_before_anything_runs(setup: Setup) -> None:
-    """Init would succeed, and the first request would end the process."""
-    other = setup.spec("G3").npu
-    assert other is not None
-    exit = setup.exit(setup.spec("G4", library=other.library))
+@pytest.mark.parametrize(("was", "is_now"), [("1.2.3", "1.3.0"), ("1.3.0", "1.2.3"), ("1.2.0", "1.2.1b1")])
+def test_a_library_that_was_replaced_since_the_agent_looked_is_refused_before_it_is_mapped(setup: Setup, was: str, is_now: str) -> None:
+    """Init would succeed with bindings of another release, and the first request, or its first image, would end the process."""
+    file = setup.directory / "librkllmrt.so"
+    shutil.copyfile(runtime(was), file)
+    spec = setup.spec(VERSIONS[was], library=str(file), library_version=was)
+    assert setup.run(spec, lambda running: running.chat("Hi", max_tokens=1)).text
+    shutil.copyfile(runtime(is_now), setup.directory / "new")
+    (setup.directory / "new").replace(file)
+    exit = setup.exit(spec)
     assert exit.reason == "LoadFailed"
-    assert "its default parameters are those of G3" in exit.message
+    assert f"runtime library {file} is not {was} any more" in exit.message
+    assert "systemctl restart rkfleet-agent" in exit.message
 
 
 def test_a_lora_as_hugging_face_has_it_is_refused_with_what_to_do(setup: Setup) -> None:
