@@ -20,7 +20,7 @@ from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
-__all__ = ["Config", "parse_arguments"]
+__all__ = ["Config", "library_argument", "parse_arguments"]
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--runtime-library",
         dest="runtime_libraries",
-        type=_library,
+        type=library_argument,
         action="append",
         default=[],
         metavar="FILE[=GENERATION]",
@@ -127,7 +127,8 @@ def _board_name(text: str) -> str:
     return text
 
 
-def _library(text: str) -> NamedLibrary:
+def library_argument(text: str) -> NamedLibrary:
+    """Read a value of `--runtime-library`; for argparse."""
     try:
         return parse_named_library(text)
     except ValueError as error:
