@@ -45,7 +45,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 )
 
 # Those that `running.py` makes itself, around the ones above.
-BEFORE: Final = (("library", "Runtime library"), ("load", "Loading"), ("memory", "Memory of the model"))
+BEFORE: Final = (("library", "Runtime library"), ("load", "Loading"), ("model-memory", "Memory of the model"))
 AFTER: Final = (
     ("speed", "Speed beside the vendor's table"),
     ("second-model", "A second model beside the first"),

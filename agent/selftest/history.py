@@ -19,6 +19,7 @@ TURN_TOKENS: Final = 96  # Of the first turn: long enough to be slow to read aga
 ANSWER_TOKENS: Final = 64  # For "Yes."; models that think although they were told not to get a chance to stop.
 CACHED_TOKENS: Final = 128  # Of a prompt to save; its state has megabytes.
 FASTER_SHARE: Final = 0.7  # A prompt of which most is known already is read in well below this part of the time.
+FASTER_SECONDS_MIN: Final = 0.02  # What is saved of a time to the first token must be more than the noise of a small one.
 TURNS: Final = 3  # The third shows whether the count after the second was right; a runtime that forgets is found out there.
 
 
@@ -67,7 +68,7 @@ async def reuse(subject: Subject) -> Verdict:
         "cached_tokens": min(one.cached_tokens for one in later),
     }
     forgotten = [number for number, one in enumerate(later, 2) if not one.cached_tokens]
-    faster = all(one.first_seconds < FASTER_SHARE * first.first_seconds for one in later)
+    faster = all(_is_faster(first, one) for one in later)
     if forgotten and not faster:
         return failed(f"turn {forgotten[0]} was read from the beginning: none of its tokens were in the cache", figures)
     return passed(f"later turns found {figures['cached_tokens']} tokens in the cache", figures)
@@ -111,12 +112,16 @@ async def prompt_cache(subject: Subject) -> Verdict:
         "first_seconds": round(first.first_seconds, 4),
         "again_seconds": round(again.first_seconds, 4),
     }
-    faster = again.first_seconds < FASTER_SHARE * first.first_seconds
-    if read > first.prompt_tokens // 2 and not faster:
+    if read > first.prompt_tokens // 2 and not _is_faster(first, again):
         return failed("a saved prompt was read again as a whole, and as slowly", figures)
     return passed(
         f"a state of {shown_bytes(size)} was saved and loaded; {max(read, 0)} of {first.prompt_tokens} tokens were read again", figures
     )
+
+
+def _is_faster(first: Answer, later: Answer) -> bool:
+    saved = first.first_seconds - later.first_seconds
+    return saved > FASTER_SECONDS_MIN and later.first_seconds < FASTER_SHARE * first.first_seconds
 
 
 def _saved_bytes(directory: Path) -> int:

@@ -78,10 +78,10 @@ async def streaming(subject: Subject) -> Verdict:
     if REPLACED in said:
         broken = said.count(REPLACED)
         return failed(f"{broken} characters of the streamed text are broken: tokens were cut within them", figures)
-    if answer.output_tokens > 4 and len(answer.pieces) < 2:
-        return failed(f"{answer.output_tokens} tokens came as one piece: the answer is not streamed", figures)
     if not said:
         return failed("the answer is empty", figures)
+    if answer.output_tokens > 4 and len(answer.pieces) < 2:
+        return failed(f"{answer.output_tokens} tokens came as one piece: the answer is not streamed", figures)
     whole = f"{wide} characters of several bytes came whole" if wide else "the model used no character of several bytes, so none was cut"
     return passed(f"{len(answer.pieces)} pieces; {whole}", figures)
 

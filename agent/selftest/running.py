@@ -44,6 +44,7 @@ RUN_DIRECTORY: Final = "run/rkfleet"  # Where the agent's lock of the NPU is, if
 SETTLE_SECONDS: Final = 5.0  # From a broken connection until the process is gone; writing a core file takes some of it.
 LAST_SECONDS: Final = 2.0  # A check that could have less is not begun.
 
+_ALWAYS: Final = frozenset({"library", "load"})  # Without them there is nothing to check.
 _TITLES: Final[Mapping[str, str]] = {**dict(BEFORE), **{one.name: one.title for one in CHECKS}, **dict(AFTER)}
 
 
@@ -99,7 +100,7 @@ async def run(options: Options, world: World, told: Told, *, only: AbstractSet[s
         options: What to test.
         world: Clock, table, backend.
         told: Who is told of each check.
-        only: Names of the checks to make besides loading; empty for all.
+        only: Names of the checks to make besides library and loading; empty for all.
     """
     return await _Run(options, world, told, only).run()
 
@@ -242,7 +243,7 @@ class _Run:
             },
         )
         self._note(self._outcome("load", said, began))
-        await self._make("memory", lambda: self._memory(subject), self._limits.check, subject)
+        await self._make("model-memory", lambda: self._memory(subject), self._limits.check, subject)
 
     async def _memory(self, subject: Subject) -> Verdict:
         peak = peak_memory_bytes(subject.worker.pid)
@@ -341,7 +342,7 @@ class _Run:
                 self._skip(name, reason)
 
     def _wants(self, name: str) -> bool:
-        return not self._only or name in self._only
+        return not self._only or name in self._only or name in _ALWAYS
 
     def _left(self) -> float:
         return self._limits.total - (self._clock.monotonic() - self._began)
