@@ -88,8 +88,6 @@ class Redactor:
 def document(result: Result, redactor: Redactor, date: str) -> dict[str, Any]:
     """Return the facts as values of JSON."""
     body = msgspec.to_builtins(result)
-    body["board"].pop("storage", None)
-    storage = result.board.storage.partition(" ")
     head = {
         "format": FORMAT,
         "rkfleet": __version__,
@@ -98,7 +96,6 @@ def document(result: Result, redactor: Redactor, date: str) -> dict[str, Any]:
         **counts(result.outcomes),
     }
     found: dict[str, Any] = redactor.all({**head, **{name: value for name, value in body.items() if name != "simulated"}})
-    found["board"]["storage"] = redactor.text(storage[0])
     return found
 
 

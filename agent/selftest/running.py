@@ -292,6 +292,7 @@ class _Run:
             return
         self._told.begin(name, _TITLES[name])
         began, limit = self._clock.monotonic(), min(seconds_max, left)
+        before = subject.log.count if subject is not None else 0
         failure: Failure | None = None
         lines: tuple[str, ...] = ()
         try:
@@ -309,7 +310,7 @@ class _Run:
             # What a worker answered is not what it always answers; the check reads it by its shape.
             verdict = failed(f"the worker's answer cannot be read: {error!r}")
         if verdict.status == "failed" and subject is not None and not lines:
-            verdict, failure, lines = _explained(verdict, subject)
+            verdict, failure, lines = _explained(verdict, subject, before)
         self._note(self._outcome(name, verdict, began, failure, lines))
 
     def _outcome(self, name: str, verdict: Verdict, began: float, failure: Failure | None = None, lines: tuple[str, ...] = ()) -> Outcome:
@@ -356,9 +357,9 @@ async def _settled(subject: Subject) -> None:
             await give_way()
 
 
-def _explained(verdict: Verdict, subject: Subject) -> tuple[Verdict, Failure | None, tuple[str, ...]]:
-    """Return what is known of a failure: how the worker ended, if it did, else what its log says."""
-    lines = subject.log.last(LINES_MAX)
+def _explained(verdict: Verdict, subject: Subject, before: int) -> tuple[Verdict, Failure | None, tuple[str, ...]]:
+    """Return what is known of a failure: how the worker ended, if it did, else what its log says since `before` lines."""
+    lines = subject.log.last(LINES_MAX, since=before)
     if subject.exit is None:
         return verdict, recognise(lines, (), Ending(loaded=True)), lines
     said = msgspec.structs.replace(verdict, sentence=f"{verdict.sentence}; {subject.exit.message}")

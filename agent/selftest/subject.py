@@ -40,6 +40,8 @@ _BANNER: Final = re.compile(r"rkllm-runtime version: ([^,]+), rknpu driver versi
 _TOOLKIT: Final = re.compile(
     r"rkllm-toolkit version: ([^,]+), max_context_limit: (\d+), npu_core_num: (\d+), target_platform: ([^,\s]+)(?:, model_dtype: (\S+))?"
 )
+SETTLE_SECONDS: Final = 2.0  # Of a line through a pipe; milliseconds, unless the machine is busy.
+_INIT_TOOK: Final = re.compile(r"I rkfleet: rkllm_init took")  # What the worker prints behind the library's lines.
 _SIMULATED: Final = "this runtime is a simulation"
 
 
@@ -146,17 +148,20 @@ class Log:
         self._lines: Final[deque[Line]] = deque(maxlen=LOG_LINES_KEPT)
         self._more: Final = asyncio.Event()
         self.first: Final[list[str]] = []
+        self.count = 0  # lines that have come
 
     def add(self, text: str) -> None:
         """Take a line in."""
+        self.count += 1
         if len(self.first) < LOG_LINES_KEPT:
             self.first.append(text)
         self._lines.append(Line(self._clock.monotonic(), text))
         self._more.set()
 
-    def last(self, count: int = LINES_MAX) -> tuple[str, ...]:
-        """Return the last lines."""
-        return tuple(line.text for line in self._lines)[-count:]
+    def last(self, count: int = LINES_MAX, *, since: int = 0) -> tuple[str, ...]:
+        """Return the last lines, of those that came after the first `since`."""
+        fresh = min(count, self.count - since)
+        return tuple(line.text for line in self._lines)[-fresh:] if fresh > 0 else ()
 
     async def find(self, pattern: re.Pattern[str]) -> tuple[Line, re.Match[str]]:
         """Wait for a line that matches; one that was written already counts. The caller limits the wait."""
@@ -272,6 +277,7 @@ async def loaded(
                 listener = await _listener(worker, seconds_max)
                 if listener is None:
                     raise NotLoaded(await worker.exited(), log)
+                await _settled(log)
                 subject = Subject(
                     setup, worker, listener, log,
                     clock=clock, limits=limits, load_seconds=clock.monotonic() - began, secret=secret, traits=traits or Traits(),
@@ -284,6 +290,13 @@ async def loaded(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
+
+
+async def _settled(log: Log) -> None:
+    """Wait until what the library printed while it loaded has been read: it comes another way than the word that it is loaded."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await log.find(_INIT_TOOK)
 
 
 async def _listener(worker: Worker, seconds_max: float) -> Listener | None:
