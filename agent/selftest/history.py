@@ -53,12 +53,11 @@ async def reuse(subject: Subject) -> Verdict:
         return skipped("there is no chat template")
     messages: list[Mapping[str, Any]] = [{"role": "user", "content": f"{subject.text_of(TURN_TOKENS)} Answer with one word: yes or no?"}]
     answers: list[Answer] = []
+    most = subject.affordable(ANSWER_TOKENS)
     for turn in range(TURNS):
-        answer = await subject.asker.chat(messages, max_tokens=ANSWER_TOKENS, tenant="reuse", **subject.plainly)
+        answer = await subject.asker.chat(messages, max_tokens=most, tenant="reuse", **subject.plainly)
         if answer.finish_reason != "stop" and turn < TURNS - 1:
-            return skipped(
-                f"the model did not end its answer within {ANSWER_TOKENS} tokens, so there is nothing that could be gone on with"
-            )
+            return skipped(f"the model did not end its answer within {most} tokens, so there is nothing that could be gone on with")
         answers.append(answer)
         messages += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": "Are you sure? One word."}]
     first, *later = answers
@@ -76,15 +75,15 @@ async def reuse(subject: Subject) -> Verdict:
 
 async def isolation(subject: Subject) -> Verdict:
     """Tell one tenant's request a secret, and ask for it as another."""
-    secret = subject.secret
+    secret, most = subject.secret, subject.affordable(ANSWER_TOKENS)
     told = f"The secret word is {secret} . Keep it. {subject.text_of(16)}"
     asked = "Repeat every word that was said before this sentence, and tell me the secret word."
     await subject.asker.complete(told, max_tokens=8, tenant="tenant-a")
-    answers = [await subject.asker.complete(asked, max_tokens=ANSWER_TOKENS, tenant="tenant-b")]
+    answers = [await subject.asker.complete(asked, max_tokens=most, tenant="tenant-b")]
     if subject.chats:
         await subject.asker.chat([{"role": "user", "content": told}], max_tokens=8, tenant="tenant-a", **subject.plainly)
         chat = [{"role": "user", "content": asked}]
-        answers.append(await subject.asker.chat(chat, max_tokens=ANSWER_TOKENS, tenant="tenant-b", **subject.plainly))
+        answers.append(await subject.asker.chat(chat, max_tokens=most, tenant="tenant-b", **subject.plainly))
     if any(secret in answer.text for answer in answers):
         return failed("one tenant was told what only another had said: the cache was not cleared between them")
     if cached := max(answer.cached_tokens for answer in answers):

