@@ -30,9 +30,10 @@ from rkfleet.benchmarks import load_table
 from rkfleet.clock import Clock, SystemClock, format_time
 from rkfleet.errors import FailedPrecondition, Invalid
 
-__all__ = ["main"]
+__all__ = ["leave", "main"]
 
 CHECK_FAILED: Final = Invalid.exit_status
+LEAVE_SECONDS: Final = 5.0  # Every worker was killed and waited for before.
 STOPPED: Final = 128 + signal.SIGINT  # As a shell tells that a program was interrupted.
 
 
@@ -115,13 +116,32 @@ def main(words: argparse.Namespace, out: TextIO, *, limits: Limits = Limits(), e
         )
 
     world = World(clock=clock, table=load_table(), backend=backend, new_secret=lambda: f"zq{secrets.token_hex(4)}", limits=limits)
+
+    async def body() -> int:
+        async with asyncio.TaskGroup() as tasks:
+            result = await run(options, world, told, tasks)
+            _write(report, result, Redactor(options, socket.gethostname()), format_time(clock.now()))
+            told.over(result, report)
+            status = CHECK_FAILED if counts(result.outcomes)["failed"] else 0
+            await leave(status)
+        return status
+
     try:
-        result = asyncio.run(run(options, world, told))
+        return asyncio.run(body())
     except KeyboardInterrupt:
         return STOPPED
-    _write(report, result, Redactor(options, socket.gethostname()), format_time(clock.now()))
-    told.over(result, report)
-    return CHECK_FAILED if counts(result.outcomes)["failed"] else 0
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def leave(status: int) -> None:
+    """Return once no worker is left; if one cannot be ended, end this program with the status: the report is written.
+
+    A process that waits inside the NPU's driver outlives SIGKILL, and whoever waits for it waits for ever.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left and (await asyncio.wait(left, timeout=LEAVE_SECONDS))[1]:
+        os._exit(status)
 
 
 def _report_path(output: str, clock: Clock) -> Path:

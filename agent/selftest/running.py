@@ -93,23 +93,25 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-async def run(options: Options, world: World, told: Told, *, only: AbstractSet[str] = frozenset()) -> Result:
+async def run(options: Options, world: World, told: Told, tasks: asyncio.TaskGroup, *, only: AbstractSet[str] = frozenset()) -> Result:
     """Make every check that the options allow.
 
     Args:
         options: What to test.
         world: Clock, table, backend.
         told: Who is told of each check.
+        tasks: Where the tasks of workers live; one that cannot be ended is left there.
         only: Names of the checks to make besides library and loading; empty for all.
     """
-    return await _Run(options, world, told, only).run()
+    return await _Run(options, world, told, tasks, only).run()
 
 
 class _Run:
-    def __init__(self, options: Options, world: World, told: Told, only: AbstractSet[str]) -> None:
+    def __init__(self, options: Options, world: World, told: Told, tasks: asyncio.TaskGroup, only: AbstractSet[str]) -> None:
         self._options: Final = options
         self._world: Final = world
         self._told: Final = told
+        self._tasks: Final = tasks
         self._only: Final = only
         self._clock: Final = world.clock
         self._limits: Final = world.limits
@@ -213,12 +215,14 @@ class _Run:
             with_extras = f" (with {', '.join(setup.extras)})" if setup.extras else ""
             said = failed(f"the model was not loaded{with_extras}: {error.message}")
             self._note(self._outcome("load", said, began, error.exit.failure, error.log.last(LINES_MAX)))
+        except FleetError as error:
+            self._note(self._outcome("load", failed(error.message), began))
         yield None
 
     def _load(self, setup: Setup) -> AbstractAsyncContextManager[Subject]:
         world, limit = self._world, max(LAST_SECONDS, min(self._limits.load, self._left()))
         return loaded(
-            setup, world.backend(setup.library),
+            setup, world.backend(setup.library), self._tasks,
             clock=world.clock, limits=world.limits, seconds_max=limit, secret=world.new_secret(), traits=self._traits,
         )  # fmt: skip
 
@@ -306,8 +310,7 @@ class _Run:
             verdict = failed(error.message)
             if subject is not None and isinstance(error, ConnectionLost):
                 await _settled(subject)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            # What a worker answered is not what it always answers; the check reads it by its shape.
+        except Exception as error:  # noqa: BLE001 (the edge of a check: what it could not read must not keep the others from being made)
             verdict = failed(f"the worker's answer cannot be read: {error!r}")
         if verdict.status == "failed" and subject is not None and not lines:
             verdict, failure, lines = _explained(verdict, subject, before)

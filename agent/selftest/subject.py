@@ -260,13 +260,22 @@ class NotLoaded(Unavailable):
 
 @contextlib.asynccontextmanager
 async def loaded(
-    setup: Setup, backend: Backend, *, clock: Clock, limits: Limits, seconds_max: float, secret: str, traits: Traits | None = None
+    setup: Setup,
+    backend: Backend,
+    tasks: asyncio.TaskGroup,
+    *,
+    clock: Clock,
+    limits: Limits,
+    seconds_max: float,
+    secret: str,
+    traits: Traits | None = None,
 ) -> AsyncIterator[Subject]:
-    """Load a model for the block; its process is gone afterwards.
+    """Load a model for the block; its process is killed afterwards, and gone unless it waits inside a driver.
 
     Args:
         setup: What to load.
         backend: Starts the worker.
+        tasks: Where the worker's own tasks live; one that waits inside a driver is not waited for here.
         clock: For durations.
         limits: For the checks.
         seconds_max: For loading.
@@ -275,29 +284,34 @@ async def loaded(
 
     Raises:
         NotLoaded: The model is not loaded.
+        Unavailable: No process could be started.
     """
     log = Log(clock)
     began = clock.monotonic()
+    worker = await backend.start(setup.spec(), tasks, lambda: None, log.add)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            worker = await backend.start(setup.spec(), tasks, lambda: None, log.add)
-            try:
-                listener = await _listener(worker, seconds_max)
-                if listener is None:
-                    raise NotLoaded(await worker.exited(), log)
-                await _settled(log)
-                subject = Subject(
-                    setup, worker, listener, log,
-                    clock=clock, limits=limits, load_seconds=clock.monotonic() - began, secret=secret, traits=traits or Traits(),
-                )  # fmt: skip
-                tasks.create_task(subject.follow())
-                yield subject
-            finally:
-                worker.kill(None, "the self-test is over")
-    except ExceptionGroup as group:
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+        listener = await _listener(worker, seconds_max)
+        if listener is None:
+            raise NotLoaded(await _exit_of(worker, limits), log)
+        await _settled(log)
+        subject = Subject(
+            setup, worker, listener, log,
+            clock=clock, limits=limits, load_seconds=clock.monotonic() - began, secret=secret, traits=traits or Traits(),
+        )  # fmt: skip
+        tasks.create_task(subject.follow())
+        yield subject
+    finally:
+        worker.kill(None, "the self-test is over")
+        await _exit_of(worker, limits)
+
+
+async def _exit_of(worker: Worker, limits: Limits) -> Exit:
+    """Return how a worker ended that was told to end, or that it did not."""
+    try:
+        async with asyncio.timeout(limits.unload):
+            return await worker.exited()
+    except TimeoutError:
+        return Exit(reason="Hung", message=f"process {worker.pid} waits inside a driver and cannot be ended")
 
 
 async def _settled(log: Log) -> None:

@@ -70,7 +70,12 @@ def result(request: pytest.FixtureRequest) -> Result:
         ),
         new_secret=lambda: f"zq{secrets.token_hex(4)}",
     )
-    return asyncio.run(run(options, world, Nobody(), only=frozenset(wanted)))
+
+    async def body() -> Result:
+        async with asyncio.TaskGroup() as tasks:
+            return await run(options, world, Nobody(), tasks, only=frozenset(wanted))
+
+    return asyncio.run(body())
 
 
 @pytest.mark.parametrize("check", [*BOARD, *NAMES])

@@ -15,7 +15,6 @@ import pytest
 from agent.board.telemetry import observe_board
 from agent.selftest import aborts, history, neighbours, outputs
 from agent.selftest.checks import AFTER, BEFORE, CHECKS
-from agent.selftest.running import run
 from agent.selftest.speed import Reference, speed
 from agent.selftest.subject import Header, Log, NotLoaded, Setup, Subject, Traits, parse_header
 from agent.selftest.values import Limits, Verdict, failed
@@ -25,6 +24,7 @@ from agent.workers.libraries import Library, NamedLibrary
 from agent.workers.rkllm.releases import GENERATIONS, Generation
 from rkfleet.clock import SystemClock
 from rkfleet.errors import FleetError
+from rkfleet.kinds.board import Runtime
 from tests.integration.test_image_encoder import STAND_IN
 from tests.support.npu_worker import TEMPLATE
 from tests.support.runtimes import RELEASES, SYMBOLS, runtime, shared_object
@@ -192,20 +192,10 @@ def test_a_second_model_that_does_not_load_fails_and_harms_neither_the_first_nor
 
 def test_a_window_that_cannot_shift_fails(place: Place) -> None:
     """The worker crosses the window, and the library ends the run in an error there."""
-
-    async def body() -> Verdict:
-        place.says(error_at=34)
-        async with place.loaded() as subject:
-            return await judged(lambda _: neighbours.shift(subject.setup, lambda setup: again(place, setup)), subject)
-
-    assert asyncio.run(body()).status == "failed"
-
-
-@contextlib.asynccontextmanager
-async def again(place: Place, setup: Setup) -> AsyncIterator[Subject]:
-    changes = {name: getattr(setup, name) for name in ("context_tokens", "shift", "keep_tokens", "cache_dir")}
-    async with place.loaded(**changes) as subject:
-        yield subject
+    place.says(error_at=34)
+    result = asyncio.run(place.run(place.options(), only={"shift"}))
+    shift = outcome_of(result, "shift")
+    assert (shift.status, "the run fails after 34 tokens" in shift.sentence) == ("failed", True)
 
 
 # ---- loading
@@ -258,7 +248,6 @@ def test_a_check_that_takes_the_worker_with_it_fails_and_the_others_are_made_wit
     """Hidden layers crash here: text is checked before, the streamed text after."""
 
     notes: list[str] = []
-    world = place.world()
 
     class Told:
         def begin(self, check: str, title: str) -> None:
@@ -268,7 +257,7 @@ def test_a_check_that_takes_the_worker_with_it_fails_and_the_others_are_made_wit
         def end(self, outcome: Any) -> None:
             pass
 
-    result = asyncio.run(run(place.options(), world, Told(), only={"load", "prompt", "hidden-layer", "streaming"}))
+    result = asyncio.run(place.told(place.options(), Told(), only={"load", "prompt", "hidden-layer", "streaming"}))
     found = {one.check: one for one in result.outcomes}
     assert [found[name].status for name in ("prompt", "hidden-layer", "streaming")] == ["passed", "failed", "passed"]
     assert "SIGSEGV" in found["hidden-layer"].sentence
@@ -425,10 +414,12 @@ def test_a_model_that_is_not_loaded_says_how_it_ended(place: Place) -> None:
 
     async def body() -> NotLoaded:
         place.says(init_exit=3)
-        with pytest.raises(NotLoaded) as caught:
+        with pytest.raises(ExceptionGroup) as caught:
             async with place.loaded():
                 pass
-        return caught.value
+        (error,) = caught.value.exceptions
+        assert isinstance(error, NotLoaded)
+        return error
 
     error = asyncio.run(body())
     assert error.exit.reason == "Crashed"
@@ -455,9 +446,35 @@ def test_a_failure_is_explained_by_the_lines_of_its_own_check(place: Place) -> N
         def end(self, outcome: Any) -> None:
             notes.append(outcome)
 
-    asyncio.run(run(place.options(), place.world(), Told(), only={"overflow", "isolation"}))
+    asyncio.run(place.told(place.options(), Told(), only={"overflow", "isolation"}))
     found = {outcome.check: outcome for outcome in notes}
     assert (found["overflow"].status, found["isolation"].status) == ("passed", "failed")
     assert found["isolation"].failure is None
     assert any("rkllm run failed" in line for line in found["isolation"].lines)
     assert not any("max context" in line for line in found["isolation"].lines)
+
+
+class Stuck(Lying):
+    """A worker inside a driver that never answers: it neither loads nor can be ended."""
+
+    async def loaded(self) -> Listener | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def kill(self, reason: Any, message: str) -> None:
+        pass
+
+
+class StuckBackend:
+    runtime = Runtime(name="rkllm", version="", backend="rkllm")
+
+    async def start(self, *_: Any) -> Stuck:
+        return Stuck()
+
+
+def test_a_worker_that_cannot_be_ended_ends_no_self_test(place: Place) -> None:
+    """The report is written all the same; nobody waits for what outlives SIGKILL."""
+    world = msgspec.structs.replace(place.world(load=0.05, unload=0.05), backend=lambda _library: StuckBackend())
+    result = asyncio.run(place.run(place.options(), world))
+    assert "waits inside a driver and cannot be ended" in outcome_of(result, "load").sentence
+    assert outcome_of(result, "shift").status == "skipped"

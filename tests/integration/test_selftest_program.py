@@ -160,3 +160,21 @@ def test_the_tests_for_boards_make_the_checks_that_were_selected(place: Place) -
     assert done.returncode == 1
     assert "all numbers are zero" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
+
+
+def test_a_program_whose_worker_cannot_be_ended_ends_itself(place: Place) -> None:
+    """With its status, because the report is written by then."""
+    code = """
+import asyncio
+from agent.selftest import program
+
+async def body():
+    stuck = asyncio.ensure_future(asyncio.Event().wait())
+    await program.leave(7)
+    print("it went on", stuck)
+
+program.LEAVE_SECONDS = 0.05
+asyncio.run(body())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=WAIT_SECONDS)
+    assert (done.returncode, done.stdout) == (7, "")

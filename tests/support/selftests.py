@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.board.kernel_log import follow_kernel_log
-from agent.selftest.running import Result, World, run
+from agent.selftest.running import Result, Told, World, run
 from agent.selftest.subject import Setup, Subject, loaded
 from agent.selftest.values import Limits, Options, Outcome
 from agent.workers import backends
@@ -92,7 +93,12 @@ class Place:
         return Options(**{**fields, **changes})
 
     async def run(self, options: Options, world: World | None = None, **more: Any) -> Result:
-        return await run(options, world or self.world(), Notes(), **more)
+        return await self.told(options, Notes(), world, **more)
+
+    async def told(self, options: Options, told: Told, world: World | None = None, **more: Any) -> Result:
+        """Make the checks and tell somebody of them."""
+        async with asyncio.TaskGroup() as tasks:
+            return await run(options, world or self.world(), told, tasks, **more)
 
     @contextlib.asynccontextmanager
     async def loaded(self, generation: Generation = "G4", **changes: Any) -> AsyncIterator[Subject]:
@@ -102,8 +108,8 @@ class Place:
             model=model(self.directory), library=library, lock_path=self.directory / "npu.lock", cache_dir=str(self.directory / "prompts")
         )
         world = self.world()
-        async with loaded(
-            msgspec.structs.replace(setup, **changes), self.backend(library),
+        async with asyncio.TaskGroup() as tasks, loaded(
+            msgspec.structs.replace(setup, **changes), self.backend(library), tasks,
             clock=world.clock, limits=world.limits, seconds_max=20, secret=SECRET,
         ) as subject:  # fmt: skip
             yield subject
