@@ -49,8 +49,8 @@ class Helper:
         self._record: Final = record
         self._soc: Final = soc.observe_soc(root)
 
-    def answer(self, verb: str) -> dict[str, object]:
-        """Do what a verb says and return `{"items": [...], "problem": "..."}`; a problem is one sentence."""
+    def answer(self, verb: str) -> tuple[tuple[profile.Item, ...], str]:
+        """Do what a verb says; return how each clock stands, and in one sentence why nothing could be done."""
         found = profile.find_profile(self._soc)
         boot_id = read_text(self._root / "proc/sys/kernel/random/boot_id") or ""
         items: tuple[profile.Item, ...] = ()
@@ -66,7 +66,7 @@ class Helper:
                 items = tuning.read(self._root, found)
         except OSError as error:
             problem = f"{self._record} cannot be written, so no clock was changed: {error.strerror}"
-        return {"items": items, "problem": problem}
+        return items, problem
 
 
 def serve(helper: Helper, listener: socket.socket, allowed: frozenset[int]) -> None:
@@ -76,21 +76,22 @@ def serve(helper: Helper, listener: socket.socket, allowed: frozenset[int]) -> N
         with caller:
             caller.settimeout(CALLER_SECONDS)
             with contextlib.suppress(OSError):
-                caller.sendall(json.dumps(_answer(helper, caller, allowed)).encode() + b"\n")
+                items, problem = _answer(helper, caller, allowed)
+                caller.sendall(json.dumps({"items": items, "problem": problem}).encode() + b"\n")
 
 
-def _answer(helper: Helper, caller: socket.socket, allowed: frozenset[int]) -> dict[str, object]:
+def _answer(helper: Helper, caller: socket.socket, allowed: frozenset[int]) -> tuple[tuple[profile.Item, ...], str]:
     pid, uid, _ = _CREDENTIALS.unpack(caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     verb = _verb(caller)  # Read from everybody: an answer on top of unread words would be lost with them.
     if uid not in allowed:
         _say(f"refused process {pid} of user {uid}")
-        return {"items": [], "problem": f"user {uid} may not change clocks"}
+        return (), f"user {uid} may not change clocks"
     if verb not in VERBS:
-        return {"items": [], "problem": f"the verb must be one of {', '.join(VERBS)}"}
-    answer = helper.answer(verb)
+        return (), f"the verb must be one of {', '.join(VERBS)}"
+    items, problem = helper.answer(verb)
     if verb != "read":
-        _say(f"{verb} for process {pid} of user {uid}: {answer['problem'] or 'done'}")
-    return answer
+        _say(f"{verb} for process {pid} of user {uid}: {problem or 'done'}")
+    return items, problem
 
 
 def _verb(caller: socket.socket) -> str:
@@ -127,6 +128,18 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
+def _once(helper: Helper, verb: str) -> int:
+    """Do a verb without the socket, for whoever has no agent or takes it away; print a line for each clock and return the exit status."""
+    items, problem = helper.answer(verb)
+    for item in items:
+        wanted = "" if item.outcome in {"pinned", "restored"} else f", wanted {item.wanted}"
+        sys.stdout.write(f"{item.name.ljust(6)}{item.outcome.ljust(10)}{item.got}{wanted}{f': {item.why}' if item.why else ''}\n")
+    if problem:
+        _say(f"error: {problem}")
+    good = {"pinned", "highest", "restored"}
+    return 1 if problem or any(item.needed and item.outcome not in good for item in items) else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m agent.clocks", description="Set this board's clocks for the agent. Run it as root.")
@@ -135,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--record", type=Path, default=RECORD, metavar="FILE", help="what was changed, for undoing it (default %(default)s)")
     add("--user", default=USER, metavar="NAME", help="the agent's user, who may ask beside root (default %(default)s)")
     add("--filesystem-root", type=Path, default=Path("/"), metavar="DIR", help="where /proc and /sys are (default %(default)s)")
+    add("--once", choices=VERBS, help="do this here and now, print what came of it, and end")
     words = parser.parse_args(arguments)
+    helper = Helper(words.filesystem_root, words.record)
+    if words.once:
+        return _once(helper, words.once)
     try:
         user = pwd.getpwnam(words.user)
     except KeyError:
@@ -149,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     _say(f"listening at {words.socket} for root and {words.user}")
     try:
-        serve(Helper(words.filesystem_root, words.record), listener, frozenset({0, user.pw_uid}))
+        serve(helper, listener, frozenset({0, user.pw_uid}))
     except KeyboardInterrupt:
         return 0
     finally:

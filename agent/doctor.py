@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,15 @@ import msgspec
 from agent.board.diagnosis import Finding, Verdict, diagnose
 from agent.board.npu import Account
 from agent.board.readings import read_text
+from agent.board.slowness import slowness
 from agent.board.snapshot import BoardSnapshot
 from agent.board.telemetry import observe_board
 from agent.config import library_argument
 from agent.selftest.arguments import add_arguments
+from rkfleet.benchmarks import load_table
 from rkfleet.errors import FleetError, Invalid, NotFound
 
-__all__ = ["examine", "find_account", "main", "parse_arguments", "report"]
+__all__ = ["Speed", "compare", "examine", "find_account", "main", "parse_arguments", "report"]
 
 CHECK_FAILED: Final = Invalid.exit_status
 OUTPUTS: Final = ("table", "json")
@@ -58,6 +61,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="FILE[=GENERATION]",
         help="librkllmrt.so, if it lies where the loader does not look; repeatable",
     )
+    add("--speed", type=_speed, metavar="MODEL,DTYPE=N", help="tokens/s that a model of the vendor's table reaches: why is it slow?")
     add("--filesystem-root", type=Path, default=Path("/"), metavar="DIR", help="where /proc, /sys and /dev are (default %(default)s)")
     add_arguments(parser)
     words = parser.parse_args(arguments)
@@ -68,6 +72,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if not words.self_test and (words.models or words.events):
         parser.error("--model and --events need --self-test")
     return words
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """What somebody measured: a model and dtype of the benchmark table, and tokens per second."""
+
+    model: str
+    dtype: str
+    tokens_per_second: float
+
+
+def _speed(text: str) -> Speed:
+    found = re.fullmatch(r"([^,=]+),([^,=]+)=(\d+(?:\.\d+)?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like Qwen3-0.6B,w8a8=15.8; see: rkfleet bench table")
+    return Speed(found[1], found[2], float(found[3]))
 
 
 def find_account(root: Path, name: str) -> Account:
@@ -89,13 +108,29 @@ def examine(arguments: argparse.Namespace) -> tuple[BoardSnapshot, tuple[Finding
     """Look at the board and return what was seen and what is wrong.
 
     Raises:
-        NotFound: `--user` names nobody.
+        NotFound: `--user` names nobody, or `--speed` no row of the benchmark table.
     """
     root: Path = arguments.filesystem_root
     account = find_account(root, arguments.user) if arguments.user else None
     library = arguments.runtime_libraries[0].path if arguments.runtime_libraries else None
     seen = observe_board(root, arguments.data_dir, account=account, runtime_library=library)
-    return seen, diagnose(seen)
+    findings = diagnose(seen)
+    speed: Speed | None = arguments.speed
+    return seen, findings if speed is None else (*findings, compare(seen, speed))
+
+
+def compare(seen: BoardSnapshot, speed: Speed) -> Finding:
+    """Return whether a speed is that of the vendor's table on this chip, and what makes it slower.
+
+    Raises:
+        NotFound: The table has no such row; the message names what it has.
+    """
+    row = load_table().get(speed.model, speed.dtype, seen.soc.name)
+    slow = slowness(speed.tokens_per_second, row.tokens_per_second, seen)
+    if slow is not None:
+        return Finding(check="speed", verdict="bad", sentence=slow.sentence, command=slow.command)
+    share = speed.tokens_per_second / row.tokens_per_second
+    return Finding(check="speed", verdict="ok", sentence=f"{speed.tokens_per_second:g} tokens/s, {share:.0%} of the table's")
 
 
 def report(findings: Sequence[Finding], out: TextIO, *, output: str = "table", seen: BoardSnapshot | None = None) -> int:

@@ -22,6 +22,7 @@ from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.metrics import AgentMetrics
+from agent.planning.damage import ledger_damage
 from agent.planning.events import LIBRARY_REFUSED, Happening, happenings
 from agent.planning.plan import plan
 from agent.planning.pressure import disk_pressure, memory_pressure
@@ -43,7 +44,6 @@ LOOK_SECONDS: Final = 5.0
 BUSY_LOOK_SECONDS: Final = 0.25
 # Wake-ups that come closer than this share a pass: whatever keeps waking the loop, it leaves the core to the runtime.
 PASS_SECONDS_MIN: Final = 0.02
-LEDGER_REASON: Final = "LedgerUnreadable"
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Loop:
         prompt_caches: PromptCaches,
         problems: tuple[str, ...] = (),
         watch: Watch | None = None,
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -123,6 +124,7 @@ class Loop:
             prompt_caches: Directories of saved prompts.
             problems: Runtime libraries that are not used, each in a sentence; told once.
             watch: Looks after the hardware; None where there is none to look after.
+            passed: Called at the end of each pass, for a watchdog.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -141,20 +143,21 @@ class Loop:
         self._problems: Final = problems
         self._caches: frozenset[str] | None = None
         self._watch: Final = watch
+        self._passed: Final = passed
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
 
     async def run(self) -> None:
         """Look, plan and act until cancelled; fetches and verifications end with it."""
-        for problem in self._ledger.problems:
-            self._reports.record("Warning", LEDGER_REASON, f"{problem}; the board follows assignment {self._ledger.held.number}")
         for problem in self._problems:
             self._reports.record("Warning", LIBRARY_REFUSED, problem)
+        await self._ledger.mend()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
                 pause = self._look(tasks)
+                self._passed()
                 await self._clock.sleep(PASS_SECONDS_MIN)
                 await self._wait(pause)
 
@@ -273,6 +276,7 @@ class Loop:
             memory_pressure(low=self._low_memory, total_bytes=memory.total_bytes),
             disk_pressure(free_bytes=storage.free_bytes, problems=problems),
             *(self._watch.conditions if self._watch is not None else ()),
+            ledger_damage(self._ledger.problems, self._ledger.held.number),
         )
 
     def _record(self, happening: Happening) -> None:

@@ -21,6 +21,7 @@ from rkfleet.metric_names import (
     BOARD_MEMORY_AVAILABLE,
     BOARD_SIMULATED,
     BOARD_STORAGE_FREE,
+    CERTIFICATE_EXPIRY,
     CPU_FREQUENCY,
     DRAM_FREQUENCY,
     GPU_FREQUENCY,
@@ -87,6 +88,11 @@ class AgentMetrics:
         for name, value in values.items():
             self._metrics.gauge(entry, **{label: name}).set(value)
         self._shown[entry.name] = frozenset(values)
+
+    def show_certificate(self, expires_timestamp: float | None) -> None:
+        """Show when the certificates of this board end; nothing while that is not known."""
+        if expires_timestamp is not None:
+            self._metrics.gauge(CERTIFICATE_EXPIRY, certificate="board").set(expires_timestamp)
 
     def loop_failed(self) -> None:
         """Count a pass of the loop that ended in an unknown error."""

@@ -70,6 +70,7 @@ class BoardWatch:
         self._changed: Final = asyncio.Event()
         self._said: dict[str, tuple[Condition, float]] = {}
         self._has_npu = False
+        self._looked = False
         self._undone = False
         self._failures = 0
         self._not_before = 0.0
@@ -84,7 +85,7 @@ class BoardWatch:
     def want(self, clocks: Clocks) -> None:
         """Take how the clocks are to run; does not block."""
         if clocks != self._wanted:
-            self._wanted, self._undone, self._failures, self._not_before = clocks, False, 0, 0.0
+            self._wanted, self._undone, self._failures, self._not_before, self._answer = clocks, False, 0, 0.0, Answer()
             self._changed.set()
 
     async def run(self) -> None:
@@ -110,7 +111,9 @@ class BoardWatch:
         self._metrics.loop_failed()
 
     def _look(self) -> None:
-        seen = self._telemetry.observe()
+        # Before anything runs there is time to look at every process at once; later looks share it among them.
+        seen = self._telemetry.observe() if self._looked else self._telemetry.observe(links_max=None)
+        self._looked = True
         self._has_npu = seen.soc.npu_cores > 0
         self._metrics.show_hardware(seen)
         self._say(conditions.NPU_READY, npu_ready(seen, self._runtime_problem() if self._has_npu else ""))
@@ -127,7 +130,10 @@ class BoardWatch:
         now = self._clock.monotonic()
         if wanted == "Unmanaged":
             if not self._undone and now >= self._not_before:
-                self._take(await in_thread(self._control.undo))
+                answer = await in_thread(self._control.undo)
+                if wanted != self._wanted:
+                    return  # Something else is wanted by now, and what came of this says nothing about that.
+                self._take(answer)
                 self._undone = not self._answer.problem and all(item.outcome != "refused" for item in self._answer.items)
             items = self._answer.items
         else:
@@ -137,11 +143,13 @@ class BoardWatch:
             elif now >= self._not_before:
                 self._settled_since = None
                 answer = await in_thread(self._control.apply)
+                if wanted != self._wanted:
+                    return
                 self._take(answer)
                 items = answer.items or items
-        if wanted == self._wanted:
-            found = clocks_pinned(wanted, items, has_npu=self._has_npu, has_profile=self._control.has_profile, problem=self._answer.problem)
-            self._say(conditions.CLOCKS_PINNED, found)
+        has_profile, problem = self._control.has_profile, self._answer.problem
+        found = clocks_pinned(wanted, items, has_npu=self._has_npu, has_profile=has_profile, problem=problem)
+        self._say(conditions.CLOCKS_PINNED, found)
 
     def _take(self, answer: Answer) -> None:
         """Keep what came of an attempt, and when the next may be made."""

@@ -24,12 +24,15 @@ import typer.main
 import agent.config
 import agent.doctor
 import agent.failures.modes
+import agent.packaging.config
+import agent.standalone.config
 import controller.config
 import controller.registry.config
 import gateway.config
 import simulation.boards.config
 import simulation.hollow.config
 import simulation.runtime.__main__
+from agent.serving import compatibility
 from rkfleet import session
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
@@ -47,6 +50,9 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
+    "agent install": lambda arguments: agent.packaging.config.parse_arguments(["install", *arguments]),
+    "agent uninstall": lambda arguments: agent.packaging.config.parse_arguments(["uninstall", *arguments]),
+    "agent --standalone": agent.standalone.config.parse_arguments,
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
@@ -156,6 +162,8 @@ def _program(path: str) -> str:
     words = path.split()
     if words[1:] in (["simulate"], ["doctor"], ["simulated-runtime", "build"]):
         return words[1]
+    if (both := " ".join(words[1:])) in PARSERS:
+        return both
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 
 
@@ -166,7 +174,8 @@ def _does(path: str, command: Any) -> str:
 
 def _command_lines(path: str, command: Any) -> list[str]:
     if program := _program(path):
-        return [f"## `{path}`", "", "```text", *_program_help(program), "```", ""]
+        alone = ["```text", *_program_help("agent --standalone"), "```", ""] if program == "agent" else []
+        return [f"## `{path}`", "", "```text", *_program_help(program), "```", "", *alone]
     with typer.Context(command, info_name=path) as context:
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
@@ -310,12 +319,24 @@ def _transitions() -> list[tuple[tuple[session.State, session.End, type[session.
     return list(session.TRANSITIONS.items())
 
 
+def serving_page() -> str:
+    """Return docs/reference/serving-api.md with the table of fields."""
+    before, _, rest = (DOCS / "reference/serving-api.md").read_text().partition(BEGIN)
+    lines = [f"{before}{BEGIN}", ""]
+    lines += [*(f"- **{effect}**: {meaning}" for effect, meaning in compatibility.MEANINGS.items()), ""]
+    for path in dict.fromkeys(field.path for field in compatibility.FIELDS):
+        rows = [[f"`{one.name}`", one.llamacpp, one.rkllm, one.note] for one in compatibility.FIELDS if one.path == path]
+        lines += [f"### {path}", "", *table(["field", "llamacpp", "rkllm", ""], rows)]
+    return page([*lines, f"{END}{rest.partition(END)[2]}"])
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/cli.md": cli_page,
     "reference/kinds.md": kinds_page,
     "reference/failures.md": failures_page,
     "concepts/sessions.md": sessions_page,
+    "reference/serving-api.md": serving_page,
 }
 
 

@@ -36,6 +36,8 @@ DISRUPTION_TARGET: Final = "DisruptionTarget"
 NPU_READY: Final = "NPUReady"
 THERMAL_PRESSURE: Final = "ThermalPressure"
 CLOCKS_PINNED: Final = "ClocksPinned"
+IDENTITY_CONFLICT: Final = "IdentityConflict"
+LEDGER_DAMAGED: Final = "LedgerDamaged"
 
 # Reasons of Board Ready.
 SESSION_OPEN: Final = "SessionOpen"
@@ -75,6 +77,14 @@ CLOCK_MISSING: Final = "ClockMissing"
 CLOCK_REFUSED: Final = "ClockRefused"
 CLOCK_DIFFERS: Final = "ClockDiffers"
 NO_CLOCK_PROFILE: Final = "NoClockProfile"
+# Reasons of Board LedgerDamaged.
+LEDGER_UNREADABLE: Final = "LedgerUnreadable"
+LEDGER_INTACT: Final = "LedgerIntact"
+
+# Reasons of Board IdentityConflict.
+OTHER_MACHINE: Final = "OtherMachine"
+OTHER_KEY: Final = "OtherKey"
+SOLE_HOLDER: Final = "SoleHolder"
 
 # Reasons of Model Ready.
 ARTIFACTS_PRESENT: Final = "ArtifactsPresent"

@@ -59,6 +59,10 @@ BUILD_INFO: Final = _metric(
     name="rkfleet_build_info", type="gauge", unit="", program="every", labels=("program", "version"),
     help="1, with the program's name and version as labels.",
 )  # fmt: skip
+CERTIFICATE_EXPIRY: Final = _metric(
+    name="rkfleet_certificate_expiry_timestamp_seconds", type="gauge", unit="seconds", program="every", labels=("certificate",),
+    help="When a certificate ends, in seconds since 1970: board (both of an agent), gateway, controller or registry. Absent while unknown.",
+)  # fmt: skip
 
 # ---- agent ---------------------------------------------------------------------------------------------------------------------
 ARTIFACT_FETCHED_BYTES: Final = _metric(
@@ -95,6 +99,11 @@ PROMPT_TOKENS: Final = _metric(
 GENERATION_TOKENS: Final = _metric(
     name="rkfleet_generation_tokens_total", type="counter", unit="tokens", program="agent", labels=("namespace", "model_name"),
     help="Output tokens, also of answers that broke off.",
+)  # fmt: skip
+PARAMETERS_IGNORED: Final = _metric(
+    name="rkfleet_request_parameters_ignored_total", type="counter", unit="", program="agent",
+    labels=("namespace", "model_name", "parameter"),
+    help="Parameters that requests set and nothing honoured, as answers say in the header x-rkfleet-ignored.",
 )  # fmt: skip
 TIME_TO_FIRST_TOKEN: Final = _metric(
     name="rkfleet_time_to_first_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
@@ -343,6 +352,10 @@ STATUS_WRITES: Final = _metric(
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",
 )  # fmt: skip
 
+RENEWALS: Final = _metric(
+    name="rkfleet_certificate_renewals_total", type="counter", unit="renewals", program="controller", labels=("result",),
+    help="Renewals that boards and gateways asked for: issued, refused, or failed for a reason of the controller or by its limit.",
+)  # fmt: skip
 LOOP_LAG_SECONDS: Final = _metric(
     name="rkfleet_event_loop_lag_seconds", type="histogram", unit="seconds", program="controller",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),

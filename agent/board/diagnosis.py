@@ -19,7 +19,7 @@ import msgspec
 
 from agent.board.libraries import RKLLM_NAME
 from agent.board.snapshot import BoardSnapshot, Frequency, ProcessMask
-from rkfleet.quantity import format_bytes
+from rkfleet.quantity import format_bytes, round_bytes
 
 __all__ = [
     "CHECKS",
@@ -247,7 +247,7 @@ def _governors(seen: BoardSnapshot) -> Finding | None:
     for one in policies:
         steady = one.governor in _STEADY and not _is_pinned_low(one)
         if not steady:
-            at = "" if one.current_hertz is None else f" and runs at {_mega(one.current_hertz)}"
+            at = "" if one.current_hertz is None else f" and run at {_mega(one.current_hertz)}"
             why = f"the fast cores of {one.name} are under governor {one.governor}{at}: decoding then gets as little as half its tokens/s"
             return _bad("cpu-governor", why, f"echo performance | sudo tee {one.node}/scaling_governor")
     return _ok("cpu-governor", ", ".join(f"{one.name} {one.governor}" for one in policies))
@@ -328,7 +328,7 @@ def _cores(mask: ProcessMask) -> str:
 def _memory(seen: BoardSnapshot) -> Finding:
     if seen.memory_available_bytes is None or seen.memory_total_bytes is None:
         return _unknown("memory", "the kernel does not tell how much memory is available", "cat /proc/meminfo")
-    shown = f"{format_bytes(seen.memory_available_bytes)} of {format_bytes(seen.memory_total_bytes)} is available"
+    shown = f"{round_bytes(seen.memory_available_bytes)} of {round_bytes(seen.memory_total_bytes)} is available"
     if seen.memory_available_bytes < MEMORY_AVAILABLE_MIN:
         return _bad("memory", f"{shown}, less than the {format_bytes(MEMORY_AVAILABLE_MIN)} of a small model", "ps aux --sort=-rss | head")
     return _ok("memory", shown)
@@ -352,7 +352,7 @@ def _storage(seen: BoardSnapshot) -> Finding:
     what = f"{disk.device}{f' ({disk.kind})' if disk.kind else ''}"
     test = f"sudo dd if={disk.device} of=/dev/null bs=4M count=64 iflag=direct"
     if speed is None:
-        return _unknown("storage", f"{what} has not read enough since boot to tell its speed", test)
+        return _unknown("storage", f"{what} has not read enough in large pieces since boot to tell its speed", test)
     if speed < STORAGE_BYTES_PER_SECOND_MIN:
         limit = f"{STORAGE_BYTES_PER_SECOND_MIN / MEGABYTE:.0f} MB/s"
         why = f"{what} has read {speed / MEGABYTE:.0f} MB/s since boot, less than {limit}"

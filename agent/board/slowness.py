@@ -13,9 +13,8 @@ import msgspec
 
 from agent.board.diagnosis import Finding, diagnose
 from agent.board.snapshot import BoardSnapshot
-from rkfleet.benchmarks import Row, Table
 
-__all__ = ["SLOW_SHARE", "Slowness", "expected_row", "slowness"]
+__all__ = ["SLOW_SHARE", "Slowness", "slowness"]
 
 # Two runs of one model on one board differ by a few percent; a prompt that is longer than the table's costs some more.
 SLOW_SHARE: Final = 0.85
@@ -41,11 +40,6 @@ class Slowness(msgspec.Struct, frozen=True, kw_only=True):
     causes: tuple[Finding, ...]
     sentence: str
     command: str
-
-
-def expected_row(table: Table, model: str, dtype: str, soc: str, sdk_version: str = "") -> Row | None:
-    """Return the vendor's row for a model on this chip, or None; its clocks are those of `Board.spec.tuning.clocks: Fixed`."""
-    return table.find(model, dtype, soc, sdk_version) if model else None
 
 
 def slowness(measured_tokens_per_second: float, expected_tokens_per_second: float, snapshot: BoardSnapshot) -> Slowness | None:

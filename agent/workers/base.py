@@ -175,6 +175,13 @@ class Backend(Protocol):
     (`return_progress`), chunks with `prompt_progress: {"total": <prompt tokens>}` come before the first token: one when the request gets
     its place and one after each step of prefill. The last chunk has `usage`. A prompt that does not fit is 400 with the error type
     `exceed_context_size_error` and `n_prompt_tokens`.
+
+    A request may carry what the agent adds: header `X-Request-Id`; `adapter`, the name of a LoRA; for runtimes that keep prompts by
+    themselves `tenant` and `prompt_cache_key`, between which nothing that was computed is ever shared. The first event may name in
+    `ignored` the parameters that have no effect on this runtime.
+
+    It answers POST /v1/embeddings with `input`, one text or one list of token ids, and `encoding_format: base64` with one vector as OpenAI
+    does (numbers or base64 of little-endian float32) and `usage.prompt_tokens`, or refuses with a sentence when it has none to give.
     Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
     """
 

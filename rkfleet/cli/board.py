@@ -88,6 +88,21 @@ def drain_boards(
     with_client(kubeconfig, work)
 
 
+@app.command("samples")
+def samples(
+    name: Annotated[str, typer.Argument(help="Name of a Board.", autocompletion=completion.boards)],
+    *,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print what a board measured while it was away, as OpenMetrics with times, for `promtool tsdb create-blocks-from openmetrics`."""
+
+    async def work(client: ApiClient) -> None:
+        async for line in client.stream_text(f"/samples/v1alpha1/boards/{name}"):
+            print(line)
+
+    with_client(kubeconfig, work)
+
+
 @app.command("tune")
 def tune(
     names: Names,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import typer
@@ -21,6 +22,12 @@ PROGRAMS: Final = {
     "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
 
+_SERVICE_COMMANDS: Final = {
+    "install": "Make the agent a service of this system; see install --help.",
+    "uninstall": "Stop the service and remove what install wrote; see uninstall --help.",
+}
+_PASSED_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
 
 def program_app(name: str) -> typer.Typer:
     """Return the sub-command of one program."""
@@ -31,14 +38,21 @@ def program_app(name: str) -> typer.Typer:
     def group() -> None:
         """Keep `run` a word of its own while it is the only command."""
 
-    @app.command(
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False, help="Run it; see run --help."
-    )
+    @app.command(context_settings=_PASSED_ON, add_help_option=False, help="Run it; see run --help.")
     def run(context: typer.Context) -> None:
         os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606 (the same interpreter)
 
+    for word, sentence in _SERVICE_COMMANDS.items() if name == "agent" else ():
+        app.command(word, context_settings=_PASSED_ON, add_help_option=False, help=sentence)(_service_command(word))
     group.__doc__ = help_text
     return app
+
+
+def _service_command(word: str) -> Callable[[typer.Context], None]:
+    def become(context: typer.Context) -> None:
+        os.execv(sys.executable, [sys.executable, "-m", "agent.packaging", word, *context.args])  # noqa: S606 (the same interpreter)
+
+    return become
 
 
 def simulate(context: typer.Context) -> None:

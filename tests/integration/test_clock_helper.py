@@ -101,6 +101,26 @@ def test_a_chip_without_a_profile_and_a_user_that_does_not_exist_are_said(tmp_pa
     assert (done.returncode, done.stderr) == (3, "error: user 'no-such' of --user does not exist\n")
 
 
+def test_one_verb_can_be_done_by_hand(tmp_path: Path) -> None:
+    """Without an agent, or before it is taken away."""
+    tree = rk3588_tree(tmp_path).untuned().no_clock("dram")
+
+    def once(verb: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "agent.clocks", "--once", verb, "--record", str(tmp_path / "record.json")]
+        return subprocess.run([*command, "--filesystem-root", str(tree.root)], capture_output=True, text=True, check=False, cwd=ROOT)
+
+    done = once("apply")
+    assert done.returncode == 1
+    assert "cpu4  pinned    userspace 2352 MHz\n" in done.stdout
+    assert "dram  missing   no such node, wanted userspace 2112 MHz\n" in done.stdout
+    assert tree.governor("cpu4") == "userspace"
+    assert (once("undo").returncode, tree.governor("cpu4")) == (0, "schedutil")
+    again = once("read")
+    assert "npu   differs   rknpu_ondemand" in again.stdout
+    tree.compatible("brcm,bcm2712")
+    assert once("apply").stderr.startswith("error: there is no clock profile for this machine")
+
+
 def test_the_helper_carries_no_library_and_little_memory(tmp_path: Path) -> None:
     """It is the one program that is root."""
     code = "import agent.clocks, sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"

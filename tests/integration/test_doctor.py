@@ -66,3 +66,15 @@ def test_a_user_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
     done = doctor(rk3588_tree(tmp_path), "--user", "nobody-here")
     assert done.returncode == 3
     assert done.stderr == "error: user 'nobody-here' of --user is not in /etc/passwd\n"
+
+
+def test_a_speed_is_compared_with_the_table_and_its_cause_named(tmp_path: Path) -> None:
+    """A model that the table does not have is not found."""
+    tree = rk3588_tree(tmp_path)
+    assert "speed            32 tokens/s, 97% of the table's" in doctor(tree, "--speed", "Qwen3-0.6B,w8a8=32").stdout
+    slow = doctor(tree.clock("cpu4", "ondemand", 408000000), "--speed", "Qwen3-0.6B,w8a8=15.8")
+    assert slow.returncode == 1
+    assert "✗ speed            15.8 tokens/s are 48% of the 32.9 that this chip gives: the fast cores of cpu4" in slow.stdout
+    assert doctor(tree, "--speed", "Nothing-1B,w8a8=1").returncode == 3
+    wrong = doctor(tree, "--speed", "15.8")
+    assert (wrong.returncode, "is not like Qwen3-0.6B,w8a8=15.8" in wrong.stderr) == (2, True)

@@ -15,6 +15,7 @@ from gateway.app import GatewayApp, board_context
 from gateway.proxy import Proxy
 from gateway.routing import Served, Table, Target
 from rkfleet import metric_names as names
+from rkfleet.api_keys import ApiKeys, parse_api_keys
 from rkfleet.clock import SystemClock
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send, serve_asgi
@@ -45,7 +46,7 @@ def table_of(*targets: Target | None) -> Table:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    fleet: TestFleet, *targets: Target | None, keys: tuple[bytes, ...] = (), endpoints: FixedEndpoints | None = None
+    fleet: TestFleet, *targets: Target | None, keys: ApiKeys = ApiKeys(), endpoints: FixedEndpoints | None = None
 ) -> AsyncIterator[tuple[str, Metrics]]:
     metrics = Metrics("gateway")
     clock = SystemClock()
@@ -277,7 +278,7 @@ def test_keys_are_asked_for_where_they_are_set(fleet: TestFleet) -> None:
 
     async def test() -> None:
         key = "k" * 32
-        async with gateway(fleet, keys=(key.encode(),)) as (url, _), httpx2.AsyncClient() as http:
+        async with gateway(fleet, keys=parse_api_keys(key, "keys")) as (url, _), httpx2.AsyncClient() as http:
             assert (await http.get(f"{url}/v1/models")).status_code == 401
             answer = await http.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
             assert [model["id"] for model in json.loads(answer.content)["data"]] == ["m"]

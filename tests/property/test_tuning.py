@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.board import tuning
 from agent.board.profile import PROFILES
-from tests.support.board_tree import BoardTree, rk3576_tree
+from tests.support.board_tree import MEMORY, BoardTree, rk3576_tree
 
 NAMES = ["npu", "dram", "cpu0", "cpu4"]
 GOVERNORS = ["ondemand", "performance", "userspace"]
@@ -88,15 +88,11 @@ class World:
                 assert now == before[name]
 
 
-MEMORY = Path("/dev/shm")
-"""Where flushing costs nothing: what a record survives is a matter of its order here, not of the disk."""
-
-
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_after_undoing_every_governor_is_one_that_others_set(steps: list[tuple[Any, ...]]) -> None:
     """Kills come in between, and other programs do."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory, pytest.MonkeyPatch.context() as patch:
         world = World(rk3576_tree(Path(directory)))
         for step in steps:
             world.step(step, patch)

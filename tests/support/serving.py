@@ -20,7 +20,7 @@ from rkfleet.clock import SystemClock
 from rkfleet.metrics import Metrics
 from rkfleet.ops import serve_asgi
 
-ROUTE = {"served_model_name": "smollm2", "context_tokens": 2048}
+ROUTE = {"served_model_name": "smollm2", "context_tokens": 2048, "runtime": "llamacpp"}
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.01
 

@@ -220,6 +220,14 @@ def test_a_board_that_never_fits_is_no_root_cause() -> None:
     assert "no board of 1 can take the replica: b is full" in found.sentence
 
 
+def test_a_cordoned_board_without_the_runtime_version_that_is_asked_for_is_no_root_cause() -> None:
+    """Uncordoning it would not help."""
+    chat = deployment(status=rolled())
+    asked = (revision("chat-1", chat, serving={"runtimeVersion": ">=99"}), model())
+    found = why(chat, waiting("r-0", chat), board("b", spec={"unschedulable": True}), *asked)
+    assert found.command == "kubectl get boards -o wide"
+
+
 def variant_of(soc: str, runtime: str) -> Json:
     from tests.support.planned import variant
 
@@ -405,6 +413,15 @@ def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_
     assert "board b cannot use its NPU" in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
     message = "No board of 1 can take the replica: less memory free than the 1Gi of variant q4: b (has 0 of 4Gi)"
     assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+
+
+@pytest.mark.parametrize(("type", "reason"), [("IdentityConflict", "OtherMachine"), ("LedgerDamaged", "LedgerUnreadable")])
+def test_a_board_that_somebody_must_look_at_says_why_with_the_command_of_its_condition(type: str, reason: str) -> None:
+    found = why(
+        board("b", conditions=[said("Ready"), said(type, "True", reason, "The certificate was used. Try: kubectl annotate board b x-")])
+    )
+    assert (found.verdict, found.command) == ("NeedsHelp", "kubectl annotate board b x-")
+    assert f"has {type}: the certificate was used" in found.sentence
 
 
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}

@@ -23,6 +23,7 @@ __all__ = ["Ask", "EmbeddingsAsk", "floats_of", "parse"]
 STOPS_MAX: Final = 16  # OpenAI takes 4, llama.cpp's clients send more.
 STOP_CHARACTERS_MAX: Final = 256
 INPUTS_MAX: Final = 512  # Of one embeddings request; OpenAI takes 2,048, a board works on them one after another.
+TOP_K_MAX: Final = 1_000_000  # Beyond every vocabulary; the interface has 32 bits.
 FLOAT_BYTES: Final = 4
 
 _SAMPLING: Final = (
@@ -81,6 +82,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         """
         _within("temperature", self.temperature, 0, 2)
         _within("top_p", self.top_p, 0, 1)
+        _within("top_k", self.top_k, -1, TOP_K_MAX)
+        _within("mirostat", self.mirostat, 0, 2)
         _within("n", self.n, 1, 1)
         _within("max_tokens", self.max_tokens, 1, None)
         _within("max_completion_tokens", self.max_completion_tokens, 1, None)
