@@ -13,7 +13,6 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -119,6 +118,7 @@ class _Run:
         self._outcomes: Final[list[Outcome]] = []
         self._traits: Final = Traits()
         self._seen = BoardSnapshot()
+        self._newest: Subject | None = None  # the worker that was loaded last
         self._header: Header | None = None
         self._reference = Reference(row=None, why="no model was loaded")
 
@@ -219,12 +219,15 @@ class _Run:
             self._note(self._outcome("load", failed(error.message), began))
         yield None
 
-    def _load(self, setup: Setup) -> AbstractAsyncContextManager[Subject]:
+    @contextlib.asynccontextmanager
+    async def _load(self, setup: Setup) -> AsyncIterator[Subject]:
         world, limit = self._world, max(LAST_SECONDS, min(self._limits.load, self._left()))
-        return loaded(
+        async with loaded(
             setup, world.backend(setup.library), self._tasks,
             clock=world.clock, limits=world.limits, seconds_max=limit, secret=world.new_secret(), traits=self._traits,
-        )  # fmt: skip
+        ) as subject:  # fmt: skip
+            self._newest = subject
+            yield subject
 
     async def _loaded(self, subject: Subject, began: float) -> None:
         self._header = header = subject.header
@@ -297,6 +300,7 @@ class _Run:
         self._told.begin(name, _TITLES[name])
         began, limit = self._clock.monotonic(), min(seconds_max, left)
         before = subject.log.count if subject is not None else 0
+        newest = self._newest
         failure: Failure | None = None
         lines: tuple[str, ...] = ()
         try:
@@ -312,6 +316,8 @@ class _Run:
                 await _settled(subject)
         except Exception as error:  # noqa: BLE001 (the edge of a check: what it could not read must not keep the others from being made)
             verdict = failed(f"the worker's answer cannot be read: {error!r}")
+        if self._newest is not newest:  # the check has loaded another worker, which is what it is about
+            subject, before = self._newest, 0
         if verdict.status == "failed" and subject is not None and not lines:
             verdict, failure, lines = _explained(verdict, subject, before)
         self._note(self._outcome(name, verdict, began, failure, lines))
@@ -363,7 +369,7 @@ async def _settled(subject: Subject) -> None:
 def _explained(verdict: Verdict, subject: Subject, before: int) -> tuple[Verdict, Failure | None, tuple[str, ...]]:
     """Return what is known of a failure: how the worker ended, if it did, else what its log says since `before` lines."""
     lines = subject.log.last(LINES_MAX, since=before)
-    if subject.exit is None:
+    if subject.exit is None or subject.exit.reason is None:
         return verdict, recognise(lines, (), Ending(loaded=True)), lines
     said = msgspec.structs.replace(verdict, sentence=f"{verdict.sentence}; {subject.exit.message}")
     return said, subject.exit.failure, lines

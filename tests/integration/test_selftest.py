@@ -196,6 +196,7 @@ def test_a_window_that_cannot_shift_fails(place: Place) -> None:
     result = asyncio.run(place.run(place.options(), only={"shift"}))
     shift = outcome_of(result, "shift")
     assert (shift.status, "the run fails after 34 tokens" in shift.sentence) == ("failed", True)
+    assert any("the run fails after 34 tokens" in line for line in shift.lines)
 
 
 # ---- loading
@@ -478,3 +479,17 @@ def test_a_worker_that_cannot_be_ended_ends_no_self_test(place: Place) -> None:
     result = asyncio.run(place.run(place.options(), world))
     assert "waits inside a driver and cannot be ended" in outcome_of(result, "load").sentence
     assert outcome_of(result, "shift").status == "skipped"
+
+
+def test_a_slow_model_is_asked_for_fewer_tokens(place: Place) -> None:
+    """So that a check with several answers keeps its limit; before anything is known it is asked for all."""
+
+    async def body() -> list[int]:
+        async with lying(place, "G4") as subject:
+            found = [subject.affordable(64)]
+            for rate in (100.0, 2.5, 0.1):
+                subject.traits.decode_tokens_per_second = rate
+                found.append(subject.affordable(64))
+            return found
+
+    assert asyncio.run(body()) == [64, 64, 25, 8]
