@@ -29,6 +29,7 @@ MARKS: Final = {"passed": "✓", "failed": "✗", "skipped": "-"}
 _MAC: Final = re.compile(r"\b(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}\b")
 _IPV4: Final = re.compile(r"\b(?!127\.)(?:\d{1,3}\.){3}\d{1,3}\b")
 _HOME: Final = re.compile(r"/(?:home|Users)/[^/\s:'\"]+|/root(?=/)")
+_SHARED: Final = ("/usr/", "/lib")  # Where every machine has the same; which of them it is helps.
 _UNNAMED: Final = frozenset({"localhost", "(none)", "rkfleet"})
 
 
@@ -62,12 +63,13 @@ class Redactor:
             str(parent) for path in files if path is not None for parent in (path.parent, path.absolute().parent, path.resolve().parent)
         }
         parents |= {str(options.data_dir), str(root.absolute())}
-        self._parents: Final = sorted((one for one in parents if one not in {".", "/"}), key=len, reverse=True)
+        private = sorted((one for one in parents if one not in {".", "/"} and not one.startswith(_SHARED)), key=len, reverse=True)
+        self._parents: Final = tuple(re.compile(rf"(?<![\w.-]){re.escape(one)}/") for one in private)
 
     def text(self, text: str) -> str:
         """Return a text without them."""
         for parent in self._parents:
-            text = text.replace(f"{parent}/", "…/")
+            text = parent.sub("…/", text)
         for word in self._words:
             text = text.replace(word, "(removed)")
         return _HOME.sub("/(home)", _IPV4.sub("(address)", _MAC.sub("(address)", text)))

@@ -221,7 +221,7 @@ class _Run:
 
     @contextlib.asynccontextmanager
     async def _load(self, setup: Setup) -> AsyncIterator[Subject]:
-        world, limit = self._world, max(LAST_SECONDS, min(self._limits.load, self._left()))
+        world, limit = self._world, max(0.0, min(self._limits.load, self._left()))
         async with loaded(
             setup, world.backend(setup.library), self._tasks,
             clock=world.clock, limits=world.limits, seconds_max=limit, secret=world.new_secret(), traits=self._traits,

@@ -138,3 +138,9 @@ def test_a_models_row_is_found_by_its_file_and_what_the_runtime_says(
     found = guess_reference(load_table(), Options(models=(Path(file),), **options), header, "rk3588")  # type: ignore[arg-type]
     assert (found.row and (found.row.model, found.row.dtype, found.row.soc)) == row
     assert found.why
+
+
+def test_directories_that_every_machine_has_stay_and_a_short_one_takes_no_part_of_a_word(tmp_path: Path) -> None:
+    libraries = (NamedLibrary(Path("/usr/lib/librkllmrt.so")),)
+    made = Redactor(Options(models=(Path("a/x.rkllm"),), libraries=libraries, root=tmp_path), HOST)
+    assert made.text("/usr/lib/librkllmrt.so and a/x.rkllm, data/a") == "/usr/lib/librkllmrt.so and …/x.rkllm, data/a"
