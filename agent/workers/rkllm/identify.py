@@ -38,9 +38,11 @@ __all__ = [
     "Generation",
     "Identified",
     "Inconclusive",
+    "Seen",
     "generation_of_defaults",
     "generations_of_symbols",
     "identify",
+    "look",
 ]
 
 OVERRIDE: Final = "--runtime-library FILE="  # With the generation behind it, the agent's option with which the operator says it.
@@ -78,6 +80,20 @@ class Identified(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What stands in a file.
+
+    Attributes:
+        content: Its git object id.
+        versions: Strings in it that look like a release.
+        shared: What it exports.
+    """
+
+    content: str
+    versions: frozenset[str]
+    shared: SharedObject
+
+
 def identify(
     path: Path,
     *,
@@ -103,7 +119,8 @@ def identify(
 
 
 def _identify(path: Path, override: Generation | None, probe: Callable[[Path], bytes] | None, contents: Mapping[str, str]) -> Identified:
-    content, versions, shared = _read(path)
+    looked = look(path)
+    content, versions, shared = looked.content, looked.versions, looked.shared
     release = contents.get(content)
     if release in OLDER:
         raise UnknownRuntime(f"it is release {release}; rkfleet needs 1.1.0 or later")
@@ -166,6 +183,31 @@ def _by_defaults(probe: Callable[[], bytes] | None, shared: SharedObject, found:
     return generation
 
 
+def look(path: Path) -> Seen:
+    """Return what stands in a file, without a judgement.
+
+    Raises:
+        UnknownRuntime: It cannot be read or is no library.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnknownRuntime(f"it cannot be opened: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnknownRuntime("it is no regular file")
+        if status.st_size > LIBRARY_BYTES_MAX:
+            raise UnknownRuntime(f"it has {status.st_size} bytes, a runtime has at most {LIBRARY_BYTES_MAX}")
+        shared = read_shared_object(descriptor, status.st_size, "rkllm_")
+        content, versions = _scan(descriptor, status.st_size)
+        return Seen(content, versions, shared)
+    except OSError as error:
+        raise UnknownRuntime(f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
 def generations_of_symbols(symbols: frozenset[str]) -> tuple[Generation, ...]:
     """Return the generations whose functions these are.
 
@@ -226,31 +268,6 @@ def _fits(parameters: bytes, generation: Generation, places: _Places) -> bool:
     if not 1 <= cpus <= 8 or mask.bit_count() not in {0, cpus}:
         return False
     return parameters[extend_at + _BATCH_AT] == (0 if generation == "G2" else 1)
-
-
-def _read(path: Path) -> tuple[str, frozenset[str], SharedObject]:
-    """Return the content id, the versions that stand in the file, and its exports.
-
-    Raises:
-        UnknownRuntime: It cannot be read or is no library.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UnknownRuntime(f"it cannot be opened: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnknownRuntime("it is no regular file")
-        if status.st_size > LIBRARY_BYTES_MAX:
-            raise UnknownRuntime(f"it has {status.st_size} bytes, a runtime has at most {LIBRARY_BYTES_MAX}")
-        shared = read_shared_object(descriptor, status.st_size, "rkllm_")
-        content, versions = _scan(descriptor, status.st_size)
-        return content, versions, shared
-    except OSError as error:
-        raise UnknownRuntime(f"it cannot be read: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
 
 
 def _scan(descriptor: int, size: int) -> tuple[str, frozenset[str]]:
