@@ -41,9 +41,9 @@ CHAT_FIELDS: Final = _SAMPLING | {
 COMPLETION_FIELDS: Final = _SAMPLING | {"prompt"}
 
 # Names that a metric may carry: clients could make up any number of others.
-PARAMETERS: Final = CHAT_FIELDS | COMPLETION_FIELDS | {
+PARAMETERS: Final = CHAT_FIELDS | COMPLETION_FIELDS | {f"options.{name}" for name in _SAMPLING} | {
     "format", "keep_alive", "options.main_gpu", "options.mirostat", "options.num_batch", "options.num_ctx", "options.num_gpu",
-    "options.num_keep", "options.num_thread", "options.repeat_last_n", "options.typical_p", "options.use_mmap", "think", "truncate",
+    "options.num_keep", "options.num_thread", "options.repeat_last_n", "options.typical_p", "options.use_mmap", "raw", "think", "truncate",
 }  # fmt: skip
 
 NAMES_MAX: Final = 32  # Names in the header `x-rkfleet-ignored`; there are fewer parameters.
@@ -79,6 +79,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         passed: Fields that go to the worker, as JSON.
         prompt_cache_key: Which conversation this is, in the client's own words; empty for none. Never leaves its tenant.
         ignored: Fields that the client set and nothing honours; said in the header `x-rkfleet-ignored`.
+        spelled: Fields of `passed` that the client wrote under another name, and that name; said in the same header.
     """
 
     kind: Kind
@@ -89,6 +90,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     passed: Mapping[str, msgspec.Raw]
     prompt_cache_key: str = ""
     ignored: tuple[str, ...] = ()
+    spelled: Mapping[str, str] = {}
 
     @property
     def prompt(self) -> bytes:

@@ -120,6 +120,11 @@ size_t answer(struct model *model, const struct request *request, struct piece *
     if (!strcmp(script->reply, "echo")) {
         snprintf(line, sizeof line, " [top_k=%d top_p=%.3f temperature=%.3f]", request->top_k, request->top_p, request->temperature);
         count = add_piece(pieces, count, most, line, false);
+        if (request->penalizes) {
+            snprintf(line, sizeof line, " [repeat_penalty=%.3f frequency_penalty=%.3f presence_penalty=%.3f]", request->repeat_penalty,
+                     request->frequency_penalty, request->presence_penalty);
+            count = add_piece(pieces, count, most, line, false);
+        }
         for (size_t i = 0; i < seen; i++)
             count = add_piece(pieces, count, most, model->kv.tokens[i].text, split);
     } else if (!strcmp(script->reply, "text")) {
