@@ -7,7 +7,7 @@ measures itself. `bench.seed_table` and `bench.cancel` ask with it; the leading 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -104,7 +104,7 @@ class Client:
         pieces = tuple([piece async for piece in self.pieces(model, prompt, tokens)])
         return Seen(asked_at=self.asked_at, pieces=pieces, usage=self.usage, headers=self.headers)
 
-    async def pieces(self, model: str, prompt: str, tokens: int) -> AsyncIterator[Piece]:
+    async def pieces(self, model: str, prompt: str, tokens: int) -> AsyncGenerator[Piece, None]:
         """Ask and yield the text as it comes; `asked_at` is set before the first piece, `headers` with it, `usage` at the end.
 
         Raises:
