@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test scenario-update soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update soak-board soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
@@ -91,6 +91,7 @@ bench-%: $(STAMP) ## Run one benchmark, for example bench-store
 soak: $(STAMP) ## Run every long campaign
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10
 
+SOAK ?= 25
 SEEDS ?= 200
 FIRST ?= 1000
 
@@ -99,6 +100,9 @@ soak-scenarios: $(STAMP) ## Play whole fleets by chance, SEEDS of them (from FIR
 
 soak-scenario-mutants: $(STAMP) ## Put known faults into the code and search a seed that catches each
 	@$(BIN)/python -m tests.support.scenario.mutants
+
+soak-board: $(STAMP) ## Kill a board in every step it knows, SOAK times each (2,750 kills in 25 minutes)
+	@$(BIN)/python -m pytest -s -m processes --override-ini timeout=0 --soak $(SOAK) tests/e2e/test_board_kills.py
 
 soak-%: $(STAMP) ## Run one long campaign, for example soak-kill
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10 -k $*

@@ -18,30 +18,38 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.prompt_caches import PromptCaches
+from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
+from agent.board.kernel_log import follow_kernel_log
 from agent.board.sensors import MachineSensors, Sensors
+from agent.board.telemetry import Telemetry
 from agent.config import Config
 from agent.demand import Demand
-from agent.fetching import Bytes
+from agent.fetching import Bytes, Fetches, Grants, Whole
 from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.logs import BoardLogs
-from agent.loop import Loop
+from agent.loop import Loop, Watch
 from agent.metrics import AgentMetrics
+from agent.notify import Notifier
+from agent.outage import Outage
 from agent.own_log import own_log
 from agent.planning.values import Abilities, InstalledLibrary, Served
-from agent.reports import Reports
+from agent.reports import Reports, status_sentence
+from agent.samples import read_series
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
 from agent.session.runner import Machine, SessionRunner
+from agent.watch import BoardWatch
 from agent.workers import backends
 from agent.workers.base import Backend
 from agent.workers.libraries import Library, find_libraries
@@ -50,12 +58,15 @@ from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
 from rkfleet.errors import FailedPrecondition
+from rkfleet.fleet_time import FleetTime, follow_dates
 from rkfleet.identity import Enrolment, Identity, ensure_identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
+from rkfleet.renewal import Renew, Renewal, Renewing, renew_in_child
+from rkfleet.tls import ignore_dates
 
-__all__ = ["Agent", "Parts", "machine_parts", "route_of", "run"]
+__all__ = ["Agent", "Local", "LocalArtifacts", "Parts", "machine_parts", "npu_lock", "route_of", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
@@ -76,8 +87,33 @@ async def run(config: Config) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="disk"))
         clock = SystemClock()
         jitter = random.Random()  # noqa: S311 (spreads retries; keys come from `secrets`)
-        agent = Agent(config, machine_parts(config, clock, jitter), clock=clock, jitter=jitter)
+        agent = Agent(config, machine_parts(config, clock, jitter), clock=clock, jitter=jitter, notifier=Notifier(clock, os.environ))
         await run_until_stopped(agent.run(), config.lifeline)
+
+
+class LocalArtifacts(Whole, Grants, Fetches, Protocol):
+    """Artifacts that nobody sends: how the loop of a board without a fleet gets its bytes."""
+
+
+class Local(Protocol):
+    """What a board without a fleet runs, and from which files."""
+
+    @property
+    def files(self) -> LocalArtifacts:
+        """Return the files."""
+        ...
+
+    async def assign(self, ledger: Ledger) -> None:
+        """Have the ledger say what is to run.
+
+        Raises:
+            FleetError: It cannot.
+        """
+        ...
+
+    async def keep(self, ledger: Ledger) -> None:
+        """Assign anew whenever that has changed, until cancelled."""
+        ...
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,20 +122,26 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backends: What can be started on it.
         sensors: The machine.
-        identity: Waits until the board has an identity, enrolling if need be, and returns it.
+        identity: Waits until the board has an identity, enrolling if need be, and returns it. Not asked for where there is `local`.
+        local: What it runs without a fleet; None for a board of a fleet.
+        renew: Renews the certificates of that identity.
         tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
         simulated: Whether the hardware does not exist; said with every answer and figure.
         libraries: Libraries of the NPU's runtime that can be used, the newest first.
         library_problems: Sentences about those that cannot.
+        watch: Makes who looks after the hardware, given the gauges and what to call when a condition has changed; None for nobody.
     """
 
     backends: tuple[Backend, ...]
     sensors: Sensors
     identity: Callable[[], Awaitable[Identity]]
+    local: Local | None = None
+    renew: Renew = renew_in_child
     tables: Mapping[str, Table] = {}
     simulated: bool = False
     libraries: tuple[Library, ...] = ()
     library_problems: tuple[str, ...] = ()
+    watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
@@ -111,7 +153,8 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     for one in libraries.usable:
         about = {"file": str(one.path), "version": one.version or "unknown", "generation": one.generation, "how": one.how}
         _log.info("runtime library", extra=about)
-    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key) for one in libraries.usable)
+    follow_kernel = partial(follow_kernel_log, config.filesystem_root)
+    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key, follow_kernel=follow_kernel) for one in libraries.usable)
     installed = (*((cpu,) if cpu is not None else ()), *npu)
     overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
     runtimes = tuple(sorted((backend.runtime for backend in installed), key=lambda runtime: runtime.name))
@@ -129,12 +172,18 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         given = enrolment if config.token or config.token_file else None
         return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
 
+    def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
+        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
+        telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
+        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
+
     return Parts(
         backends=installed,
         sensors=sensors,
         identity=identity,
         libraries=libraries.usable,
         library_problems=libraries.problems,
+        watch=watch,
     )
 
 
@@ -147,20 +196,28 @@ class Agent:
 
     Attributes:
         metrics: Everything that it counts, for whoever exposes several boards together.
+        reports: What it says about itself.
+        local_url: Base URL for clients of this machine; empty until it listens.
     """
 
-    def __init__(self, config: Config, parts: Parts, *, clock: Clock, jitter: random.Random) -> None:
-        """Take what differs between boards; nothing is opened before `run`, except the ledger, which is read."""
+    def __init__(self, config: Config, parts: Parts, *, clock: Clock, jitter: random.Random, notifier: Notifier | None = None) -> None:
+        """Take what differs between boards; nothing is opened before `run`, except the ledger, which is read.
+
+        A `notifier` speaks for the whole process, so only the one agent of a process has one.
+        """
         self._config: Final = config
         self._parts: Final = parts
         self._clock: Final = clock
         self._jitter: Final = jitter
         self._disk: Final = SystemDisk()
+        self._time: Final = FleetTime(clock)
         self._wake: Final = asyncio.Event()
         self.metrics: Final = Metrics("agent")
         self._gauges: Final = AgentMetrics(self.metrics)
         self._routes: Final = Routes()
-        self._reports: Final = Reports(clock)
+        self._notifier: Final = notifier or Notifier(clock, {})
+        self.reports: Final = Reports(clock, self._time)
+        self.local_url = ""
         self._journals: Final = Journals(clock)
         self._ledger: Final = Ledger(config.data_dir, self._disk, self._wake.set)
         self._prompt_caches: Final = PromptCaches(config.data_dir)
@@ -209,6 +266,8 @@ class Agent:
             await self._run()
 
     async def _run(self) -> None:
+        outage = self._outage()
+        await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
         self._gauges.show_simulated(simulated=self._parts.simulated)
@@ -216,65 +275,147 @@ class Agent:
         local_clients = is_loopback(self._config.ops_host)
         ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(self._supervisor.run())
+            working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
             async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
                     "listening",
                     extra={"for": "health, metrics and local clients" if local_clients else "health and metrics", "url": local.url},
                 )
-                identity = await self._identity()
-                tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
-                async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
-                    self._listeners.append(listener)
-                    url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
-                    _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
-                    await self._converge(identity, url)
+                self.local_url = local.url
+                self._notifier.ready()
+                try:
+                    await (self._run_in_fleet() if self._parts.local is None else self._run_alone(self._parts.local))
+                finally:
+                    self._notifier.stopping()
             working.cancel()
+            remembering.cancel()
 
-    async def _converge(self, identity: Identity, serving_url: str) -> None:
-        """Keep the session and the loop."""
+    async def _run_in_fleet(self) -> None:
+        identity = await self._identity()
+        tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
+        async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+            self._listeners.append(listener)
+            url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
+            _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
+            await self._converge(identity, url, listener)
+
+    async def _run_alone(self, local: Local) -> None:
+        await local.assign(self._ledger)
+        files = local.files
+        bytes = Bytes(cache=files, fetcher=files, grants=files, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_after(bytes, self._config.name, ""))
+            tasks.create_task(local.keep(self._ledger))
+
+    def _outage(self) -> Outage:
+        return Outage(
+            self._config.data_dir,
+            self._disk,
+            boot_id=self._sensors.boot_id(),
+            clock=self._clock,
+            reports=self.reports,
+            read=lambda: read_series(self.metrics),
+            in_session=lambda: not self.no_session_reason,
+        )
+
+    async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
+        """Keep the session, the loop and the certificates."""
         session = self._session = SessionRunner(
             identity=identity,
             machine=lambda: self._machine(serving_url),
             clock=self._clock,
             jitter=self._jitter,
             ledger=self._ledger,
-            reports=self._reports,
+            reports=self.reports,
             logs=BoardLogs(self._journals, self._clock),
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
+            on_time=self._time.tell,
         )
+        renewing = self._renewing(identity, session, listener)
         fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
+        bytes = Bytes(cache=self._cache, fetcher=fetcher, grants=session, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_after(bytes, identity.name, serving_url))
+            tasks.create_task(session.run())
+            tasks.create_task(renewing.run())
+            if listener.context is not None:
+                tasks.create_task(follow_dates(listener.context, self._time, self._clock))
+
+    async def _look_after(self, bytes: Bytes, board: str, serving_url: str) -> None:
+        """Keep the loop, whoever watches the hardware, and what the service manager is told."""
+        watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
             ledger=self._ledger,
             cache=self._cache,
-            bytes=Bytes(
-                cache=self._cache, fetcher=fetcher, grants=session, clock=self._clock, jitter=self._jitter, on_change=self._wake.set
-            ),
+            bytes=bytes,
             supervisor=self._supervisor,
             traffic=self._serving,
             sensors=self._sensors,
-            reports=self._reports,
+            reports=self.reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(route_of(one, identity.name) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, board) for one in served)),
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,
+            watch=watch,
+            passed=self._notifier.passed,
         )
         async with asyncio.TaskGroup() as tasks:
+            if watch is not None:
+                watch.look()
+                tasks.create_task(watch.run())
             tasks.create_task(loop.run())
-            tasks.create_task(session.run())
+            tasks.create_task(self._tell_status())
+
+    async def _tell_status(self) -> None:
+        """Tell the service manager how the board stands, whenever that changes."""
+        seen = 0
+        while True:
+            seen = await self.reports.changed(seen)
+            if self.reports.state is not None:
+                self._notifier.status(status_sentence(self.reports.state))
+
+    def _renewing(self, identity: Identity, session: SessionRunner, listener: Listener) -> Renewing:
+        """Return what keeps the certificates new; the session takes them with its next connection, the listener at once."""
+
+        def renewed(found: Identity) -> None:
+            listener.reload()
+            self._gauges.show_certificate(found.expires_timestamp)
+
+        self._gauges.show_certificate(identity.expires_timestamp)
+        return Renewing(
+            identity,
+            Renewal(role="board", machine_id=self._sensors.machine_id()),
+            clock=self._clock,
+            jitter=self._jitter,
+            now=self._time.now,
+            on_renewed=renewed,
+            # Once the controller has told the time, dates say when a renewal is due; until then, no session may mean an ended certificate.
+            lost_seconds=lambda: 0.0 if self._time.is_told else session.lost_seconds,
+            renew=self._parts.renew,
+        )
 
     async def _identity(self) -> Identity:
-        identity = await self._parts.identity()
+        async with asyncio.TaskGroup() as tasks:
+            alive = tasks.create_task(self._stay_alive())
+            identity = await self._parts.identity()
+            alive.cancel()
         if identity.name != self._config.name:
             raise FailedPrecondition(
                 f"{identity.directory} is the identity of board {identity.name}, not of {self._config.name}; use another --data-dir"
             )
         return identity
+
+    async def _stay_alive(self) -> None:
+        """Feed the watchdog while there is no loop yet whose passes do: a controller may be away for days."""
+        self._notifier.status("waiting until a controller lets this board join its fleet")
+        while self._notifier.ping_seconds:
+            self._notifier.passed()
+            await self._clock.sleep(self._notifier.ping_seconds)
 
     def _machine(self, serving_url: str) -> Machine:
         return Machine(
@@ -293,7 +434,7 @@ class Agent:
             cores=self._sensors.cores(),
             memory_bytes=facts.allocatable_memory_bytes,
             serving_url=serving_url,
-            npu_lock_path=str(_npu_lock(self._config)),
+            npu_lock_path=str(npu_lock(self._config)),
             prompt_cache_dir=str(self._prompt_caches.directory.absolute()),
         )
 
@@ -308,7 +449,7 @@ class Agent:
         return found
 
     def _not_ready(self) -> str:
-        if self._reports.state is None:
+        if self.reports.state is None:
             return "the board has not joined its fleet yet, or is starting"
         return ""
 
@@ -337,7 +478,7 @@ def route_of(served: Served, board: str) -> Route:
     )
 
 
-def _npu_lock(config: Config) -> Path:
+def npu_lock(config: Config) -> Path:
     """Return the file whose lock a worker holds while it uses the NPU: one for the machine where its directory was made for that.
 
     Without it two agents of one machine would not know of each other; the unit that starts the agent makes the directory.
@@ -350,6 +491,6 @@ def _npu_lock(config: Config) -> Path:
 def _trust(ca_file: Path) -> ssl.SSLContext:
     """Return a context that trusts servers of the fleet and nobody else."""
     try:
-        return ssl.create_default_context(cafile=str(ca_file))
+        return ignore_dates(ssl.create_default_context(cafile=str(ca_file)))
     except OSError as error:
         raise FailedPrecondition(f"identity file {ca_file} cannot be used: {error}") from error

@@ -13,13 +13,14 @@ from typing import Final
 
 import msgspec
 
+from agent.board import clock_wire
 from agent.workers.libraries import NamedLibrary, parse_named_library
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
-__all__ = ["Config", "parse_arguments"]
+__all__ = ["Config", "add_machine_options", "parse_arguments"]
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
@@ -43,6 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         artifact_limit_bytes: Bytes that artifacts may take; 0 for what the disk allows.
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
         runtime_libraries: Libraries of the NPU's runtime to use; empty looks in the usual places.
+        clocks_helper: Socket of the privileged helper for clocks.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -61,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     artifact_limit_bytes: int = 0
     filesystem_root: Path = Path("/")
     runtime_libraries: tuple[NamedLibrary, ...] = ()
+    clocks_helper: Path = clock_wire.SOCKET
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -72,13 +75,14 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     values["advertise_host"] = values["advertise_host"] or values["serving_host"]
     if values["advertise_host"] in _WILDCARDS:
         parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
-    values["runtime_libraries"] = tuple(values["runtime_libraries"])
     return Config(**values)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rkfleet agent run", description="Run models on this board: fetch, load, serve and report what the controller assigns."
+        prog="rkfleet agent run",
+        description="Run models on this board: fetch, load, serve and report what the controller assigns.",
+        epilog="A board without a fleet serves files of its own: rkfleet agent run --standalone --model FILE; see run --standalone --help.",
     )
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, help="directory of identity, ledger and artifacts; one agent each")
@@ -92,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--serving-port", type=port_argument, default=7490, help="HTTPS port for gateways (default %(default)s; 0 = any)")
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
     add("--ops-port", type=port_argument, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
+    add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
+    add_machine_options(parser)
+    return parser
+
+
+def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info") -> None:
+    """Add what every agent may be told about its machine and process, in a fleet or without one."""
+    add = parser.add_argument
     add(
         "--memory",
         dest="memory_bytes",
@@ -100,20 +112,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="QUANTITY",
         help="memory to report instead of the machine's, e.g. 2Gi",
     )
-    add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
     add("--filesystem-root", type=Path, default=Path("/"), help="where /proc, /sys and /etc are read from (default %(default)s)")
     add(
         "--runtime-library",
         dest="runtime_libraries",
         type=_library,
-        action="append",
-        default=[],
+        action=_AppendToTuple,
+        default=(),
         metavar="FILE[=GENERATION]",
         help="an RKLLM runtime to use, repeatable (default: librkllmrt.so in /usr/lib, /usr/local/lib, /opt/rkfleet/runtimes/*)",
     )
+    add("--clocks-helper", type=Path, default=clock_wire.SOCKET, metavar="FILE", help="socket of the clock helper (default %(default)s)")
     add("--lifeline-fd", dest="lifeline", type=int, default=None, metavar="N", help="stop when this descriptor reaches its end")
-    add("--log-level", choices=LOG_LEVELS, default="info", help="lowest level that is logged (default %(default)s)")
-    return parser
+    add("--log-level", choices=LOG_LEVELS, default=log_level, help="lowest level that is logged (default %(default)s)")
+
+
+class _AppendToTuple(argparse.Action):
+    """`append` for frozen values."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, value: object, _option: object = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
 
 
 def _board_name(text: str) -> str:

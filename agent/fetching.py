@@ -13,21 +13,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
-from agent.artifacts.cache import Cache, DigestMismatch, DiskFull
-from agent.artifacts.fetch import Fetcher
+from agent.artifacts.cache import DigestMismatch, DiskFull
 from agent.planning.values import Fetch, FetchState, Verify
 from rkfleet import conditions
-from rkfleet.assignment import AssignedReplica
+from rkfleet.assignment import AssignedFile, AssignedReplica
 from rkfleet.clock import Clock
 from rkfleet.errors import FleetError, Internal, NotFound, Unauthenticated
 from rkfleet.session import Grant
 
-__all__ = ["Bytes", "Grants"]
+__all__ = ["Bytes", "Fetches", "Grants", "Whole"]
 
 RETRY_SECONDS_MIN: Final = 1.0
 RETRY_SECONDS_MAX: Final = 15.0  # A board with a full disk is seen to recover within this after somebody made room.
@@ -48,11 +48,45 @@ class Grants(Protocol):
         ...
 
 
+class Whole(Protocol):
+    """Files that are whole: `agent.artifacts.cache.Cache`, or the files of a board without a fleet."""
+
+    def path(self, digest: str) -> Path:
+        """Return where the file is that `holds` has found."""
+        ...
+
+    def holds(self, digest: str, size_bytes: int) -> bool:
+        """Return whether the file is here."""
+        ...
+
+    async def verify(self, digest: str) -> Path:
+        """Prove that the file is what its digest says, and return its path.
+
+        Raises:
+            NotFound: It is not here.
+            DigestMismatch: It is something else, and was removed.
+            OSError: The disk cannot be read.
+        """
+        ...
+
+
+class Fetches(Protocol):
+    """Has files arrive: `agent.artifacts.fetch.Fetcher`, or whoever else knows where they come from."""
+
+    async def fetch(self, files: Sequence[AssignedFile], grant: Grant, progress: Callable[[int, int], None]) -> None:
+        """Return when all files are here; `progress` is told bytes that are, and bytes in all.
+
+        Raises:
+            FleetError: They are not, and will not come by waiting here.
+        """
+        ...
+
+
 class Bytes:
     """Fetches and verifications of one board. `start_*` need the task group that they are given to be open."""
 
     def __init__(
-        self, *, cache: Cache, fetcher: Fetcher, grants: Grants, clock: Clock, jitter: random.Random, on_change: Callable[[], None]
+        self, *, cache: Whole, fetcher: Fetches, grants: Grants, clock: Clock, jitter: random.Random, on_change: Callable[[], None]
     ) -> None:
         """Take the cache and how to fill it, where grants come from, and whom to wake when something ended."""
         self._cache: Final = cache

@@ -7,12 +7,14 @@ Fence: a lower number is refused, and so is the same number with other content, 
 this board. The exact bytes are kept, so the hash that the board reports is the hash that the controller minted.
 
 Files: `ledger.json` and, in case a bad block spoils it, the one before, `ledger.prev.json`. Each is written beside its place, flushed
-and renamed, so there is a whole one at every moment.
+and renamed, so there is a whole one at every moment. Each has a hash of all that it says: of a file in which a bit has flipped nothing is
+believed. A newest file that could not be read is written again from what is held, so that there are two good ones again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -46,9 +48,12 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True):
+    """A file; `check` is over number and hash, and empty in files of before it was written."""
+
     number: int
     sha256: str
     body: str
+    check: str = ""
 
 
 _NOTHING: Final = Entry(0, "", "", Assignment())
@@ -58,7 +63,7 @@ class Ledger:
     """The accepted assignment of one data directory; it is read once, and afterwards disk follows every change before `accept` returns.
 
     Attributes:
-        problems: Sentences about files that could not be read at the start.
+        problems: Sentences about files that could not be read at the start; empty again when an assignment has been written since.
         disk_problem: Why the last write failed; empty when it did not.
     """
 
@@ -78,7 +83,7 @@ class Ledger:
         self._held = _read(directory / CURRENT, problems) or _read(directory / PREVIOUS, problems) or _NOTHING
         for problem in problems:
             _log.warning("%s; going on with assignment %d", problem, self._held.number)
-        self.problems: Final = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         self.disk_problem = ""
 
     @property
@@ -102,10 +107,19 @@ class Ledger:
                     reason = error.strerror or str(error)
                     self._note_disk(f"assignment {offer.number} cannot be written to {self._directory / CURRENT}: {reason}")
                     return AssignmentAnswer(number=offer.number, verdict=Verdict.DISK, reason=self.disk_problem)
-                self._held = entry
+                self._held, self.problems = entry, ()
                 self._on_change()
             self._note_disk("")
             return AssignmentAnswer(number=offer.number, verdict=Verdict.ACCEPTED)
+
+    async def mend(self) -> None:
+        """Write the newest file again from what is held, if it could not be read; a full disk is said, and nothing is lost by it."""
+        async with self._judging:
+            if self.problems and self._held.number:
+                try:
+                    await in_thread(self._write_current, self._held)
+                except OSError as error:
+                    self._note_disk(f"{self._directory / CURRENT} cannot be written again: {error.strerror or error}")
 
     def _note_disk(self, problem: str) -> None:
         if problem != self.disk_problem:
@@ -113,10 +127,12 @@ class Ledger:
             self._on_change()
 
     def _write(self, entry: Entry) -> None:
-        scratch = self._directory / _SCRATCH
         if self._held.number:
-            write_durably(self._directory / PREVIOUS, _encode(self._held), scratch, self._disk)
-        write_durably(self._directory / CURRENT, _encode(entry), scratch, self._disk)
+            write_durably(self._directory / PREVIOUS, _encode(self._held), self._directory / _SCRATCH, self._disk)
+        self._write_current(entry)
+
+    def _write_current(self, entry: Entry) -> None:
+        write_durably(self._directory / CURRENT, _encode(entry), self._directory / _SCRATCH, self._disk)
 
 
 def judge(held: Entry, offer: AssignmentOffer) -> tuple[AssignmentAnswer | None, Entry]:
@@ -164,12 +180,18 @@ def _entry(number: int, body: bytes, sha256: str) -> Entry:
 
 
 def _encode(entry: Entry) -> bytes:
-    return msgspec.json.encode(_File(entry.number, entry.sha256, entry.body))
+    return msgspec.json.encode(_File(entry.number, entry.sha256, entry.body, _check(entry.number, entry.sha256)))
+
+
+def _check(number: int, sha256: str) -> str:
+    return hashlib.sha256(f"{number} {sha256}".encode()).hexdigest()
 
 
 def _read(path: Path, problems: list[str]) -> Entry | None:
     try:
         content = msgspec.json.decode(path.read_bytes(), type=_File)
+        if content.check not in {"", _check(content.number, content.sha256)}:
+            raise Invalid(f"its number {content.number} is not the one that was written")
         return _entry(content.number, content.body.encode(), content.sha256)
     except FileNotFoundError:
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.metrics import AgentMetrics
+from agent.planning.damage import ledger_damage
 from agent.planning.events import LIBRARY_REFUSED, Happening, happenings
 from agent.planning.plan import plan
 from agent.planning.pressure import disk_pressure, memory_pressure
@@ -35,7 +36,7 @@ from rkfleet.disk import in_thread
 from rkfleet.kinds.replica import Measured
 from rkfleet.report import BoardState, RunningWorker
 
-__all__ = ["Loop", "Traffic"]
+__all__ = ["Loop", "Traffic", "Watch"]
 
 # Memory, storage and what other programs do to them change without anybody telling.
 LOOK_SECONDS: Final = 5.0
@@ -43,7 +44,6 @@ LOOK_SECONDS: Final = 5.0
 BUSY_LOOK_SECONDS: Final = 0.25
 # Wake-ups that come closer than this share a pass: whatever keeps waking the loop, it leaves the core to the runtime.
 PASS_SECONDS_MIN: Final = 0.02
-LEDGER_REASON: Final = "LedgerUnreadable"
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,27 @@ class Traffic(Protocol):
 
     def measured(self, uid: str) -> Measured | None:
         """Return the speed of recent requests, or None before the first."""
+        ...
+
+
+class Watch(Protocol):
+    """Who looks after the hardware. The loop takes what it says and tells it what is wanted; `agent/app.py` runs it beside the loop."""
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is to be said about it now."""
+        ...
+
+    def want(self, clocks: Literal["Unmanaged", "Fixed"]) -> None:
+        """Take how the clocks are to run; does not block."""
+        ...
+
+    def look(self) -> None:
+        """Look once, so that the first report of the loop has conditions."""
+        ...
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
         ...
 
 
@@ -81,6 +102,8 @@ class Loop:
         demand: Demand,
         prompt_caches: PromptCaches,
         problems: tuple[str, ...] = (),
+        watch: Watch | None = None,
+        passed: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -100,6 +123,8 @@ class Loop:
             demand: Who wants which model.
             prompt_caches: Directories of saved prompts.
             problems: Runtime libraries that are not used, each in a sentence; told once.
+            watch: Looks after the hardware; None where there is none to look after.
+            passed: Called at the end of each pass, for a watchdog.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -117,20 +142,22 @@ class Loop:
         self._prompt_caches: Final = prompt_caches
         self._problems: Final = problems
         self._caches: frozenset[str] | None = None
+        self._watch: Final = watch
+        self._passed: Final = passed
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
 
     async def run(self) -> None:
         """Look, plan and act until cancelled; fetches and verifications end with it."""
-        for problem in self._ledger.problems:
-            self._reports.record("Warning", LEDGER_REASON, f"{problem}; the board follows assignment {self._ledger.held.number}")
         for problem in self._problems:
             self._reports.record("Warning", LIBRARY_REFUSED, problem)
+        await self._ledger.mend()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
                 pause = self._look(tasks)
+                self._passed()
                 await self._clock.sleep(PASS_SECONDS_MIN)
                 await self._wait(pause)
 
@@ -140,6 +167,8 @@ class Loop:
             observed = self._observe()
             planned = plan(self._ledger.held.assignment, self._abilities, observed)
             self._remember(planned)
+            if self._watch is not None:
+                self._watch.want(self._ledger.held.assignment.clocks)
             for step in planned.steps:
                 self._act(step, tasks)
             self._cache.refer(planned.holders)
@@ -246,6 +275,8 @@ class Loop:
         return (
             memory_pressure(low=self._low_memory, total_bytes=memory.total_bytes),
             disk_pressure(free_bytes=storage.free_bytes, problems=problems),
+            *(self._watch.conditions if self._watch is not None else ()),
+            ledger_damage(self._ledger.problems, self._ledger.held.number),
         )
 
     def _record(self, happening: Happening) -> None:

@@ -5,10 +5,13 @@ In: what the loop saw. Out: gauges in the agent's `Metrics`. Requests are measur
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
+from agent.board.diagnosis import is_throttled
+from agent.board.snapshot import BoardSnapshot
 from agent.workers.base import Phase, WorkerState
 from rkfleet.metric_names import (
     AGENT_LOOP_ERRORS,
@@ -18,7 +21,17 @@ from rkfleet.metric_names import (
     BOARD_MEMORY_AVAILABLE,
     BOARD_SIMULATED,
     BOARD_STORAGE_FREE,
+    CERTIFICATE_EXPIRY,
+    CPU_FREQUENCY,
+    DRAM_FREQUENCY,
+    GPU_FREQUENCY,
+    NPU_FREQUENCY,
+    NPU_OTHER_CLIENTS,
+    NPU_UTILIZATION,
+    TEMPERATURE,
+    THROTTLED,
     WORKERS,
+    Metric,
 )
 from rkfleet.metrics import Metrics
 
@@ -31,6 +44,7 @@ class AgentMetrics:
     def __init__(self, metrics: Metrics) -> None:
         """Take the metrics of the program."""
         self._metrics: Final = metrics
+        self._shown: Final[dict[str, frozenset[str]]] = {}
 
     def show(self, assignment_number: int, workers: Sequence[WorkerState], artifact_bytes: int) -> None:
         """Show what the board follows and what runs on it."""
@@ -52,6 +66,33 @@ class AgentMetrics:
     def show_session(self, *, open: bool) -> None:
         """Show whether there is a session."""
         self._metrics.gauge(AGENT_SESSION_OPEN).set(1 if open else 0)
+
+    def show_hardware(self, seen: BoardSnapshot) -> None:
+        """Show what moves on the board; what is unknown has no sample."""
+        self._show_each(NPU_UTILIZATION, "core", {str(core): share for core, share in (seen.load or {}).items()})
+        policies = {one.name.removeprefix("cpu"): float(one.current_hertz) for one in seen.policies if one.current_hertz is not None}
+        self._show_each(CPU_FREQUENCY, "policy", policies)
+        self._show_each(TEMPERATURE, "zone", {zone.name: zone.celsius for zone in seen.zones})
+        for entry, name in ((NPU_FREQUENCY, "npu"), (GPU_FREQUENCY, "gpu"), (DRAM_FREQUENCY, "dram")):
+            clock = seen.frequency(name)
+            self._metrics.gauge(entry).set(math.nan if clock is None or clock.current_hertz is None else clock.current_hertz)
+        throttled = is_throttled(seen)
+        self._metrics.gauge(THROTTLED).set(math.nan if throttled is None else throttled)
+        known = seen.clients is not None and (seen.clients or not seen.hidden_processes)
+        self._metrics.gauge(NPU_OTHER_CLIENTS).set(len(seen.clients or ()) if known else math.nan)
+
+    def _show_each(self, entry: Metric, label: str, values: Mapping[str, float]) -> None:
+        """Show one sample for each, and none for those that were there before and are unknown now."""
+        for gone in self._shown.get(entry.name, frozenset()) - set(values):
+            self._metrics.forget(entry, **{label: gone})
+        for name, value in values.items():
+            self._metrics.gauge(entry, **{label: name}).set(value)
+        self._shown[entry.name] = frozenset(values)
+
+    def show_certificate(self, expires_timestamp: float | None) -> None:
+        """Show when the certificates of this board end; nothing while that is not known."""
+        if expires_timestamp is not None:
+            self._metrics.gauge(CERTIFICATE_EXPIRY, certificate="board").set(expires_timestamp)
 
     def loop_failed(self) -> None:
         """Count a pass of the loop that ended in an unknown error."""

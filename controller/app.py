@@ -15,7 +15,7 @@ import random
 import socket
 import sys
 import uuid
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from controller.api.admission import Admission
@@ -24,11 +24,14 @@ from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
+from controller.api.renewals import Renewals
+from controller.api.samples import sample_routes
 from controller.config import Config
 from controller.machinery.collection import gentle_collection, put_aside
 from controller.machinery.events import EventRecorder
 from controller.machinery.loop_lag import watch_loop_lag
 from controller.machinery.manager import Manager
+from controller.outages import Outages
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter
 from controller.reconcilers.loops import Loops, add_loops
@@ -39,7 +42,7 @@ from controller.store.sql.store import SqlStore
 from controller.trust.pki import Pki
 from controller.trust.pull_tokens import GrantIssuer, OwnTokens, TokenSigner
 from controller.trust.tokens import Tokens
-from rkfleet import __version__
+from rkfleet import __version__, metric_names
 from rkfleet.client import Cluster
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.kinds import KINDS
@@ -51,6 +54,7 @@ __all__ = ["run"]
 
 SWITCH_SECONDS: Final = 0.001  # A thread that plans gives the interpreter back to the loop after so long, not after Python's 5 ms.
 ADMIN: Final = "admin"
+_SERVERS: Final[tuple[Literal["controller", "registry"], ...]] = ("controller", "registry")
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +130,7 @@ class _Program:
         self._tokens: Final = tokens
         self._signer: Final = signer
         self._store: Final = store
+        self._outages: Final = Outages(config.data_dir / "outages")
         self._random: Final = random.Random()  # noqa: S311 (jitter)
         self._stopping: Final = asyncio.Event()
         self._events: Final = EventRecorder(store, clock, _new_id, metrics=metrics)
@@ -143,6 +148,7 @@ class _Program:
             record=self._events.record,
             metrics=metrics,
             on_presence=lambda board: self._loops.wake_board(board),  # noqa: PLW0108 (made below)
+            samples=self._outages,
         )
         self._hub: Final = Hub(fleet_id=pki.fleet_id, controller=f"{socket.gethostname()}-{os.getpid()}", seams=seams)
         self._loops: Final[Loops] = add_loops(
@@ -155,6 +161,7 @@ class _Program:
             minter=minter,
             sessions=self._hub,
             offers=self._hub,
+            identities=self._hub,
             blobs=registry,
             metrics=metrics,
         )
@@ -162,14 +169,24 @@ class _Program:
     async def serve(self, stack: contextlib.AsyncExitStack) -> None:
         """Open the listeners and run the loops until cancelled."""
         config = self._config
+        session_address = f"{config.advertise_host}:{config.grpc_port}"
         enrollment = Enrollment(
             pki=self._pki,
             tokens=self._tokens,
             store=self._store,
             clock=self._clock,
             new_uid=_new_id,
-            session_address=f"{config.advertise_host}:{config.grpc_port}",
+            session_address=session_address,
         )
+        renewals = Renewals(
+            pki=self._pki,
+            tokens=self._tokens,
+            store=self._store,
+            clock=self._clock,
+            metrics=self._metrics,
+            session_address=session_address,
+        )
+        self._show_certificates()
         api = create_api(
             store=self._store,
             registry=KINDS,
@@ -181,7 +198,12 @@ class _Program:
             stopping=self._stopping,
             version=__version__,
             open_log=self._hub.open_log,
-            extra_routes=[*enrollment.routes(), *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock)],
+            extra_routes=[
+                *enrollment.routes(),
+                *renewals.routes(),
+                *sample_routes(self._tokens.identify, self._store, self._outages),
+                *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
+            ],
         )
         certificate, key = self._pki.server_files("controller")
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
@@ -194,6 +216,11 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
+
+    def _show_certificates(self) -> None:
+        for server in _SERVERS:
+            ends = self._pki.server_expiry(server)
+            self._metrics.gauge(metric_names.CERTIFICATE_EXPIRY, certificate=server).set(ends.timestamp())
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

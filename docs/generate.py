@@ -1,4 +1,4 @@
-"""Writes the pages that follow from code: metrics, command line, kinds, and the transition table of the session.
+"""Writes the pages that follow from code: metrics, command line, kinds, failures, and the transition table of the session.
 
 In: the entries, commands, structs and the table themselves. Out: pages below `docs/`; with `--check` nothing is written and the status is 1
 if a page differs. Run by `make docs` and `make docs-check`. The pages are the same in every terminal and on every machine: commands are
@@ -22,6 +22,10 @@ import typer
 import typer.main
 
 import agent.config
+import agent.doctor
+import agent.failures.modes
+import agent.packaging.config
+import agent.standalone.config
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -45,10 +49,14 @@ PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
+    "agent install": lambda arguments: agent.packaging.config.parse_arguments(["install", *arguments]),
+    "agent uninstall": lambda arguments: agent.packaging.config.parse_arguments(["uninstall", *arguments]),
+    "agent --standalone": agent.standalone.config.parse_arguments,
     "gateway": gateway.config.parse_config,
     "simulated-boards": simulation.boards.config.parse_arguments,
     "simulate": simulation.hollow.config.parse_arguments,
     "simulated-runtime": simulation.runtime.__main__.parse_arguments,
+    "doctor": agent.doctor.parse_arguments,
 }
 
 
@@ -151,8 +159,10 @@ def _anchor(path: str) -> str:
 def _program(path: str) -> str:
     """Return which program `rkfleet PROGRAM run`, or a command with a name of its own, starts; empty for every other command."""
     words = path.split()
-    if words[1:] in (["simulate"], ["simulated-runtime", "build"]):
+    if words[1:] in (["simulate"], ["doctor"], ["simulated-runtime", "build"]):
         return words[1]
+    if (both := " ".join(words[1:])) in PARSERS:
+        return both
     return words[1] if words[-1] == "run" and words[1] in PARSERS else ""
 
 
@@ -163,7 +173,8 @@ def _does(path: str, command: Any) -> str:
 
 def _command_lines(path: str, command: Any) -> list[str]:
     if program := _program(path):
-        return [f"## `{path}`", "", "```text", *_program_help(program), "```", ""]
+        alone = ["```text", *_program_help("agent --standalone"), "```", ""] if program == "agent" else []
+        return [f"## `{path}`", "", "```text", *_program_help(program), "```", "", *alone]
     with typer.Context(command, info_name=path) as context:
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
@@ -264,6 +275,34 @@ def _rules(path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _rules(f"{path}.{name}", child)
 
 
+# ---- Failures ------------------------------------------------------------------------------------------------------------------
+
+
+def failures_page() -> str:
+    """Return docs/reference/failures.md."""
+    rows = [
+        [str(mode.number), sentence(mode.seen), f"`{mode.reason}`", sentence(mode.cause), mode.remedy, f"[report]({mode.source})"]
+        for mode in agent.failures.modes.MODES
+    ]
+    lines = [
+        "# Failures of boards with an NPU",
+        "",
+        "What goes wrong on boards with the vendor's runtime and driver, by the name under which rkfleet shows it. Where a worker ended",
+        "of it, the name is the reason of `Loaded` and `Ready` of its Replica, the message has the sizes, versions and limits of the",
+        "case, and `status.lastExit` has the runtime's own words besides. Numbers 5, 16, 18, 19, 22, 23 and 25 have no line in any log;",
+        "they are told from what is measured on the board. A failure that is not here keeps the reason `LoadFailed` or",
+        "`CrashLoopBackOff` and the runtime's own words.",
+        "",
+        "Of several that fit, the most specific is shown: first a kill by the kernel, then what keeps a runtime from starting (library,",
+        "node, chip), then refusals that name their number, then memory, then the model file, and last what only the way a process ended",
+        "suggests. The kernel's log is read where the agent may (`kernel.dmesg_restrict`); where it may not, the worker's log says so.",
+        "Written by `make docs` from `agent/failures/modes.py`.",
+        "",
+        *table(["number", "what one sees", "reason", "why", "helps", "source"], rows),
+    ]
+    return page(lines)
+
+
 # ---- Sessions ------------------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +322,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/cli.md": cli_page,
     "reference/kinds.md": kinds_page,
+    "reference/failures.md": failures_page,
     "concepts/sessions.md": sessions_page,
 }
 

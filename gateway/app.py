@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import random
 import ssl
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from rkfleet.clock import Clock, SystemClock
 from rkfleet.identity import Identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send, Tls, ops_app, serve_asgi
+from rkfleet.renewal import Renewal, Renewing
 
 __all__ = ["GatewayApp", "TableSource", "board_context", "run"]
 
@@ -183,9 +185,29 @@ async def run(config: Config, identity: Identity) -> None:
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(ApiClient(cluster, clock, user_agent="rkfleet-gateway"))
         endpoints = Endpoints(client, identity.fleet_id, Snapshot(config.data_dir / "routing.json"), clock, metrics)
-        proxy = Proxy(board_context(identity.cert_file, identity.key_file, identity.ca_file), clock, metrics)
+        boards = board_context(identity.cert_file, identity.key_file, identity.ca_file)
+        renewing = _renewing(identity, boards, clock, metrics)
+        proxy = Proxy(boards, clock, metrics)
         stack.callback(proxy.close)
         app = GatewayApp(endpoints, proxy, config.api_keys, clock, metrics)
         await stack.enter_async_context(serve_asgi(ops_app(endpoints.not_ready, metrics.text), config.ops_host, config.ops_port))
         await stack.enter_async_context(serve_asgi(app, config.host, config.port, tls=tls))
-        await endpoints.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(endpoints.run())
+            tasks.create_task(renewing.run())
+
+
+def _renewing(identity: Identity, boards: ssl.SSLContext, clock: Clock, metrics: Metrics) -> Renewing:
+    """Return what keeps the gateway's certificate new: connections from then on show the new one, open ones go on."""
+
+    def show(found: Identity) -> None:
+        if found.expires_timestamp is not None:
+            metrics.gauge(names.CERTIFICATE_EXPIRY, certificate="gateway").set(found.expires_timestamp)
+
+    def renewed(found: Identity) -> None:
+        boards.load_cert_chain(found.cert_file, found.key_file)
+        show(found)
+
+    show(identity)
+    jitter = random.Random()  # noqa: S311 (spreads retries)
+    return Renewing(identity, Renewal(role="gateway"), clock=clock, jitter=jitter, now=clock.now, on_renewed=renewed)

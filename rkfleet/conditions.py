@@ -33,6 +33,11 @@ DRAINED: Final = "Drained"
 MEMORY_PRESSURE: Final = "MemoryPressure"
 DISK_PRESSURE: Final = "DiskPressure"
 DISRUPTION_TARGET: Final = "DisruptionTarget"
+NPU_READY: Final = "NPUReady"
+THERMAL_PRESSURE: Final = "ThermalPressure"
+CLOCKS_PINNED: Final = "ClocksPinned"
+IDENTITY_CONFLICT: Final = "IdentityConflict"
+LEDGER_DAMAGED: Final = "LedgerDamaged"
 
 # Reasons of Board Ready.
 SESSION_OPEN: Final = "SessionOpen"
@@ -44,6 +49,42 @@ NEVER_CONNECTED: Final = "NeverConnected"
 SUFFICIENT: Final = "Sufficient"
 LOW_MEMORY: Final = "LowMemory"
 DISK_FULL: Final = "DiskFull"
+
+# Reasons of Board NPUReady.
+NPU_USABLE: Final = "NPUUsable"
+SMALL_MODELS_ONLY: Final = "SmallModelsOnly"
+DRIVER_MISSING: Final = "DriverMissing"
+DRIVER_TOO_OLD: Final = "DriverTooOld"
+DRIVER_UNKNOWN: Final = "DriverUnknown"
+MAINLINE_DRIVER: Final = "MainlineDriver"
+NODE_MISSING: Final = "NodeMissing"
+NODE_FORBIDDEN: Final = "NodeForbidden"
+LEGACY_NODE_SYMLINK: Final = "LegacyNodeSymlink"
+OTHER_NPU_CLIENT: Final = "OtherNPUClient"
+RUNTIME_LIBRARY_UNKNOWN: Final = "RuntimeLibraryUnknown"
+
+# Reasons of Board ThermalPressure.
+THROTTLED: Final = "Throttled"
+NOT_THROTTLED: Final = "NotThrottled"
+TEMPERATURE_UNKNOWN: Final = "TemperatureUnknown"
+
+# Reasons of Board ClocksPinned.
+CLOCKS_FIXED: Final = "ClocksFixed"
+CLOCKS_UNMANAGED: Final = "ClocksUnmanaged"
+CLOCKS_LEFT: Final = "ClocksLeft"
+CLOCKS_FORBIDDEN: Final = "ClocksForbidden"
+CLOCK_MISSING: Final = "ClockMissing"
+CLOCK_REFUSED: Final = "ClockRefused"
+CLOCK_DIFFERS: Final = "ClockDiffers"
+NO_CLOCK_PROFILE: Final = "NoClockProfile"
+# Reasons of Board LedgerDamaged.
+LEDGER_UNREADABLE: Final = "LedgerUnreadable"
+LEDGER_INTACT: Final = "LedgerIntact"
+
+# Reasons of Board IdentityConflict.
+OTHER_MACHINE: Final = "OtherMachine"
+OTHER_KEY: Final = "OtherKey"
+SOLE_HOLDER: Final = "SoleHolder"
 
 # Reasons of Model Ready.
 ARTIFACTS_PRESENT: Final = "ArtifactsPresent"
@@ -90,6 +131,33 @@ SERVING: Final = "Serving"
 DRAINING: Final = "Draining"
 DRAIN_COMPLETE: Final = "DrainComplete"
 DRAIN_DEADLINE: Final = "DrainDeadlineReached"
+
+# Reasons of known failures of boards with an NPU, in the order of the table in `agent/failures/modes.py`.
+NPU_DRIVER_TOO_OLD: Final = "NpuDriverTooOld"
+NPU_MEMORY_EXHAUSTED: Final = "NpuMemoryExhausted"
+OUT_OF_MEMORY: Final = "OutOfMemory"
+NPU_NOT_ACCESSIBLE: Final = "NpuNotAccessible"
+MAINLINE_NPU_DRIVER: Final = "MainlineNpuDriver"
+NPU_NODE_IS_A_LINK: Final = "NpuNodeIsALink"
+PLATFORM_UNKNOWN: Final = "PlatformUnknown"
+MODEL_FILE_REFUSED: Final = "ModelFileRefused"
+LOAD_REPORTED_FALSELY: Final = "LoadReportedFalsely"
+RUNTIME_ABI_MISMATCH: Final = "RuntimeAbiMismatch"
+CONTEXT_ABOVE_MODEL_LIMIT: Final = "ContextAboveModelLimit"
+PROMPT_TOO_LONG: Final = "PromptTooLong"
+TOO_FEW_CPUS: Final = "TooFewCpus"
+NPU_CONTENTION: Final = "NpuContention"
+NPU_RESET: Final = "NpuReset"
+ASYNC_RUN_LOST: Final = "AsyncRunLost"
+CRASH_ON_NPU_MEMORY: Final = "CrashOnNpuMemory"
+CPU_CLOCK_LOW: Final = "CpuClockLow"
+THERMAL_THROTTLING: Final = "ThermalThrottling"
+TOO_MANY_OPEN_FILES: Final = "TooManyOpenFiles"
+OPENMP_MISSING: Final = "OpenMpMissing"
+TUNING_WITHOUT_EFFECT: Final = "TuningWithoutEffect"
+NPU_LOAD_UNKNOWN: Final = "NpuLoadUnknown"
+ADAPTER_NOT_CONVERTED: Final = "AdapterNotConverted"
+MODEL_NOT_UNLOADED: Final = "ModelNotUnloaded"
 
 
 class Condition(Struct, frozen=True, kw_only=True):

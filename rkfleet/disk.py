@@ -18,6 +18,7 @@ __all__ = [
     "PIECE_BYTES",
     "Disk",
     "SystemDisk",
+    "append_lines",
     "flush_directory",
     "in_thread",
     "is_disk_full",
@@ -115,6 +116,30 @@ def write_durably(target: Path, body: bytes, scratch: Path, disk: Disk) -> None:
     finally:
         os.close(descriptor)
         scratch.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, body: bytes, disk: Disk, *, flush: bool) -> None:
+    """Append whole lines to a file (made with mode 0600); one that a crash or a full disk left without its end stays by itself.
+
+    Args:
+        path: The file.
+        body: Lines, each with its end.
+        disk: Disk that it is on.
+        flush: Whether the bytes are durable when this returns.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        rest = memoryview(b"\n" + body if torn else body)
+        while rest:
+            rest = rest[disk.write(descriptor, rest) :]
+        if flush:
+            disk.flush(descriptor)
+    finally:
+        os.close(descriptor)
+    if flush and not size:
+        flush_directory(path.parent)
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

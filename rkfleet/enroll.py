@@ -13,33 +13,21 @@ nobody else. `identity.json` is written last.
 from __future__ import annotations
 
 import hashlib
-import http.client
-import ssl
 import sys
-import urllib.parse
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from rkfleet.disk import SystemDisk, write_durably
+from rkfleet import enrolment_client
 from rkfleet.enrolment import CA_PATH, CERTIFICATES_PATH, CertificateRequest, CertificateResponse
-from rkfleet.errors import FleetError, Invalid, PermissionDenied, Unavailable, error_for_reason
+from rkfleet.enrolment_client import new_key, private_pem
+from rkfleet.errors import FleetError, PermissionDenied, Unavailable
 from rkfleet.identity import Enrolment
 
 __all__ = ["enroll", "fetch_ca", "main", "new_key", "private_pem", "request_certificates"]
-
-TIMEOUT_SECONDS: Final = 20  # One connection and one signature; a controller that takes longer is asked again later.
-ANSWER_BYTES_MAX: Final = 65536  # Four certificates are 4 kB.
-
-
-class _Status(msgspec.Struct, frozen=True):
-    message: str = ""
-    reason: str = ""
 
 
 def enroll(directory: Path, enrolment: Enrolment) -> None:
@@ -53,11 +41,10 @@ def enroll(directory: Path, enrolment: Enrolment) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = _ensure_key(directory / "key.pem")
-    except OSError as error:
-        raise Unavailable(f"identity directory {directory} cannot be written: {error.strerror}") from error
-    answer = request_certificates(enrolment, key, fetch_ca(enrolment.controller, enrolment.ca_pin))
-    try:
-        _keep(directory, enrolment, answer)
+        answer = request_certificates(enrolment, key, fetch_ca(enrolment.controller, enrolment.ca_pin))
+        enrolment_client.keep(
+            directory, answer, role=enrolment.role, name=enrolment.name, controller=enrolment.controller, api_token=answer.api_token
+        )
     except OSError as error:
         raise Unavailable(f"identity directory {directory} cannot be written: {error.strerror}") from error
 
@@ -70,11 +57,8 @@ def fetch_ca(controller: str, pin: str) -> str:
         Invalid: The URL cannot be used.
         Unavailable: The controller cannot be reached.
     """
-    host, port = _address(controller)
-    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
-    status, body = _call(host, port, unverified, CA_PATH)
+    host, port = enrolment_client.address_of(controller)
+    status, body = enrolment_client.call(host, port, enrolment_client.unverified(), CA_PATH)
     if status != 200:
         raise Unavailable(f"https://{host}:{port}{CA_PATH} answered {status}; is this a rkfleet controller?")
     try:
@@ -100,99 +84,22 @@ def request_certificates(enrolment: Enrolment, key: ec.EllipticCurvePrivateKey, 
         Invalid: The name or the URL cannot be used.
         Unavailable: The controller cannot be reached.
     """
-    host, port = _address(enrolment.controller)
-    return _post(host, port, ca_pem, _request(enrolment, key))
-
-
-def new_key() -> ec.EllipticCurvePrivateKey:
-    """Return a new P-256 key."""
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a key as PEM, without a password."""
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-
-
-def _address(url: str) -> tuple[str, int]:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
-        raise Invalid(f"controller URL {url!r} must be https://host:port")
-    return parts.hostname, parts.port or 443
-
-
-def _ensure_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    if path.exists():
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except ValueError as error:
-            raise Invalid(f"{path} cannot be read as a private key: {error}; delete it and join again with a new token") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise Invalid(f"{path} must hold a P-256 key; delete it and join again with a new token")
-        return key
-    made = new_key()
-    _write(path, private_pem(made))
-    return made
-
-
-def _request(enrolment: Enrolment, key: ec.EllipticCurvePrivateKey) -> CertificateRequest:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, enrolment.name[:64])])
-    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return CertificateRequest(
+    request = CertificateRequest(
         token=enrolment.token,
-        csr_pem=csr.public_bytes(serialization.Encoding.PEM).decode(),
+        csr_pem=enrolment_client.sign_request(key, enrolment.name),
         board_name=enrolment.name if enrolment.role == "board" else "",
         gateway_name=enrolment.name if enrolment.role == "gateway" else "",
         machine_id=enrolment.machine_id,
     )
+    return enrolment_client.post(enrolment.controller, CERTIFICATES_PATH, ca_pem, request)
 
 
-def _post(host: str, port: int, ca_pem: str, request: CertificateRequest) -> CertificateResponse:
-    verified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    verified.load_verify_locations(cadata=ca_pem)
-    status, body = _call(host, port, verified, CERTIFICATES_PATH, msgspec.json.encode(request))
-    try:
-        if status == 200:
-            return msgspec.json.decode(body, type=CertificateResponse)
-        refusal = msgspec.json.decode(body, type=_Status)
-    except msgspec.MsgspecError as error:
-        raise Unavailable(f"https://{host}:{port}{CERTIFICATES_PATH} answered {status} and no JSON that is known here") from error
-    raise error_for_reason(refusal.reason)(refusal.message or f"enrolment was answered {status}")
-
-
-def _call(host: str, port: int, context: ssl.SSLContext, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Return status and body of a GET, or of a POST if there is a body to send."""
-    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
-    try:
-        connection.request("POST" if body else "GET", path, body, {"content-type": "application/json"} if body else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read(ANSWER_BYTES_MAX)
-    except ssl.SSLCertVerificationError as error:
-        raise PermissionDenied(f"https://{host}:{port} cannot be trusted: {error.verify_message}; the token was not sent") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"controller https://{host}:{port} cannot be reached: {error}") from error
-    finally:
-        connection.close()
-
-
-def _keep(directory: Path, enrolment: Enrolment, answer: CertificateResponse) -> None:
-    _write(directory / "cert.pem", answer.certificate_pem.encode())
-    _write(directory / "ca.pem", answer.ca_pem.encode())
-    if enrolment.role == "board":
-        _write(directory / "serving.pem", answer.serving_certificate_pem.encode())
-        _write(directory / "gateways-ca.pem", answer.gateways_ca_pem.encode())
-    facts = {
-        "fleetId": answer.fleet_id,
-        "name": enrolment.name,
-        "controller": enrolment.controller,
-        "sessionAddress": answer.session_address,
-        "apiToken": answer.api_token,
-    }
-    _write(directory / "identity.json", msgspec.json.format(msgspec.json.encode(facts), indent=2))
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_durably(path, content, path.with_name(f".{path.name}.partial"), SystemDisk())
+def _ensure_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    if path.exists():
+        return enrolment_client.load_key(path)
+    made = new_key()
+    enrolment_client.keep_file(path, private_pem(made))
+    return made
 
 
 def main() -> int:

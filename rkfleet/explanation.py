@@ -22,8 +22,11 @@ from rkfleet.clock import human_duration, parse_time
 from rkfleet.conditions import Condition
 from rkfleet.kinds import Board, Model, ModelDeployment, Object, Replica
 from rkfleet.kinds.board import TAINT_DRAIN
+from rkfleet.kinds.deployment import Template
+from rkfleet.kinds.model import Variant
 from rkfleet.meta import LABEL_DEPLOYMENT, matches
 from rkfleet.quantity import parse_bytes
+from rkfleet.versions import meets
 from rkfleet.world import World, listed
 
 __all__ = ["Cause", "Explanation", "Verdict", "explain"]
@@ -275,7 +278,8 @@ class _Explainer:
         if cordoned:
             return _Finding(one, "NeedsHelp", f"{name} has no board", "", self._cordoned(cordoned))
         for board in could:
-            if (found := self._ailing(board)) is not None:
+            found = self._ailing(board) or (self._without_npu(board) if "NPU is not ready" in why else None)
+            if found is not None:
                 return _Finding(one, found.verdict, f"{name} has no board", "", found)
         if could and "memory" in why:
             command = "rkfleet top boards"
@@ -304,20 +308,21 @@ class _Explainer:
         allowed = set(deployment.spec.template.variants)
         variants = [variant for variant in model.spec.variants if not allowed or variant.name in allowed]
         selector = deployment.spec.placement.board_selector
+        template = self._template_of(one)
+        wanted = template.serving.runtime_version if template is not None else ""
         for _, board in sorted(self._world.boards.items()):
-            runtimes, memory = {runtime.name for runtime in board.status.runtimes}, parse_bytes(board.status.allocatable.memory)
-            if matches(selector, board.metadata.labels) and any(
-                variant.soc in ("any", board.status.soc) and variant.runtime in runtimes and parse_bytes(variant.requires.memory) <= memory
-                for variant in variants
-            ):
+            if matches(selector, board.metadata.labels) and any(_runs(board, variant, wanted) for variant in variants):
                 yield board
 
     def _model_of(self, one: Replica) -> Model | None:
+        template = self._template_of(one)
+        return self._world.models.get((one.metadata.namespace, template.model)) if template is not None else None
+
+    def _template_of(self, one: Replica) -> Template | None:
         namespace = one.metadata.namespace
         revision = self._world.revisions.get((namespace, one.spec.revision_name))
         deployment = self._world.deployments.get((namespace, one.spec.deployment_name))
-        template = revision.spec.template if revision is not None else deployment.spec.template if deployment is not None else None
-        return self._world.models.get((namespace, template.model)) if template is not None else None
+        return revision.spec.template if revision is not None else deployment.spec.template if deployment is not None else None
 
     # ---- Boards ----------------------------------------------------------------------------------------------------------------
 
@@ -325,7 +330,7 @@ class _Explainer:
         meta, name = one.metadata, self._board_words(one.metadata.name)
         if meta.deletion_timestamp:
             return _Finding(one, "Working", f"{name} is being deleted", f"rkfleet describe board {meta.name}")
-        if (ailing := self._ailing(one)) is not None:
+        if (ailing := self._ailing(one) or self._without_npu(one)) is not None:
             return ailing
         replicas = self._world.on_board(meta.name)
         if any(taint.key == TAINT_DRAIN for taint in one.spec.taints):
@@ -350,7 +355,20 @@ class _Explainer:
             if said.status == "True":
                 why, command = _words(said, helps)
                 return _Finding(one, "NeedsHelp", f"{name} is under {type}: {why}", command)
+        for type in (conditions.LEDGER_DAMAGED, conditions.IDENTITY_CONFLICT):
+            said = _said(one.status.conditions, type)
+            if said.status == "True":
+                why, command = _words(said, look)
+                return _Finding(one, "NeedsHelp", f"{name} has {type}: {why}", command)
         return None
+
+    def _without_npu(self, one: Board) -> _Finding | None:
+        """Return why a board cannot use its NPU, or None for one that can, or has none."""
+        said = _said(one.status.conditions, conditions.NPU_READY)
+        if said.status != "False":
+            return None
+        why, command = _words(said, f"rkfleet describe board {one.metadata.name}")
+        return _Finding(one, "NeedsHelp", f"{self._board_words(one.metadata.name)} cannot use its NPU: {why}", command)
 
     def _drained(self, one: Board, name: str, replicas: Sequence[Replica]) -> _Finding:
         left = self._world.left_on(one)
@@ -412,6 +430,15 @@ def _words(said: Condition, command: str) -> tuple[str, str]:
     """Return what a condition says, to stand in the middle of a sentence, and the command that helps; `command` if it names none."""
     why, helps = conditions.advice(said.message)
     return _lower(conditions.shorten(why or said.reason, SAYS_LENGTH_MAX)), helps or command
+
+
+def _runs(board: Board, variant: Variant, runtime_version: str) -> bool:
+    """Whether the board could run the variant if nothing else were there; `runtime_version` is what the template asks for."""
+    fits = variant.soc in ("any", board.status.soc) and parse_bytes(variant.requires.memory) <= parse_bytes(board.status.allocatable.memory)
+    return fits and any(
+        one.name == variant.runtime and meets(one.version, variant.requires.runtime_version) and meets(one.version, runtime_version)
+        for one in board.status.runtimes
+    )
 
 
 def _is_cordoned(board: Board) -> bool:

@@ -19,11 +19,11 @@ from typing import Final, Literal
 
 import msgspec
 
-from rkfleet.clock import Clock
+from rkfleet.clock import Clock, parse_time
 from rkfleet.enrolment import JoinTokenResponse
 from rkfleet.errors import Conflict, FailedPrecondition, FleetError, Internal, Invalid, PermissionDenied, Unavailable
 
-__all__ = ["Enrolment", "Identity", "ensure_identity", "load_identity", "read_join_token"]
+__all__ = ["Enrolment", "Facts", "Identity", "ensure_identity", "load_identity", "read_join_token", "run_client"]
 
 RETRY_SECONDS_MIN: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0  # A controller that is away is asked twice a minute; the join token lives an hour.
@@ -31,12 +31,16 @@ RETRY_SECONDS_MAX: Final = 30.0  # A controller that is away is asked twice a mi
 _log = logging.getLogger(__name__)
 
 
-class _Facts(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class Facts(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What `identity.json` says; see `Identity`."""
+
     fleet_id: str
     name: str
     controller: str
     session_address: str = ""
     api_token: str = ""
+    issued: str = ""
+    expires: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +53,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         session_address: `host:port` of the session listener; boards only.
         api_token: Bearer token for the API; gateways only.
         directory: Where the files are.
+        issued: When the certificates were issued, RFC 3339 by the controller's clock; empty for those of before it was told.
+        expires: When they end.
     """
 
     fleet_id: str
@@ -57,6 +63,16 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path
     session_address: str = ""
     api_token: str = ""
+    issued: str = ""
+    expires: str = ""
+
+    @property
+    def expires_timestamp(self) -> float | None:
+        """When the certificates end, in seconds since 1970; None for those of before it was told."""
+        try:
+            return parse_time(self.expires).timestamp()
+        except ValueError:
+            return None
 
     @property
     def key_file(self) -> Path:
@@ -111,7 +127,7 @@ def load_identity(directory: Path) -> Identity | None:
     """
     path = directory / "identity.json"
     try:
-        facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
+        facts = msgspec.json.decode(path.read_bytes(), type=Facts)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
@@ -159,7 +175,7 @@ async def ensure_identity(
         if token_file is not None:
             given = read_join_token(token_file)
             enrolment = msgspec.structs.replace(enrolment, token=given.token, ca_pin=given.ca_pin)
-        refusal = await _enroll(directory, enrolment)
+        refusal = await run_client("rkfleet.enroll", directory, enrolment)
         if refusal is not None:
             if not refusal.retryable:
                 raise refusal
@@ -169,18 +185,16 @@ async def ensure_identity(
     return found
 
 
-async def _enroll(directory: Path, enrolment: Enrolment) -> FleetError | None:
-    """Run the enrolment client once and return why it failed; the secrets go over standard input, where `ps` does not show them."""
+async def run_client(module: str, directory: Path, request: msgspec.Struct) -> FleetError | None:
+    """Run `rkfleet.enroll` or `rkfleet.renew` on a directory once, as a child, and return why it failed, or None.
+
+    What it is told goes over standard input, where `ps` does not show it.
+    """
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "rkfleet.enroll",
-        str(directory),
-        stdin=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        sys.executable, "-m", module, str(directory), stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        _, stderr = await child.communicate(msgspec.json.encode(enrolment))
+        _, stderr = await child.communicate(msgspec.json.encode(request))
     except BaseException:
         if child.returncode is None:
             child.kill()
@@ -188,6 +202,6 @@ async def _enroll(directory: Path, enrolment: Enrolment) -> FleetError | None:
         raise
     if child.returncode == 0:
         return None
-    message = stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"the enrolment client ended with status {child.returncode}"
+    message = stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"{module} ended with status {child.returncode}"
     by_status = {one.exit_status: one for one in (Invalid, Conflict, PermissionDenied, Unavailable)}
     return by_status.get(child.returncode or 0, Internal)(message)

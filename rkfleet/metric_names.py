@@ -31,6 +31,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         name: Full name as exposed; counters end in `_total`.
         program: Which program exposes it.
         instants: For durations: from which instant to which.
+        optional: For gauges: it has no sample until it is set, and none again once it is set to NaN, because unknown is not 0.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     buckets: Buckets = ()
     instants: str = ""
+    optional: bool = False
 
 
 _entries: list[Metric] = []
@@ -56,6 +58,10 @@ def _metric(**values: object) -> Metric:
 BUILD_INFO: Final = _metric(
     name="rkfleet_build_info", type="gauge", unit="", program="every", labels=("program", "version"),
     help="1, with the program's name and version as labels.",
+)  # fmt: skip
+CERTIFICATE_EXPIRY: Final = _metric(
+    name="rkfleet_certificate_expiry_timestamp_seconds", type="gauge", unit="seconds", program="every", labels=("certificate",),
+    help="When a certificate ends, in seconds since 1970: board (both of an agent), gateway, controller or registry. Absent while unknown.",
 )  # fmt: skip
 
 # ---- agent ---------------------------------------------------------------------------------------------------------------------
@@ -171,6 +177,38 @@ BOARD_STORAGE_FREE: Final = _metric(
 BOARD_SIMULATED: Final = _metric(
     name="rkfleet_board_simulated", type="gauge", unit="boolean", program="agent",
     help="1 when the board's hardware does not exist, so that every other figure of it is simulated; else 0.",
+)  # fmt: skip
+
+# The hardware, every 5 s; what is unknown has no sample. Temperatures and clocks that node_exporter shows too have its units.
+NPU_UTILIZATION: Final = _metric(
+    name="rkfleet_npu_utilization_ratio", type="gauge", unit="ratio", program="agent", labels=("core",),
+    help="Share of the last second in which an NPU core was busy, from 0 to 1; the driver tells it in debugfs.",
+)  # fmt: skip
+NPU_FREQUENCY: Final = _metric(
+    name="rkfleet_npu_frequency_hertz", type="gauge", unit="hertz", program="agent", optional=True, help="Clock of the NPU now.",
+)  # fmt: skip
+GPU_FREQUENCY: Final = _metric(
+    name="rkfleet_gpu_frequency_hertz", type="gauge", unit="hertz", program="agent", optional=True, help="Clock of the GPU now.",
+)  # fmt: skip
+DRAM_FREQUENCY: Final = _metric(
+    name="rkfleet_dram_frequency_hertz", type="gauge", unit="hertz", program="agent", optional=True,
+    help="Clock of the memory now; kernels without a dmc node do not tell it.",
+)  # fmt: skip
+CPU_FREQUENCY: Final = _metric(
+    name="rkfleet_cpu_frequency_hertz", type="gauge", unit="hertz", program="agent", labels=("policy",),
+    help="Clock of the CPU now, by cpufreq policy, which is named after its first core.",
+)  # fmt: skip
+TEMPERATURE: Final = _metric(
+    name="rkfleet_temperature_celsius", type="gauge", unit="celsius", program="agent", labels=("zone",),
+    help="Temperature of a thermal zone.",
+)  # fmt: skip
+THROTTLED: Final = _metric(
+    name="rkfleet_board_throttled", type="gauge", unit="boolean", program="agent", optional=True,
+    help="1 while heat keeps a clock below what is asked of it, else 0.",
+)  # fmt: skip
+NPU_OTHER_CLIENTS: Final = _metric(
+    name="rkfleet_npu_other_clients", type="gauge", unit="processes", program="agent", optional=True,
+    help="Processes beside the agent's workers that have the NPU open; no sample where other users' processes cannot be looked at.",
 )  # fmt: skip
 
 # ---- gateway -------------------------------------------------------------------------------------------------------------------
@@ -309,6 +347,10 @@ STATUS_WRITES: Final = _metric(
     help="Status writes that reports of boards caused; a report that says nothing new causes none.",
 )  # fmt: skip
 
+RENEWALS: Final = _metric(
+    name="rkfleet_certificate_renewals_total", type="counter", unit="renewals", program="controller", labels=("result",),
+    help="Renewals that boards and gateways asked for: issued, refused, or failed for a reason of the controller or by its limit.",
+)  # fmt: skip
 LOOP_LAG_SECONDS: Final = _metric(
     name="rkfleet_event_loop_lag_seconds", type="histogram", unit="seconds", program="controller",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),

@@ -7,11 +7,13 @@ mix. A metric that is not declared for the program cannot be made, and a declare
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 from rkfleet import __version__
 from rkfleet.metric_names import ALL, BUILD_INFO, Metric
@@ -79,10 +81,27 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+class _Known(Collector):
+    """Exposes a gauge's sample only while it is a number: NaN says that it is unknown."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge: Final = gauge
+
+    def collect(self) -> Iterable[Family]:
+        for family in self._gauge.collect():
+            family.samples = [sample for sample in family.samples if not math.isnan(sample.value)]
+            yield family
+
+
 def _make(entry: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     match entry.type:
         case "counter":
             return Counter(entry.name.removesuffix("_total"), entry.help, entry.labels, registry=registry)
+        case "gauge" if entry.optional:
+            gauge = Gauge(entry.name, entry.help, entry.labels, registry=None)
+            gauge.set(math.nan)
+            registry.register(_Known(gauge))
+            return gauge
         case "gauge":
             return Gauge(entry.name, entry.help, entry.labels, registry=registry)
         case "histogram":

@@ -58,12 +58,17 @@ class Listener(msgspec.Struct, frozen=True):
 
     Attributes:
         cut: Closes it and every connection at this moment, whatever is under way on them, as the loss of power does.
+        context: Of its TLS; None for plain HTTP.
+        reload: Takes over the certificate that is in its files now, for connections from now on; those that are open stay as they are.
+            Raises FailedPrecondition if the files cannot be used, and goes on with what it had.
     """
 
     host: str
     port: int
     url: str
     cut: Callable[[], None]
+    context: ssl.SSLContext | None = None
+    reload: Callable[[], None] = lambda: None
 
 
 def ops_app(ready: Callable[[], str], metrics: Callable[[], bytes], otherwise: ASGIApp | None = None) -> ASGIApp:
@@ -122,15 +127,22 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-        if tls.client_ca_file is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
+    _load_certificate(context, tls)
+    if tls.client_ca_file is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
             context.load_verify_locations(tls.client_ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        files = ", ".join(str(file) for file in (tls.cert_file, tls.key_file, tls.client_ca_file) if file)
-        raise FailedPrecondition(f"TLS files {files} cannot be used: {error}") from error
+        except OSError as error:
+            raise FailedPrecondition(f"TLS file {tls.client_ca_file} cannot be used: {error}") from error
     return context
+
+
+def _load_certificate(context: ssl.SSLContext | None, tls: Tls | None) -> None:
+    if context is not None and tls is not None:
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise FailedPrecondition(f"TLS files {tls.cert_file}, {tls.key_file} cannot be used: {error}") from error
 
 
 class _State(uvicorn.server.ServerState):
@@ -228,7 +240,8 @@ async def serve_asgi(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(sockets=[bound]))
         try:
-            yield Listener(host, port, f"{'https' if tls else 'http'}://{bracketed(host)}:{port}", server.cut)
+            url = f"{'https' if tls else 'http'}://{bracketed(host)}:{port}"
+            yield Listener(host, port, url, server.cut, context, lambda: _load_certificate(context, tls))
         except Exception as error:  # noqa: BLE001 (kept out of the task group, which would wrap it, and raised below)
             failure = error
         finally:

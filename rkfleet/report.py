@@ -15,9 +15,12 @@ from rkfleet.kinds.base import Condition
 from rkfleet.kinds.board import Runtime, Versions
 from rkfleet.kinds.replica import LastExit, Measured, Progress
 
-__all__ = ["BoardFacts", "BoardState", "LogEntry", "ReplicaState", "RunningWorker"]
+__all__ = ["BoardFacts", "BoardState", "LogEntry", "ReplicaState", "RunningWorker", "Sample"]
 
 LOG_ENTRIES_MAX = 256  # An hour of a busy board; older ones are dropped and counted.
+SAMPLES_PER_REPORT_MAX = 60  # An hour of samples, some 10 kB: two seconds of a link of 64 kbit/s.
+SERIES_MAX = 32  # Of one sample: six figures of each of four models, and eight of the machine.
+SERIES_LENGTH_MAX = 300  # A metric name and two labels of 63 characters each are below 200.
 
 
 class _Value(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -73,7 +76,7 @@ class BoardState(_Value, frozen=True, kw_only=True):
 
     Attributes:
         assignment_number: Assignment that the agent follows.
-        conditions: The board's own conditions that the agent owns (MemoryPressure, DiskPressure).
+        conditions: The board's own conditions that the agent owns (`Board.resource.owners["agent"]`).
     """
 
     assignment_number: int
@@ -84,8 +87,27 @@ class BoardState(_Value, frozen=True, kw_only=True):
     running: tuple[RunningWorker, ...] = ()
 
 
+class Sample(_Value, frozen=True, kw_only=True):
+    """Figures of the board at one moment of an outage.
+
+    Attributes:
+        sequence: Rises by one with each sample of a board.
+        age_seconds: How long ago that was when the report was sent: durations are right on boards whose calendar is not.
+        readings: Series as Prometheus writes them (`name{label="value"}`), and their values.
+    """
+
+    sequence: int
+    age_seconds: float
+    readings: tuple[tuple[str, float], ...]
+
+
 class LogEntry(_Value, frozen=True, kw_only=True):
-    """Something that happened on the board, with the board's wall time in RFC 3339."""
+    """Something that happened on the board.
+
+    Attributes:
+        time: The board's wall time when it happened, RFC 3339; it stays the same however often the entry is sent.
+        age_seconds: How long ago that was when the report was sent; None if the board cannot know.
+    """
 
     sequence: int
     time: str
@@ -95,3 +117,4 @@ class LogEntry(_Value, frozen=True, kw_only=True):
     replica_namespace: str = ""
     replica_name: str = ""
     replica_uid: str = ""
+    age_seconds: float | None = None

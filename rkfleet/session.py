@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from rkfleet.errors import BadRequest, Internal
-from rkfleet.report import BoardFacts, BoardState, LogEntry
+from rkfleet.report import BoardFacts, BoardState, LogEntry, Sample
 
 __all__ = [
     "GRANTS_OUTSTANDING_MAX", "LOG_CHUNK_BYTES_MAX", "LOG_CHUNK_LINES_MAX", "LOG_LINE_LENGTH_MAX", "LOG_REQUESTS_OUTSTANDING_MAX",
@@ -94,12 +95,16 @@ class Welcome(_Value, frozen=True, kw_only=True):
     Attributes:
         heartbeat_seconds: The board sends a Report at least this often.
         report_interval_seconds_min: The board sends a Report at most this often.
+        time: What the controller's clock says, for boards whose own may be wrong; None from controllers of before it was told.
+        keeps_samples: The controller takes the samples of an outage; to one of before they existed none are sent.
     """
 
     fleet_id: str
     session_number: int
     heartbeat_seconds: float
     report_interval_seconds_min: float
+    time: datetime | None = None
+    keeps_samples: bool = False
 
 
 class AssignmentOffer(_Value, frozen=True, kw_only=True):
@@ -123,17 +128,22 @@ class Report(_Value, frozen=True, kw_only=True):
 
     Attributes:
         log_dropped: Entries lost to the bound since the agent started.
+        samples: The oldest samples of an outage that nobody has taken yet; the next come after these are acknowledged.
+        samples_dropped: Samples lost to the bound since the agent started.
     """
 
     state: BoardState
     log: tuple[LogEntry, ...] = ()
     log_dropped: int = 0
+    samples: tuple[Sample, ...] = ()
+    samples_dropped: int = 0
 
 
 class ReportAck(_Value, frozen=True, kw_only=True):
-    """The controller has stored every log entry up to and including this sequence."""
+    """The controller has stored every log entry and every sample up to and including these sequences."""
 
     log_sequence: int
+    sample_sequence: int = 0
 
 
 class GrantRequest(_Value, frozen=True, kw_only=True):

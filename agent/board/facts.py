@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
-from agent.board import kernel, memory, soc, storage
+from agent.board import kernel, memory, npu, soc, storage
+from agent.board.snapshot import Driver
 from rkfleet import __version__
-from rkfleet.kinds.board import Runtime, Versions
+from rkfleet.kinds.board import DriverVersion, Runtime, Versions
 from rkfleet.report import BoardFacts
 
 __all__ = ["Overrides", "observe_facts"]
@@ -54,6 +55,7 @@ def observe_facts(root: Path, directory: Path, cached_bytes: int, overrides: Ove
         OSError: The machine does not tell its memory or storage.
     """
     chip = soc.observe_soc(root)
+    driver = npu.observe_driver(root) if chip.npu_cores else None
     memory_bytes = overrides.memory_bytes or memory.observe_memory(root).total_bytes
     disk = storage.observe_storage(directory)
     usable = max(0, disk.free_bytes + cached_bytes - SYSTEM_STORAGE_BYTES)
@@ -63,9 +65,19 @@ def observe_facts(root: Path, directory: Path, cached_bytes: int, overrides: Ove
         soc=chip.name,
         memory_bytes=memory_bytes,
         storage_bytes=disk.total_bytes,
-        npu_cores=chip.npu_cores,
+        npu_cores=_cores(root, chip),
         allocatable_memory_bytes=allocatable - allocatable % MEMORY_STEP_BYTES,
         allocatable_storage_bytes=min(usable, overrides.artifact_limit_bytes or usable),
-        versions=Versions(agent=__version__, kernel=kernel.observe_kernel(root), npu_driver=kernel.observe_npu_driver(root)),
+        versions=Versions(agent=__version__, kernel=kernel.observe_kernel(root), npu_driver=_version(driver)),
         runtimes=runtimes,
     )
+
+
+def _version(driver: Driver | None) -> DriverVersion:
+    return DriverVersion(family=driver.family, version=driver.version) if driver is not None else DriverVersion()
+
+
+def _cores(root: Path, chip: soc.Soc) -> int:
+    """Return the cores that work: of a binned chip the driver shows fewer than its name promises."""
+    load, _ = npu.observe_load(root) if chip.npu_cores else (None, "")
+    return min(chip.npu_cores, len(load)) if load else chip.npu_cores

@@ -1,16 +1,14 @@
-"""What the kernel says about the machine: release, identity, boot, NPU driver.
+"""What the kernel says about the machine: release, identity, boot.
 
 Called by `agent/board/facts.py` and `agent/app.py`. Sources: Linux `Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id),
-`machine-id(5)`; `/sys/module/rknpu/version` is what the vendor's driver exports, seen as 0.9.8 on kernel 6.1.
+`machine-id(5)`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rkfleet.kinds.board import DriverVersion
-
-__all__ = ["observe_boot_id", "observe_kernel", "observe_machine_id", "observe_npu_driver"]
+__all__ = ["observe_boot_id", "observe_kernel", "observe_machine_id"]
 
 
 def observe_kernel(root: Path) -> str:
@@ -29,12 +27,6 @@ def observe_machine_id(root: Path) -> str:
     The chip's serial number comes before the machine id of the installation, because cards are cloned and chips are not.
     """
     return _read(root / "proc/device-tree/serial-number") or _read(root / "etc/machine-id") or _read(root / "sys/class/dmi/id/product_uuid")
-
-
-def observe_npu_driver(root: Path) -> DriverVersion:
-    """Return the NPU driver; empty fields without one."""
-    version = _read(root / "sys/module/rknpu/version")
-    return DriverVersion(family="rknpu", version=version) if version else DriverVersion()
 
 
 def _read(path: Path) -> str:

@@ -73,6 +73,9 @@ def staged(replica: AssignedReplica) -> Standing:
 
 def runtime_missing(replica: AssignedReplica, abilities: Abilities) -> Standing:
     """The runtime of the variant cannot be started here."""
+    if replica.runtime == "rknn":
+        why = f"variant {replica.variant} has runtime rknn, which boards run only as a file with role encoder of an rkllm variant"
+        return Standing(reason=conditions.RUNTIME_MISSING, why=why, command="rkfleet model push --help")
     installed = ((name, one.version or "of an unknown version") for name, all in sorted(abilities.libraries.items()) for one in all)
     have = ", ".join(f"{name} {version}" for name, version in installed) or "none"
     asked = (
@@ -129,20 +132,23 @@ def ready(replica: AssignedReplica, steps: tuple[Step, ...], *, note: str = "") 
     return Standing(reason=conditions.MODEL_LOADED, why=f"{replica.model} is loaded", steps=steps, loaded=True, note=note)
 
 
-def stopping(replica: AssignedReplica, steps: tuple[Step, ...]) -> Standing:
-    """A worker of the same replica is still on its way out."""
+def stopping(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, ...]) -> Standing:
+    """A worker of the same replica is still on its way out, or cannot be ended."""
+    if worker.phase == "Stopping" and worker.failure is not None:
+        return Standing(reason=worker.failure.reason, why=worker.failure.message, command=worker.failure.remedy, steps=steps)
     why = "its earlier worker is stopping"
     return Standing(reason=conditions.WORKER_STOPPED, why=why, command=_describe(replica), steps=steps)
 
 
 def back_off(replica: AssignedReplica, worker: WorkerState, steps: tuple[Step, ...]) -> Standing:
-    """The worker ended although it should run; the supervisor starts it again after a pause."""
+    """The worker ended although it should run; the supervisor starts it again after a pause. A known failure has its own reason."""
     last = worker.last_exit
+    known = worker.failure
     reason = conditions.LOAD_FAILED if last and last.reason == "LoadFailed" else conditions.CRASH_LOOP
     what = f"{last.reason}: {last.message}" if last else "unknown"
     why = f"the worker ended ({what}) and starts again after a pause"
     logs = f"rkfleet logs {replica.name} -n {replica.namespace}"
-    return Standing(reason=reason, why=why, command=logs, steps=steps)
+    return Standing(reason=known.reason if known else reason, why=why, command=known.remedy if known else logs, steps=steps)
 
 
 def draining(replica: AssignedReplica, worker: WorkerState | None, *, cut: bool) -> Standing:

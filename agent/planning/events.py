@@ -6,7 +6,7 @@ at night and came back before anybody looked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -30,6 +30,16 @@ _WARNINGS: Final = frozenset({
 })  # fmt: skip
 
 
+# What of the board's own conditions needs somebody, by type: everything else is how it should be.
+_ALARMS: Final[Mapping[str, str]] = {
+    conditions.MEMORY_PRESSURE: "True",
+    conditions.DISK_PRESSURE: "True",
+    conditions.THERMAL_PRESSURE: "True",
+    conditions.NPU_READY: "False",
+    conditions.CLOCKS_PINNED: "False",
+}
+
+
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened on the board, or to one of its replicas if it names one."""
 
@@ -49,7 +59,9 @@ def happenings(before: BoardState | None, after: BoardState) -> tuple[Happening,
 def _of_board(before: BoardState | None, after: BoardState) -> Iterator[Happening]:
     for new in after.conditions:
         old = conditions.find(before.conditions, new.type) if before else None
-        if new.status == "True" and (old is None or old.status != "True"):
+        if new.status != _ALARMS.get(new.type) or new.reason == conditions.CLOCKS_UNMANAGED:
+            continue
+        if old is None or (old.status, old.reason) != (new.status, new.reason):
             yield Happening(type="Warning", reason=new.reason, message=new.message)
 
 

@@ -199,7 +199,7 @@ def _standing(replica: AssignedReplica, scene: _Scene) -> say.Standing:
         return say.no_reference_row(replica, scene.abilities.soc, why, stop)
     if worker is not None:
         if replica.activation == "Staged":
-            return say.stopping(replica, fetch)
+            return say.stopping(replica, worker, fetch)
         return _standing_with_worker(replica, worker, missing, fetch, scene)
     if missing:
         return say.fetching(replica, missing, observed, fetch)
@@ -222,8 +222,8 @@ def _standing_with_worker(
     observed = scene.observed
     on_demand = residency.loads_on_demand(replica, observed.uses.get(replica.uid))
     if worker.phase == "Stopping":
-        if not on_demand or missing:
-            return say.stopping(replica, fetch)
+        if not on_demand or missing or worker.failure is not None:
+            return say.stopping(replica, worker, fetch)
         return say.unloaded(replica, ()) if _is_asleep(replica, scene) else say.loading(replica, (), on_demand=True)
     if missing and (worker.phase == "BackOff" or any(file.digest in observed.mismatched for file in missing)):
         return msgspec.structs.replace(say.fetching(replica, missing, observed, ()), steps=(Stop(uid=replica.uid), *fetch))

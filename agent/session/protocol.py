@@ -4,7 +4,8 @@ In: messages of the controller, answers and reports of the agent, and the time a
 Report is due. `runner.py` pumps it over a stream. It stands apart so that every rule of the conversation can be driven by a transcript.
 
 Reports are latest-value: one is sent when something changed, no sooner than the controller's minimum interval after the last, and one is
-sent as heartbeat when nothing changed. A log entry travels once per session; the agent keeps it until it is acknowledged.
+sent as heartbeat when nothing changed. A log entry travels once per session; the agent keeps it until it is acknowledged. So do samples of
+an outage, an hour of them at a time: the next hour is sent when the one before is acknowledged.
 
 Lines of journals are sent when asked for, and so slowly that they disturb neither reports nor the worker's cores. Requests are answered
 in turn: who asks again stands behind those who wait.
@@ -16,7 +17,7 @@ import math
 from typing import Final
 
 from rkfleet.errors import BadRequest, Internal
-from rkfleet.report import BoardState, LogEntry
+from rkfleet.report import BoardState, LogEntry, Sample
 from rkfleet.session import (
     GRANTS_OUTSTANDING_MAX,
     LOG_REQUESTS_OUTSTANDING_MAX,
@@ -68,6 +69,8 @@ class BoardSession:
         self._welcome: Welcome | None = None
         self._reported_at = -math.inf
         self._log_sent = 0
+        self._samples_sent = 0
+        self._samples_taken = 0
         self._grants: set[int] = set()
         self._grant_last = 0
         self._log_requests: dict[int, LogRequest] = {}
@@ -109,6 +112,10 @@ class BoardSession:
                 self._note_welcome(message)
             case ReportAck(log_sequence=sequence) if sequence > self._log_sent:
                 raise BadRequest(f"the controller acknowledged log sequence {sequence}, sent were {self._log_sent}")
+            case ReportAck(sample_sequence=sequence) if sequence > self._samples_sent:
+                raise BadRequest(f"the controller acknowledged sample {sequence}, sent were {self._samples_sent}")
+            case ReportAck(sample_sequence=sequence):
+                self._samples_taken = max(self._samples_taken, sequence)
             case Grant(request_id=request_id) if request_id not in self._grants:
                 raise BadRequest(f"the controller answered grant request {request_id}, which is not open")
             case Grant(request_id=request_id):
@@ -118,7 +125,7 @@ class BoardSession:
             case LogCancel(request_id=request_id):
                 if self._log_requests.pop(request_id, None):  # else the answer is on its way
                     self._send(LogChunk(request_id=request_id, ended=True))
-            case ReportAck() | AssignmentOffer() | Goodbye():
+            case AssignmentOffer() | Goodbye():
                 pass  # The table has said all about them.
 
     def answer(self, answer: AssignmentAnswer) -> None:
@@ -132,13 +139,29 @@ class BoardSession:
         pause = self._welcome.report_interval_seconds_min if changed else self._welcome.heartbeat_seconds
         return self._reported_at + pause
 
-    def report(self, state: BoardState, log: tuple[LogEntry, ...], log_dropped: int, now: float) -> None:
-        """Report the whole state and the log entries that this session has not carried yet."""
+    def takes_samples(self, newest: int) -> bool:
+        """Return whether samples up to `newest` may be sent: the controller keeps them, and has acknowledged those that were sent."""
+        keeps = self._welcome is not None and self._welcome.keeps_samples
+        return keeps and newest > self._samples_sent and self._samples_taken == self._samples_sent
+
+    def report(
+        self,
+        state: BoardState,
+        log: tuple[LogEntry, ...],
+        log_dropped: int,
+        now: float,
+        *,
+        samples: tuple[Sample, ...] = (),
+        samples_dropped: int = 0,
+    ) -> None:
+        """Report the whole state, the log entries that this session has not carried yet, and samples while `takes_samples`."""
         unsent = tuple(entry for entry in log if entry.sequence > self._log_sent)
-        self._send(Report(state=state, log=unsent, log_dropped=log_dropped))
+        self._send(Report(state=state, log=unsent, log_dropped=log_dropped, samples=samples, samples_dropped=samples_dropped))
         self._reported_at = now
         if unsent:
             self._log_sent = unsent[-1].sequence
+        if samples:
+            self._samples_sent = samples[-1].sequence
 
     @property
     def may_request_grant(self) -> bool:

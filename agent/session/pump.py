@@ -22,7 +22,7 @@ from agent.session.logs import Logs
 from agent.session.protocol import LOG_CHUNK_SECONDS_MIN, BoardSession
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, Unavailable
-from rkfleet.report import BoardState, LogEntry
+from rkfleet.report import BoardState, LogEntry, Sample
 from rkfleet.session import (
     AssignmentAnswer,
     AssignmentOffer,
@@ -71,8 +71,35 @@ class Ledger(Protocol):
         ...
 
 
+class SampleRing(Protocol):
+    """Samples of an outage; implemented by `agent/samples.py`."""
+
+    @property
+    def newest(self) -> int:
+        """Sequence of the newest; 0 when there is none."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Samples lost to the bounds."""
+        ...
+
+    def oldest(self) -> tuple[Sample, ...]:
+        """Return as many of the oldest as a report carries."""
+        ...
+
+    def acknowledge(self, sequence: int) -> None:
+        """Forget the samples up to and including this sequence."""
+        ...
+
+
 class Reports(Protocol):
     """The latest state and the log; implemented by `agent/reports.py`."""
+
+    @property
+    def samples(self) -> SampleRing:
+        """What was sampled while there was no session."""
+        ...
 
     @property
     def state(self) -> BoardState | None:
@@ -204,8 +231,10 @@ class Pump:
                 self._on_welcome(message)
             case AssignmentOffer():
                 self._offers.put_nowait(message)
-            case ReportAck(log_sequence=sequence):
-                self._reports.acknowledge(sequence)
+            case ReportAck(log_sequence=log_sequence, sample_sequence=sample_sequence):
+                self._reports.acknowledge(log_sequence)
+                self._reports.samples.acknowledge(sample_sequence)
+                self._to_send.set()
             case Grant(request_id=request_id):
                 waiting = self._grants.pop(request_id, None)
                 if waiting is not None and not waiting.done():
@@ -227,10 +256,14 @@ class Pump:
                     await self._call.done_writing()
                     return
                 state, now = self._reports.state, self._clock.monotonic()
-                due = self._session.report_due_at(changed=self._reports.version != seen)
+                ring = self._reports.samples
+                sampled = self._session.takes_samples(ring.newest)
+                due = self._session.report_due_at(changed=self._reports.version != seen or sampled)
                 if state is not None and due <= now:
                     seen = self._reports.version
-                    self._session.report(state, self._reports.log(self._session.log_sent), self._reports.dropped, now)
+                    samples = ring.oldest() if sampled else ()
+                    log = self._reports.log(self._session.log_sent)
+                    self._session.report(state, log, self._reports.dropped, now, samples=samples, samples_dropped=ring.dropped)
                 elif not self._answer_log(now):
                     await self._something(seen, due, now)
 

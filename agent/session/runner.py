@@ -14,6 +14,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Final
 
 import grpc
@@ -27,7 +28,7 @@ from rkfleet.enrolment import server_name
 from rkfleet.errors import FailedPrecondition, PermissionDenied, Unavailable
 from rkfleet.identity import Identity
 from rkfleet.report import BoardFacts
-from rkfleet.session import GRANTS_OUTSTANDING_MAX, PROTOCOL_VERSION, Goodbye, Grant, Hello, Welcome
+from rkfleet.session import GRANTS_OUTSTANDING_MAX, PROTOCOL_VERSION, Goodbye, GoodbyeReason, Grant, Hello, Welcome
 from rkfleet.v1 import agent_pb2_grpc
 from rkfleet.wire import MESSAGE_BYTES_MAX
 
@@ -36,6 +37,7 @@ __all__ = ["Connect", "Connection", "Machine", "SessionRunner", "credentials_of"
 RECONNECT_SECONDS_MIN: Final = 1.0  # The first attempt comes somewhere in this second: a restarted controller meets its fleet spread out.
 RECONNECT_SECONDS_MAX: Final = 30.0  # 5,000 boards then knock 170 times a second, below the 275 handshakes that one process can do.
 RECONNECT_AFTER_SECONDS_MAX: Final = 600.0  # What a Goodbye may ask for; a mistaken controller must not park a board for weeks.
+REVOKED_DOUBLINGS_MAX: Final = 8  # Of a minute, which the limit above cuts at the fourth; it only keeps the number small.
 STEADY_SECONDS: Final = 10.0  # A session that lasted this long was no failed attempt; the next pause is short again.
 GRANT_SECONDS_MAX: Final = 30.0  # The controller signs in a millisecond; longer means that the session is gone or changes hands.
 
@@ -97,6 +99,7 @@ class SessionRunner:
         reports: Reports,
         logs: Logs = NoLogs(),
         on_change: Callable[[], None] = lambda: None,
+        on_time: Callable[[datetime], None] = lambda _: None,
         connect: Connect | None = None,
     ) -> None:
         """Take what a session needs.
@@ -110,7 +113,8 @@ class SessionRunner:
             reports: Where reports come from.
             logs: Where lines come from that the controller asks for.
             on_change: Called when `connection` changed; must not block.
-            connect: How a call is opened; by default `open_call`, with the files of the identity as they are when `run` begins.
+            on_time: Told the controller's time when a session begins; must not block.
+            connect: How a call is opened; by default `open_call`, with the files of the identity as they are at that moment.
         """
         self._identity: Final = identity
         self._given_connect: Final = connect
@@ -121,6 +125,9 @@ class SessionRunner:
         self._reports: Final = reports
         self._logs: Final = logs
         self._on_change: Final = on_change
+        self._on_time: Final = on_time
+        self._lost_at: float | None = clock.monotonic()
+        self._revoked = 0
         self._grant_slots: Final = asyncio.Semaphore(GRANTS_OUTSTANDING_MAX)
         self._pump: Pump | None = None
         self._taken: Final = asyncio.Event()
@@ -140,9 +147,22 @@ class SessionRunner:
             ended = self._clock.monotonic()
             if ended - began >= STEADY_SECONDS:
                 away_since = ended
-            at_least = min(goodbye.reconnect_after_seconds, RECONNECT_AFTER_SECONDS_MAX) if goodbye else 0.0
+            at_least = self._at_least(goodbye) if goodbye else 0.0
             pause = self._jitter.uniform(0.0, longest_pause(ended - away_since))
             await self._clock.sleep(at_least * self._jitter.uniform(1.0, 1.5) + pause)
+
+    @property
+    def lost_seconds(self) -> float:
+        """How long there has been no session; 0 while there is one."""
+        return 0.0 if self._lost_at is None else self._clock.monotonic() - self._lost_at
+
+    def _at_least(self, goodbye: Goodbye) -> float:
+        """Return how long to stay away after a Goodbye: as long as it asks for, and a board that may not be here longer each time."""
+        seconds = goodbye.reconnect_after_seconds
+        if goodbye.reason is GoodbyeReason.REVOKED:
+            seconds *= 2 ** min(self._revoked, REVOKED_DOUBLINGS_MAX)
+            self._revoked += 1
+        return min(seconds, RECONNECT_AFTER_SECONDS_MAX)
 
     def break_off(self) -> None:
         """Break the session off without a Goodbye, as the loss of power does; whoever calls it cancels `run` before it runs again."""
@@ -168,8 +188,10 @@ class SessionRunner:
         return grant
 
     def _connect(self) -> Connect:
-        identity, credentials = self._identity, credentials_of(self._identity)
-        return lambda: open_call(identity.session_address, identity.fleet_id, credentials)
+        """Return what opens a call with the newest certificates; the first look is now, because a file that is missing ends the agent."""
+        identity = self._identity
+        credentials_of(identity)
+        return lambda: open_call(identity.session_address, identity.fleet_id, credentials_of(identity))
 
     async def _session(self, connect: Connect) -> Goodbye | None:
         """Hold one session from connecting to its end; return the controller's Goodbye, or None if there was none."""
@@ -182,7 +204,7 @@ class SessionRunner:
                     await pump.run()
                 finally:
                     goodbye = pump.goodbye
-        except Unavailable as error:
+        except (Unavailable, FailedPrecondition) as error:
             self._lost(f"session with {self._identity.session_address}: {error.message}")
         except Exception as error:  # noqa: BLE001 (the edge of a session: the board goes on serving, and the next one may go better)
             _log.exception("the session met an internal error")
@@ -212,12 +234,17 @@ class SessionRunner:
     def _welcomed(self, welcome: Welcome) -> None:
         _log.info("session taken", extra={"number": welcome.session_number})
         self.connection = Connection(number=welcome.session_number, reason="")
+        self._lost_at, self._revoked = None, 0
+        if welcome.time is not None:
+            self._on_time(welcome.time)
         self._taken.set()
         self._on_change()
 
     def _lost(self, reason: str) -> None:
         if reason != self.connection.reason:
             _log.warning("no session", extra={"reason": reason})
+        if self._lost_at is None:
+            self._lost_at = self._clock.monotonic()
         self.connection = Connection(reason=reason)
         self._on_change()
 

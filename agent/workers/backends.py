@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent.workers import pipe
 from agent.workers.base import Exit, Listener, Worker, WorkerSpec
@@ -26,9 +26,13 @@ from rkfleet.errors import Internal, Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["ChildBackend", "exit_of", "llamacpp", "rkllm"]
+if TYPE_CHECKING:
+    from agent.failures.lines import Ending
+
+__all__ = ["ChildBackend", "KernelTail", "exit_of", "llamacpp", "named", "rkllm"]
 
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.
+LOG_FIRST_LINES_KEPT: Final = 40  # Versions, driver, chip: a runtime on the NPU says them first, and they explain what comes later.
 LOG_LINE_BYTES_MAX: Final = 400
 LOG_READ_BYTES: Final = 4096
 SAID_CHARACTERS_MAX: Final = 300  # Of the worker's own words in an exit message, which travels in every report.
@@ -39,13 +43,52 @@ SAID_CHARACTERS_MAX: Final = 300  # Of the worker's own words in an exit message
 # Source: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
 WORKER_ENVIRONMENT: Final[Mapping[str, str]] = {"GOMP_SPINCOUNT": "2000"}
 
+# Reasons for which a worker is killed by the agent itself: it made no progress, or did not load in time.
+_STUCK: Final[frozenset[ExitReason]] = frozenset({"Hung", "LoadFailed"})
+
 _log = logging.getLogger(__name__)
+
+
+class KernelTail(Protocol):
+    """The kernel log from the start of a worker on."""
+
+    @property
+    def absent(self) -> str:
+        """Return why there are no lines; empty if the log can be read."""
+        ...
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the lines about the NPU and about memory since the last call, a bounded number."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
 
 
 class ChildBackend:
     """Starts worker processes of one runtime; implements `Backend`."""
 
-    def __init__(self, runtime: Runtime, *, environ: Mapping[str, str], new_api_key: Callable[[], str], proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        environ: Mapping[str, str],
+        new_api_key: Callable[[], str],
+        proc: Path = Path("/proc"),
+        follow_kernel: Callable[[], KernelTail] | None = None,
+    ) -> None:
+        """Take what processes are made of.
+
+        Args:
+            runtime: The runtime as the board advertises it.
+            environ: Environment of the processes.
+            new_api_key: Makes the key that a listener demands.
+            proc: Where the kernel counts its kills.
+            follow_kernel: Opens the kernel log at the start of a worker on the NPU; None for runtimes that the kernel says nothing about.
+        """
+        self._follow_kernel: Final = follow_kernel
+        self._on_npu: Final[set[int]] = set()  # process ids of workers on the NPU
         self._runtime: Final = runtime
         self._environ: Final = {**WORKER_ENVIRONMENT, **environ}
         self._new_api_key: Final = new_api_key
@@ -75,6 +118,7 @@ class ChildBackend:
             keep_tokens=spec.keep_tokens,
         )
         killed_before = _kernel_kills(self._proc)
+        kernel = self._follow_kernel() if self._follow_kernel is not None and spec.npu is not None else None
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "agent.workers.child",
@@ -82,8 +126,13 @@ class ChildBackend:
                 limit=pipe.LINE_BYTES_MAX, env=self._environ, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
+            if kernel is not None:
+                kernel.close()
             raise Unavailable(f"worker process for {spec.namespace}/{spec.name} cannot be started: {error}") from error
-        worker = _ChildWorker(process, load, beat, log, lambda: _kernel_kills(self._proc) > killed_before)
+        worker = _ChildWorker(
+            process, load, beat, log,
+            kernel_killed=lambda: _kernel_kills(self._proc) > killed_before, kernel=kernel, on_npu=self._on_npu,
+        )  # fmt: skip
         tasks.create_task(worker.follow(), name=f"worker {process.pid}")
         return worker
 
@@ -97,8 +146,17 @@ class _ChildWorker:
         load: pipe.Load,
         beat: Callable[[], None],
         log: Callable[[str], None],
+        *,
         kernel_killed: Callable[[], bool],
+        kernel: KernelTail | None,
+        on_npu: set[int],
     ) -> None:
+        self._kernel: Final = kernel
+        self._on_npu: Final = on_npu
+        if load.npu is not None:
+            on_npu.add(process.pid)
+        self._first_said: Final[list[str]] = []
+        self._others = 0
         self._process: Final = process
         self._load: Final = load
         self._beat: Final = beat
@@ -152,16 +210,47 @@ class _ChildWorker:
             if self._process.returncode is None:
                 self.kill(None, "the agent stopped")
                 await self._process.wait()
+            self._others = len(self._on_npu - {self.pid})
+            self._on_npu.discard(self.pid)
             self._settle()
+            if self._kernel is not None:
+                self._kernel.close()
 
     def _settle(self) -> None:
         status = self._process.returncode
         assert status is not None
+        loaded = self._loaded.done() and self._loaded.result() is not None
         if not self._loaded.done():
             self._loaded.set_result(None)
         if not self._exited.done():
             oom = status == -signal.SIGKILL and self._kernel_killed()
-            self._exited.set_result(self._ended_by_us or exit_of(status, self._failed, tuple(self._said), kernel_killed=oom))
+            said = tuple(self._said)
+            if self._load.npu is None:
+                self._exited.set_result(self._ended_by_us or exit_of(status, self._failed, said, kernel_killed=oom))
+            else:
+                self._exited.set_result(self._npu_exit(status, loaded, oom, said))
+
+    def _npu_exit(self, status: int, loaded: bool, oom: bool, said: tuple[str, ...]) -> Exit:
+        """Return how a worker on the NPU ended, by its known name if it has one."""
+        from agent.failures.lines import Ending, first_error  # noqa: PLC0415 (a megabyte that most agents never need)
+
+        by_us = self._ended_by_us
+        lines = self._kernel.lines() if self._kernel is not None else ()
+        if by_us is not None and by_us.reason is None:
+            return by_us
+        if self._kernel is not None and self._kernel.absent:
+            self._log(self._kernel.absent)
+        ending = Ending(
+            status=status,
+            pid=self.pid,
+            said=self._failed.message if self._failed else "",
+            loaded=loaded,
+            hung=(by_us is not None and by_us.reason in _STUCK) or (self._failed is not None and self._failed.reason == "Hung"),
+            kernel_killed=oom,
+            others=self._others,
+        )
+        exit = by_us or exit_of(status, self._failed, said, kernel_killed=oom, words=first_error(said)[:SAID_CHARACTERS_MAX])
+        return named(exit, (*self._first_said, *said), lines, ending)
 
     async def _send_load(self) -> None:
         stdin = self._process.stdin
@@ -203,12 +292,35 @@ class _ChildWorker:
 
     def _note_line(self, line: bytes) -> None:
         text = line[:LOG_LINE_BYTES_MAX].decode(errors="replace").rstrip()
+        if len(self._first_said) < LOG_FIRST_LINES_KEPT:
+            self._first_said.append(text)
         self._said.append(text)
         self._log(text)
         _log.debug("worker %d: %s", self.pid, text)
 
 
-def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool) -> Exit:
+def named(exit: Exit, said: tuple[str, ...], kernel: tuple[str, ...], ending: Ending) -> Exit:
+    """Return the exit of a worker on the NPU with the known failure that explains it; unchanged if none does.
+
+    Args:
+        exit: As `exit_of` or the supervisor tells it.
+        said: Its first and last lines on standard error.
+        kernel: Lines of the kernel log since it started.
+        ending: How it ended.
+    """
+    from agent.failures.lines import recognise  # noqa: PLC0415 (as above)
+
+    found = recognise(said, kernel, ending)
+    if found is None:
+        return exit
+    if exit.message in found.message:
+        message = found.message
+    else:
+        message = f"{exit.message}; {found.message}" if found.guess else f"{found.message}; {exit.message}"
+    return Exit(reason=found.exit or exit.reason, message=message, failure=found)
+
+
+def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, kernel_killed: bool, words: str | None = None) -> Exit:
     """Return why a worker ended that nobody asked to.
 
     Args:
@@ -216,9 +328,10 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
         failed: What the worker said before it ended, if it could not load.
         said: Its last lines on standard error.
         kernel_killed: True when the kernel killed a process for want of memory while the worker lived.
+        words: The line that says most, if its runtime marks errors in another way than llama.cpp.
     """
+    words = _first_error(said) if words is None else words
     if failed is not None:
-        words = _first_error(said)
         if "failed to allocate" in words or "insufficient memory" in words:
             return Exit(reason="OutOfMemory", message=f"{failed.message}: {words}")
         told = not words or words in failed.message
@@ -228,7 +341,6 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
     if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):
         return Exit(reason="Killed", message=f"the worker was killed by {signal.Signals(-status).name}, not by the agent")
     how = f"{_signal_name(-status)}" if status < 0 else f"exit status {status}"
-    words = _first_error(said)
     return Exit(reason="Crashed", message=f"the worker crashed with {how}: {words}" if words else f"the worker crashed with {how}")
 
 
@@ -268,7 +380,13 @@ def llamacpp(*, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[
     return ChildBackend(Runtime(name="llamacpp", version=library, backend="llamacpp"), environ=environ, new_api_key=new_api_key)
 
 
-def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_key: Callable[[], str]) -> ChildBackend:
+def rkllm(
+    library: Library,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    new_api_key: Callable[[], str],
+    follow_kernel: Callable[[], KernelTail] | None = None,
+) -> ChildBackend:
     """Return the backend of one version of the NPU's runtime; workers are told its file with each load.
 
     The loader looks beside the library first: the vendor says to put libomp.so there on images that lack it.
@@ -277,4 +395,5 @@ def rkllm(library: Library, *, environ: Mapping[str, str] = os.environ, new_api_
     beside = str(library.path.absolute().parent)
     rest = environ.get("LD_LIBRARY_PATH", "")
     own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
-    return ChildBackend(Runtime(name="rkllm", version=library.version, backend="rkllm"), environ=own, new_api_key=new_api_key)
+    made = Runtime(name="rkllm", version=library.version, backend="rkllm")
+    return ChildBackend(made, environ=own, new_api_key=new_api_key, follow_kernel=follow_kernel)

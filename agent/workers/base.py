@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from agent.failures.modes import Failure
 from agent.workers.pipe import NpuLoad
 from rkfleet.assignment import AssignedReplica
 from rkfleet.kinds.board import Runtime
@@ -95,6 +96,7 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         not_before: Monotonic second of the next start while in BackOff, else 0.
         threads: CPU threads that the process was started with.
         pid: Process id, 0 without a process.
+        failure: The known failure that `last_exit` was, or that keeps a process from ending; None for one without a name.
         domain: First IOMMU domain of the NPU that it has; -1 for none.
         ready_at: Monotonic second since which it is Ready, else None.
     """
@@ -112,6 +114,7 @@ class WorkerState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     memory_bytes: int = 0
     threads: int = 0
     pid: int = 0
+    failure: Failure | None = None
     domain: int = -1
     ready_at: float | None = None
 
@@ -124,10 +127,17 @@ class Listener(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How a worker ended: None as reason when it was asked to; `message` says what is known in one sentence."""
+    """How a worker ended.
+
+    Attributes:
+        reason: None when it was asked to end.
+        message: What is known in one sentence.
+        failure: The known failure that it was; None for one without a name.
+    """
 
     reason: ExitReason | None
     message: str = ""
+    failure: Failure | None = None
 
 
 class Worker(Protocol):

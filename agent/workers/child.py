@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from agent.workers.pipe import LINE_BYTES_MAX, Beat, Event, Failed, Load, Loaded, decode_load, encode
 from rkfleet.errors import FleetError
 
-__all__ = ["RUNTIMES", "LoadedModel", "main"]
+__all__ = ["RUNTIMES", "LoadedModel", "end_with", "main", "prefer_to_be_killed"]
 
 # The module that loads for each backend; it has `load(load: Load) -> LoadedModel`. Imported here only, so the agent never maps a runtime.
 RUNTIMES: Final[Mapping[str, str]] = {"llamacpp": "agent.workers.llamacpp", "rkllm": "agent.workers.rkllm.worker"}
@@ -62,8 +62,8 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     line = _read_line(control)
-    _end_with(control)
-    _prefer_to_be_killed(Path("/proc/self/oom_score_adj"))
+    end_with(control)
+    prefer_to_be_killed(Path("/proc/self/oom_score_adj"))
     try:
         load = decode_load(line)
         model = _runtime(load.backend)(load)
@@ -96,8 +96,8 @@ def _read_line(control: int) -> bytes:
     return line
 
 
-def _end_with(control: int) -> None:
-    """Let the kernel terminate this process when the control pipe ends.
+def end_with(control: int) -> None:
+    """Let the kernel terminate this process when the control pipe ends, or if anything comes through it.
 
     Source: fcntl(2), F_SETOWN and O_ASYNC; a pipe or socket signals its reader when the last writer closes.
     """
@@ -108,7 +108,8 @@ def _end_with(control: int) -> None:
         sys.exit(0)  # it ended before it was armed
 
 
-def _prefer_to_be_killed(score: Path) -> None:
+def prefer_to_be_killed(score: Path) -> None:
+    """Offer this process to the kernel when memory ends, through its file `oom_score_adj`."""
     try:
         score.write_text(OOM_SCORE_ADJUSTMENT)
     except OSError as error:  # a container may forbid it; the worker runs all the same

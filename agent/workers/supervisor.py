@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from agent.failures.facts import model_not_unloaded
+from agent.failures.modes import Failure
 from agent.journal import Journals
 from agent.workers.base import Backend, Exit, Listener, Phase, Worker, WorkerSpec, WorkerState
 from rkfleet import metric_names as names
@@ -41,6 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         hang_seconds: A loaded worker whose runtime has not answered for so long is killed. It answers between two batches of prefill;
             the slowest batch (an 8B model on four cores) takes ten seconds.
         stop_seconds: A worker that was asked to end and has not by then is killed.
+        gone_seconds: A killed worker that is still there by then waits inside a driver, and its replica says so. Giving back 8 GB takes
+            a second or two.
         backoff_seconds: Pause after the first exit; doubles with each further one. A kill from outside says nothing about the next start
             and begins anew.
         backoff_seconds_max: Longest pause: a minute, so that a repaired board is back within a minute.
@@ -50,6 +54,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 600.0
     hang_seconds: float = 60.0
     stop_seconds: float = 2.0
+    gone_seconds: float = 10.0
     backoff_seconds: float = 0.5
     backoff_seconds_max: float = 60.0
     stable_seconds: float = 10.0
@@ -68,6 +73,7 @@ class _Slot:
         self.pid = 0
         self.restarts = 0
         self.last_exit: LastExit | None = None
+        self.failure: Failure | None = None  # of the last exit, or of a process that does not end
         self.not_before = 0.0
         self.beat_at = 0.0  # monotonic second at which the process last proved progress
         self.ready_at: float | None = None
@@ -91,6 +97,7 @@ class _Slot:
             memory_bytes=self.spec.memory_bytes,
             threads=self.spec.threads if running else 0,
             pid=self.pid if running else 0,
+            failure=self.failure,
             domain=self.spec.domain,
             ready_at=self.ready_at if self.phase == "Ready" else None,
         )
@@ -186,6 +193,7 @@ class Supervisor:
                 continue
             stable = slot.ready_at is not None and self._clock.monotonic() - slot.ready_at >= self._limits.stable_seconds
             failures = 1 if stable or exit.reason == "Killed" else failures + 1
+            slot.failure = exit.failure
             self._note_exit(slot, spec, exit.reason, exit.message)
             pause = backoff_seconds(failures, self._limits, self._random.random())
             self._journals.say(uid, f"the worker ended: {exit.reason}: {exit.message}; it starts again in {pause:.1f} s")
@@ -201,7 +209,7 @@ class Supervisor:
 
     async def _run_once(self, slot: _Slot, spec: WorkerSpec) -> Exit:
         """Start one process and mind it to its end."""
-        slot.ready_at, slot.listener, slot.pid = None, None, 0
+        slot.ready_at, slot.listener, slot.pid, slot.failure = None, None, 0, None
         self._enter(slot, "Starting")
         run = self._journals.begin_run(spec.uid)
         backend = self._backend(spec)
@@ -250,14 +258,24 @@ class Supervisor:
                 await self._wait(slot.changed, left)
             elif slot.phase == "Ready":
                 worker.kill("Hung", f"the runtime did not answer for {limit:.0f} s")
-                return
+                return await self._await_end(slot, spec, worker.pid)
             else:
                 worker.kill("LoadFailed", f"the model was not loaded within {limit:.0f} s")
-                return
+                return await self._await_end(slot, spec, worker.pid)
         self._enter(slot, "Stopping")
         worker.stop()
         await self._clock.sleep(self._limits.stop_seconds)
         worker.kill(None, f"killed, because it had not ended {self._limits.stop_seconds:.0f} s after it was asked to")
+        return await self._await_end(slot, spec, worker.pid)
+
+    async def _await_end(self, slot: _Slot, spec: WorkerSpec, pid: int) -> None:
+        """Say so if a killed process is still there after a while: the kernel cannot end one that waits inside a driver."""
+        self._enter(slot, "Stopping")
+        await self._clock.sleep(self._limits.gone_seconds)
+        slot.failure = model_not_unloaded(pid, spec.memory_bytes, self._limits.gone_seconds, killed=True)
+        if slot.failure is not None:
+            self._journals.say(spec.uid, slot.failure.message)
+            self._on_change()
 
     async def _back_off(self, slot: _Slot, spec: WorkerSpec, seconds: float) -> None:
         slot.not_before = self._clock.monotonic() + seconds

@@ -6,6 +6,7 @@ demand certificates and accept callers that have none yet, and apart from the re
 
     GET  /.well-known/rkfleet/ca.crt            anybody: the servers CA, to be compared with the pin of the join command
     POST /enrollment/v1alpha1/certificates      a join token: certificates
+    POST /enrollment/v1alpha1/renewals          a signature by the known key: certificates; see `renewals.py`
     POST /enrollment/v1alpha1/join-tokens       admin: a new join token
     GET  /enrollment/v1alpha1/join-tokens       admin: those that can still be used, without their secrets
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final, TypeVar
 
 import msgspec
@@ -26,7 +28,7 @@ from starlette.routing import Route
 from controller.api import auth, bodies
 from controller.store.base import Item, Store
 from controller.trust.binding import Binding, binding_of
-from controller.trust.pki import Pki, PublicKey, read_request
+from controller.trust.pki import MEMBER_LIFETIME, Pki, PublicKey, read_request
 from controller.trust.tokens import Tokens
 from rkfleet import enrolment
 from rkfleet.clock import Clock, format_time
@@ -35,7 +37,7 @@ from rkfleet.errors import AlreadyExists, BadRequest, Cause, Conflict, Invalid, 
 from rkfleet.kinds.board import Board
 from rkfleet.meta import Ref, check_name
 
-__all__ = ["Enrollment"]
+__all__ = ["Enrollment", "board_certificates", "gateway_certificate", "json_answer", "read_body"]
 
 MACHINE_ID_LENGTH_MAX: Final = 128  # machine-id(5) has 32 hex digits, a SoC serial 16; it is stored with the Board.
 BIND_ATTEMPTS: Final = 5  # Others may label a Board while it is bound; five lost races in a row are a mistake.
@@ -76,7 +78,7 @@ class Enrollment:
         return Response(self._pki.ca_pem("servers"), media_type="application/x-pem-file")
 
     async def _certificates(self, request: Request) -> Response:
-        asked = await _read(request, CertificateRequest)
+        asked = await read_body(request, CertificateRequest)
         role = self._tokens.role_of(asked.token)
         name = _checked_name(asked, role)
         key = read_request(asked.csr_pem)
@@ -84,7 +86,7 @@ class Enrollment:
             answer = await self._join_board(name, asked, key)
         else:
             answer = await self._join_gateway(name, asked, key)
-        return _json(answer)
+        return json_answer(answer)
 
     async def _join_board(self, name: str, asked: CertificateRequest, key: PublicKey) -> CertificateResponse:
         """Look at the name before the token is bound to it, so that a taken name does not cost a token."""
@@ -92,25 +94,12 @@ class Enrollment:
         await self._find_free_board(name, binding)
         await asyncio.to_thread(self._tokens.redeem, asked.token, name, key.sha256)
         await self._bind_board(name, binding)
-        made = self._pki.issue_board(name, key, self._clock.now())
-        return CertificateResponse(
-            certificate_pem=made.client,
-            serving_certificate_pem=made.serving,
-            ca_pem=self._pki.ca_pem("servers"),
-            gateways_ca_pem=self._pki.ca_pem("gateways"),
-            fleet_id=self._pki.fleet_id,
-            session_address=self._session_address,
-        )
+        return board_certificates(self._pki, name, key, self._clock.now(), self._session_address)
 
     async def _join_gateway(self, name: str, asked: CertificateRequest, key: PublicKey) -> CertificateResponse:
         await asyncio.to_thread(self._tokens.redeem, asked.token, name, key.sha256)
         api_token = await asyncio.to_thread(self._tokens.issue_api_token, name, "gateway")
-        return CertificateResponse(
-            certificate_pem=self._pki.issue_gateway(name, key, self._clock.now()),
-            ca_pem=self._pki.ca_pem("servers"),
-            fleet_id=self._pki.fleet_id,
-            api_token=api_token,
-        )
+        return msgspec.structs.replace(gateway_certificate(self._pki, name, key, self._clock.now()), api_token=api_token)
 
     async def _find_free_board(self, name: str, binding: Binding) -> Item | None:
         """Return the Board of this name if this key may have it, or None if there is none.
@@ -159,19 +148,45 @@ class Enrollment:
 
     async def _create_join_token(self, request: Request) -> Response:
         self._require_admin(request)
-        asked = await _read(request, JoinTokenRequest)
+        asked = await read_body(request, JoinTokenRequest)
         token, expires = await asyncio.to_thread(self._tokens.create_join_token, asked.role, asked.lifetime_seconds)
-        return _json(JoinTokenResponse(token=token, role=asked.role, expires=expires, ca_pin=self._pki.ca_pin), 201)
+        return json_answer(JoinTokenResponse(token=token, role=asked.role, expires=expires, ca_pin=self._pki.ca_pin), 201)
 
     async def _list_join_tokens(self, request: Request) -> Response:
         self._require_admin(request)
         views = (JoinTokenSummary(id=one.id, role=one.role, expires=one.expires, used_by=one.used_by) for one in self._tokens.join_tokens())
-        return _json(JoinTokenList(items=tuple(views)))
+        return json_answer(JoinTokenList(items=tuple(views)))
 
     def _require_admin(self, request: Request) -> None:
         identity = auth.authenticate(self._tokens.identify, request.headers.get("authorization", ""))
         if identity.role != auth.ADMIN:
             raise PermissionDenied(f"{identity.name} has the role {identity.role}; join tokens are made by an admin")
+
+
+def board_certificates(pki: Pki, name: str, key: PublicKey, now: datetime, session_address: str) -> CertificateResponse:
+    """Return new certificates of a board, with everything that it keeps beside them."""
+    made = pki.issue_board(name, key, now)
+    return CertificateResponse(
+        certificate_pem=made.client,
+        serving_certificate_pem=made.serving,
+        ca_pem=pki.ca_pem("servers"),
+        gateways_ca_pem=pki.ca_pem("gateways"),
+        fleet_id=pki.fleet_id,
+        session_address=session_address,
+        issued=format_time(now),
+        expires=format_time(now + MEMBER_LIFETIME),
+    )
+
+
+def gateway_certificate(pki: Pki, name: str, key: PublicKey, now: datetime) -> CertificateResponse:
+    """Return a new certificate of a gateway, with everything that it keeps beside it but its API token."""
+    return CertificateResponse(
+        certificate_pem=pki.issue_gateway(name, key, now),
+        ca_pem=pki.ca_pem("servers"),
+        fleet_id=pki.fleet_id,
+        issued=format_time(now),
+        expires=format_time(now + MEMBER_LIFETIME),
+    )
 
 
 def _ref(name: str) -> Ref:
@@ -192,7 +207,12 @@ def _checked_machine_id(machine_id: str) -> str:
     return machine_id
 
 
-async def _read(request: Request, type_: type[T]) -> T:
+async def read_body(request: Request, type_: type[T]) -> T:
+    """Return the JSON body of a request.
+
+    Raises:
+        BadRequest: It is none of this type.
+    """
     value = await bodies.read_json(request)
     try:
         return msgspec.convert(value, type_)
@@ -200,5 +220,6 @@ async def _read(request: Request, type_: type[T]) -> T:
         raise BadRequest(f"the body is not a {type_.__name__}: {error}") from error
 
 
-def _json(value: msgspec.Struct, status_code: int = 200) -> Response:
+def json_answer(value: msgspec.Struct, status_code: int = 200) -> Response:
+    """Return an answer that nobody may keep: most of them have secrets."""
     return Response(msgspec.json.encode(value), status_code, {"cache-control": "no-store"}, "application/json")

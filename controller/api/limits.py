@@ -5,17 +5,22 @@ Short requests and watches are counted apart: watches stay for minutes and are c
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from rkfleet.clock import Clock
 from rkfleet.errors import ResourceExhausted
 
-__all__ = ["LOG_STREAMS_MAX", "REQUESTS_MAX", "WATCHES_MAX", "Limit"]
+__all__ = ["LOG_STREAMS_MAX", "REQUESTS_MAX", "WATCHES_MAX", "FailureLimit", "Limit"]
 
 REQUESTS_MAX: Final = 400  # As kube-apiserver's reads in flight: each may hold a body of 3 MiB, so 1.2 GiB at the very worst.
 WATCHES_MAX: Final = 2000  # Each holds a buffer and a TLS connection, about 60 KiB; a fleet's clients need tens.
 LOG_STREAMS_MAX: Final = 64  # Each holds a connection and one chunk of 16 KiB; a screen shows ten, and boards are asked in real time.
+FAILURES_MAX: Final = 20  # Of one caller in `FAILURE_SECONDS`: a site of boards with one fault each is heard, a guesser is not.
+FAILURE_SECONDS: Final = 60.0
+CALLERS_MAX: Final = 4096  # Addresses that are remembered; whoever has more of them pushes out those that were quiet longest.
 
 
 class Limit:
@@ -40,3 +45,37 @@ class Limit:
             yield
         finally:
             self.taken -= 1
+
+
+class FailureLimit:
+    """Refuses callers that failed too often lately; who succeeds is never limited."""
+
+    def __init__(self, what: str, clock: Clock) -> None:
+        self._what: Final = what
+        self._clock: Final = clock
+        self._failures: Final[OrderedDict[str, list[float]]] = OrderedDict()
+
+    def check(self, caller: str) -> None:
+        """Let the caller in.
+
+        Raises:
+            ResourceExhausted: It failed `FAILURES_MAX` times within `FAILURE_SECONDS`; the error says when to come again.
+        """
+        recent = self._recent(caller)
+        if len(recent) >= FAILURES_MAX:
+            wait = recent[0] + FAILURE_SECONDS - self._clock.monotonic()
+            raise ResourceExhausted(
+                f"{len(recent)} {self._what} from {caller} were refused within {FAILURE_SECONDS:.0f} s; try again in {wait:.0f} s",
+                retry_after_seconds=max(1, round(wait)),
+            )
+
+    def failed(self, caller: str) -> None:
+        """Count a failure of the caller."""
+        self._failures[caller] = [*self._recent(caller), self._clock.monotonic()]
+        self._failures.move_to_end(caller)
+        if len(self._failures) > CALLERS_MAX:
+            self._failures.popitem(last=False)
+
+    def _recent(self, caller: str) -> list[float]:
+        since = self._clock.monotonic() - FAILURE_SECONDS
+        return [moment for moment in self._failures.get(caller, ()) if moment > since]

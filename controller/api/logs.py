@@ -26,13 +26,14 @@ from starlette.types import Receive, Scope, Send
 from controller.api.paths import Target
 from controller.api.query import LogOptions, log_options
 from controller.api.responses import COMMON_HEADERS
-from controller.api.streams import body, client_leaves, until_first
+from controller.api.streams import body, client_leaves
 from controller.store.base import Store, decode_item
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, Internal, Unavailable
 from rkfleet.kinds.replica import Replica
 from rkfleet.metric_names import LOG_LINES_DROPPED
 from rkfleet.metrics import Metrics
+from rkfleet.racing import until_first
 from rkfleet.session import LogChunk, LogRequest, LogSource
 
 __all__ = ["Logs", "OpenLog", "no_sessions"]

@@ -20,11 +20,12 @@ from controller.api.errors import status_of
 from controller.api.paths import Target
 from controller.api.query import ReadOptions
 from controller.api.responses import COMMON_HEADERS
-from controller.api.streams import body, client_leaves, until_first
+from controller.api.streams import body, client_leaves
 from controller.api.views import View
 from controller.store.base import Change, Page, Store, Watch
 from rkfleet.clock import give_way
 from rkfleet.errors import Expired, FleetError
+from rkfleet.racing import until_first
 
 __all__ = ["WatchResponse", "open_watch"]
 

@@ -23,6 +23,9 @@ from rkfleet.versions import meets
 __all__ = ["BoardLoad", "Fit", "Misfit", "Need", "Reservation", "check_board", "reserved_bytes", "taint_text", "tolerates"]
 
 
+_NPU_RUNTIMES = frozenset({"rkllm", "rknn"})
+
+
 class Reservation(Value, frozen=True, kw_only=True):
     """What one replica or one worker that still runs holds on a board.
 
@@ -190,6 +193,9 @@ def _check_variant(load: BoardLoad, need: Need, variant: Variant, preference: in
     status, requires = load.board.status, variant.requires
     if variant.soc not in ("any", status.soc):
         return Misfit(depth=2, group=f"no allowed variant is for the chip {status.soc or 'unknown'}")
+    npu = conditions.find(status.conditions, conditions.NPU_READY) if variant.runtime in _NPU_RUNTIMES else None
+    if npu is not None and npu.status == "False":
+        return Misfit(depth=3, group=f"NPU is not ready ({npu.reason}), which variant {variant.name} needs")
     runtimes = [one for one in status.runtimes if one.name == variant.runtime]
     if not runtimes:
         return Misfit(depth=3, group=f"no runtime {variant.runtime}, which variant {variant.name} needs")

@@ -2,8 +2,8 @@
 
 `AssignmentMinter.mint` is called by the hub when a board opens a session and by the reconciler when something that a board runs has
 changed. It always plans from a consistent list of the store: from a cache that lags, an assignment could lack a replica that an earlier
-one had, and the board would stop it. Woken by Replicas, and by the deployments and Models behind them. Decisions are
-`planning/assignment.py`'s.
+one had, and the board would stop it. Woken by Replicas, by the deployments and Models behind them, and by the tuning of Boards. Decisions
+are `planning/assignment.py`'s.
 """
 
 from __future__ import annotations

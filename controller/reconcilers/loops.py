@@ -21,6 +21,7 @@ from controller.reconcilers.deployment import DeploymentReconciler
 from controller.reconcilers.fleet_gauges import follow_fleet
 from controller.reconcilers.garbage import GarbageReconciler
 from controller.reconcilers.health import HealthReconciler
+from controller.reconcilers.identity import IdentityReconciler
 from controller.reconcilers.model import ModelReconciler
 from controller.reconcilers.namespaces import NamespaceReconciler
 from controller.reconcilers.placement import PlacementReconciler
@@ -30,6 +31,7 @@ from controller.reconcilers.views import (
     BY_MODEL,
     BY_REVISION,
     Blobs,
+    Identities,
     Offers,
     PresenceReader,
     Sessions,
@@ -55,14 +57,13 @@ MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 class Loops:
     """The queues of all loops, for facts that no store holds."""
 
-    def __init__(self, health: WorkQueue, assignments: WorkQueue) -> None:
-        self._health: Final = health
-        self._assignments: Final = assignments
+    def __init__(self, *of_boards: WorkQueue) -> None:
+        self._of_boards: Final = of_boards
 
     def wake_board(self, board: str) -> None:
-        """Look at the board again, because its presence has changed. Does not block."""
-        self._health.add(Ref(Board.resource.name, "", board))
-        self._assignments.add(Ref(Board.resource.name, "", board))
+        """Look at the board again, because its presence has changed or somebody was refused. Does not block."""
+        for queue in self._of_boards:
+            queue.add(Ref(Board.resource.name, "", board))
 
 
 def add_loops(
@@ -76,6 +77,7 @@ def add_loops(
     minter: AssignmentMinter,
     sessions: Sessions,
     offers: Offers,
+    identities: Identities,
     blobs: Blobs,
     metrics: Metrics | None = None,
 ) -> Loops:
@@ -91,6 +93,7 @@ def add_loops(
         minter: Numbers assignments; the same that the hub asks at the start of a session.
         sessions: Who is in session.
         offers: Takes assignments to boards.
+        identities: Who holds sessions, and who was refused.
         blobs: What the registry holds.
         metrics: Counts what caches do, and shows the fleet as they know it.
     """
@@ -103,6 +106,8 @@ def add_loops(
         "assignment", AssignmentReconciler(minter, offers, presence), *_assignment_sources(views), workers=BOARDS_AT_ONCE
     )
     health = manager.add("health", HealthReconciler(views, presence, applier), Source(views.boards, itself), workers=BOARDS_AT_ONCE)
+    identity = IdentityReconciler(store, identities, applier, clock)
+    revocation = manager.add("identity", identity, Source(views.boards, _of_identity), workers=BOARDS_AT_ONCE)
     garbage = GarbageReconciler(views, store, registry, applier)
     manager.add("garbage", garbage, *(Source(cache, _garbage(garbage, registry)) for cache in views))
     manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
@@ -110,7 +115,7 @@ def add_loops(
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
     if metrics is not None:
         follow_fleet(views, metrics)
-    return Loops(health, assignments)
+    return Loops(health, assignments, revocation)
 
 
 # ---- Deployment ----------------------------------------------------------------------------------------------------------------
@@ -187,6 +192,13 @@ def _assignment_sources(views: Views) -> Iterator[Source]:
     yield Source(views.replicas, of_replica)
     yield Source(views.deployments, of_deployment)
     yield Source(views.models, of_model)
+    yield Source(views.boards, _of_tuning)
+
+
+def _of_tuning(old: Board | None, new: Board | None) -> Iterable[Ref]:
+    """Yield a board whose tuning was changed; one that is seen for the first time gets its assignment when it opens a session."""
+    if old is not None and new is not None and old.spec.tuning != new.spec.tuning:
+        yield new.ref
 
 
 def _users(views: Views, model: Model) -> Iterator[Replica]:
@@ -202,6 +214,19 @@ def _boards_of(replicas: Iterable[Replica]) -> Iterable[Ref]:
 def _once(keys: Iterable[Ref]) -> Iterable[Ref]:
     """Return each key once, in the order in which it first came: a set's order would differ from process to process."""
     return dict.fromkeys(keys)
+
+
+# ---- Identity ------------------------------------------------------------------------------------------------------------------
+
+
+def _of_identity(old: Board | None, new: Board | None) -> Iterable[Ref]:
+    """Wake the identity loop by boards that come, go or are bound anew: reports of boards do none of it."""
+    if (board := new or old) is not None and _identity(old) != _identity(new):
+        yield board.ref
+
+
+def _identity(board: Board | None) -> object:
+    return (board.metadata.uid, board.metadata.annotations) if board else None
 
 
 # ---- Garbage and models ----------------------------------------------------------------------------------------------------------

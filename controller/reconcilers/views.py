@@ -15,6 +15,7 @@ import msgspec
 from controller.machinery.cache import Cache
 from controller.planning.assignment import Offer
 from controller.planning.health import Presence
+from controller.planning.identity import Attempt, Held
 from controller.store.base import Store
 from rkfleet import conditions
 from rkfleet.clock import Clock
@@ -23,8 +24,8 @@ from rkfleet.kinds.base import Object
 from rkfleet.metrics import Metrics
 
 __all__ = [
-    "BY_BOARD", "BY_DEPLOYMENT", "BY_MODEL", "BY_OWNER", "BY_REVISION", "BY_SCHEDULING", "UNSCHEDULED", "Blobs", "Offers", "PresenceReader",
-    "Sessions", "Views", "by_name", "make_views", "scoped",
+    "BY_BOARD", "BY_DEPLOYMENT", "BY_MODEL", "BY_OWNER", "BY_REVISION", "BY_SCHEDULING", "UNSCHEDULED", "Blobs", "Identities", "Offers",
+    "PresenceReader", "Sessions", "Views", "by_name", "make_views", "scoped",
 ]  # fmt: skip
 
 BY_BOARD: Final = "board"
@@ -52,6 +53,22 @@ class Offers(Protocol):
 
     def offer(self, board: str, offer: Offer) -> None:
         """Offer it to the board if that is in session; the newest replaces all before."""
+        ...
+
+
+class Identities(Protocol):
+    """Who holds sessions, and who was refused; the hub is one."""
+
+    def held(self, board: str) -> Held | None:
+        """Return the session that the board holds, or None."""
+        ...
+
+    def attempt(self, board: str) -> Attempt | None:
+        """Return the last refused use of the board's certificate by somebody else, or None."""
+        ...
+
+    def revoke(self, board: str, message: str) -> None:
+        """End the board's session, if it has one, and tell it why."""
         ...
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controller.sessions.stream import HeardEntry
 from controller.sessions.taking import Taken
 from controller.store.base import Store
 from rkfleet.clock import Clock, format_time, parse_time
@@ -32,7 +33,9 @@ from rkfleet.report import LogEntry
 
 __all__ = ["BoardLog"]
 
-TIME_TRUSTED: Final = timedelta(hours=1)  # A board without a clock says 1970; beyond an hour its time is worse than that of arrival.
+# Of an entry whose age the board does not say (agents of before that, a reboot without a clock): a board without a clock says 1970, and
+# beyond an hour its time is worse than that of arrival.
+TIME_TRUSTED: Final = timedelta(hours=1)
 MESSAGE_LENGTH_MAX: Final = 1024  # As Kubernetes' event validation (`core/validation/events.go`, NoteLengthLimit).
 NAME_PREFIX_LENGTH_MAX: Final = 200  # With the 17 characters of the suffix below the 253 that a name may have.
 BOARD_EVENTS_NAMESPACE: Final = "default"  # Where Kubernetes keeps the events of cluster-scoped objects.
@@ -48,25 +51,26 @@ class BoardLog:
         self._taken: Final = taken
         self._new_uid: Final = new_uid
 
-    async def keep(self, entries: Sequence[LogEntry]) -> int:
+    async def keep(self, entries: Sequence[HeardEntry]) -> int:
         """Store every entry and return the sequence of the last.
 
         Raises:
             Unavailable: The store cannot write; nothing may be acknowledged, and the same entries may be given again.
         """
-        results = await asyncio.gather(*(self._keep(entry) for entry in entries), return_exceptions=True)
+        results = await asyncio.gather(*(self._keep(heard) for heard in entries), return_exceptions=True)
         for failure in results:
             if failure is not None:
                 raise failure
-        return max(entry.sequence for entry in entries)
+        return max(heard.entry.sequence for heard in entries)
 
-    async def _keep(self, entry: LogEntry) -> None:
+    async def _keep(self, heard: HeardEntry) -> None:
+        entry = heard.entry
         about, resource, uid = await self._subject(entry)
         content = msgspec.json.encode((self._taken.uid, entry.sequence, entry.time, entry.reason, entry.message))
         name = f"{about.name[:NAME_PREFIX_LENGTH_MAX].rstrip('.-')}.{hashlib.sha256(content).hexdigest()[:16]}"
         ref = Ref(Event.resource.name, about.namespace or BOARD_EVENTS_NAMESPACE, name)
         with contextlib.suppress(AlreadyExists):  # Stored before; the acknowledgement was lost.
-            await self._store.create(ref, self._event(ref, about, resource, uid, entry))
+            await self._store.create(ref, self._event(ref, about, resource, uid, heard))
 
     async def _subject(self, entry: LogEntry) -> tuple[Ref, Resource, str]:
         """Return what the entry is about: the Replica that it names if that is or was this board's, else the Board."""
@@ -82,9 +86,9 @@ class BoardLog:
             return board, Board.resource, self._taken.uid
         return replica, Replica.resource, entry.replica_uid
 
-    def _event(self, ref: Ref, about: Ref, resource: Resource, uid: str, entry: LogEntry) -> dict[str, Any]:
-        now = self._clock.now()
-        happened = format_time(_trusted(entry.time, now))
+    def _event(self, ref: Ref, about: Ref, resource: Resource, uid: str, heard: HeardEntry) -> dict[str, Any]:
+        now, entry = self._clock.now(), heard.entry
+        happened = format_time(heard.happened or _trusted(entry.time, now))
         return {
             "apiVersion": Event.resource.api_version,
             "kind": Event.resource.kind,

@@ -17,16 +17,17 @@ from typing import Final
 
 import msgspec
 
+from controller.planning.identity import deleted
 from controller.sessions import goodbyes
 from controller.sessions.board_log import BoardLog
-from controller.sessions.seams import Offer, Seams
+from controller.sessions.seams import Offer, Seams, TimedSample
 from controller.sessions.status_writer import StatusWriter
 from controller.sessions.stream import Stream
 from controller.sessions.taking import Taken
 from controller.trust.pki import Peer
 from rkfleet import metric_names
 from rkfleet.errors import BadRequest, Conflict, FleetError, NotFound, ResourceExhausted, Unavailable
-from rkfleet.session import AssignmentOffer, Grant, Hello, LogChunk, LogRequest, Verdict
+from rkfleet.session import AssignmentOffer, Grant, Hello, LogChunk, LogRequest, Report, Verdict
 
 __all__ = ["AskLog", "Holder"]
 
@@ -35,6 +36,7 @@ AskLog = Callable[[LogRequest], Awaitable[LogChunk]]
 
 LOGS_OPEN_MAX: Final = 4  # Readers share the board's chunks; half of what the protocol allows, because cancelled requests count there.
 DROPPED_REASON: Final = "LogEntriesDropped"
+SAMPLES_DROPPED_REASON: Final = "SamplesDropped"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Holder:
         self._board_log: Final = BoardLog(seams.store, seams.clock, taken, seams.new_uid)
         self._begun = False
         self._dropped = 0
+        self._samples_dropped = 0
         self._refused_until: float | None = None
         self._logs_open = 0
         self.taken: Final = taken
@@ -69,6 +72,11 @@ class Holder:
         if self.offered is None or self.offered.number < offer.number:
             self.offered = AssignmentOffer(number=offer.number, body=offer.body, sha256=offer.sha256)
         return self.offered
+
+    @property
+    def key_sha256(self) -> str:
+        """Hash of the key by which it holds the session."""
+        return self._peer.key_sha256
 
     @contextlib.contextmanager
     def open_log(self) -> Iterator[AskLog]:
@@ -110,7 +118,15 @@ class Holder:
     async def _deal(self) -> bool:
         """Deal with everything that waits, and return whether nothing must be tried again."""
         done = True
-        for duty in (self._answer_grants, self._settle, self._begin_offers, self._write_answer, self._write_report, self._keep_log):
+        for duty in (
+            self._answer_grants,
+            self._settle,
+            self._begin_offers,
+            self._write_answer,
+            self._write_report,
+            self._keep_log,
+            self._keep_samples,
+        ):
             if self.stream.left:  # Superseded, for example: what this stream still brings is late.
                 return True
             done &= await self._stored(duty())
@@ -122,8 +138,8 @@ class Holder:
             await duty
         except Conflict as error:
             self.stream.leave(goodbyes.superseded(error.message))
-        except NotFound as error:
-            self.stream.leave(goodbyes.revoked(error.message))
+        except NotFound:
+            self.stream.leave(goodbyes.revoked(deleted(self.taken.board)))
         except FleetError as error:
             _log.warning("not stored", extra={"board": self.taken.board, "reason": error.message})
             return not error.retryable
@@ -172,20 +188,32 @@ class Holder:
     async def _write_report(self) -> None:
         if (report := self.stream.report) is None:
             return
-        if report.log_dropped > self._dropped:
-            self._dropped = report.log_dropped
-            self._note_dropped()
+        self._note_dropped(report)
         await self._writer.write(report.state)
         if self.stream.report is report:
             self.stream.report = None
 
     async def _keep_log(self) -> None:
         if self.stream.log:
-            self.stream.acknowledge(await self._board_log.keep(self.stream.log))
+            self.stream.acknowledge(log_sequence=await self._board_log.keep(self.stream.log))
 
-    def _note_dropped(self) -> None:
-        message = f"{self._dropped} log entries of board {self.taken.board} were lost to the bound of its log since its agent started"
-        self._seams.note(self.taken.board, self.taken.uid, "Warning", DROPPED_REASON, message)
+    async def _keep_samples(self) -> None:
+        if self._seams.samples is not None and (heard := self.stream.samples):
+            taken = [TimedSample(taken, sample.readings) for sample, taken in heard if taken is not None]
+            await asyncio.to_thread(self._seams.samples.keep, self.taken.board, self.taken.uid, taken)
+            self.stream.acknowledge(sample_sequence=heard[-1].sample.sequence)
+
+    def _note_dropped(self, report: Report) -> None:
+        """Tell that a board had to forget what it would have told."""
+        board, uid = self.taken.board, self.taken.uid
+        if report.log_dropped > self._dropped:
+            self._dropped = report.log_dropped
+            message = f"{self._dropped} log entries of board {board} were lost to the bound of its log since its agent started"
+            self._seams.note(board, uid, "Warning", DROPPED_REASON, message)
+        if report.samples_dropped > self._samples_dropped:
+            self._samples_dropped = report.samples_dropped
+            message = f"{self._samples_dropped} samples of board {board} were lost to the bounds of its ring since its agent started"
+            self._seams.note(board, uid, "Warning", SAMPLES_DROPPED_REASON, message)
 
     def _count_write(self, kind: str) -> None:
         self._seams.metrics.counter(metric_names.STATUS_WRITES, kind=kind).inc()

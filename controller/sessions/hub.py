@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
+from controller.planning.identity import CONFLICT_SECONDS, Attempt, Held
 from controller.sessions import goodbyes
 from controller.sessions.holder import AskLog, Holder
 from controller.sessions.seams import Offer, Seams
@@ -38,6 +39,14 @@ LET_IN_AT_ONCE: Final = 64
 _log: Final = logging.getLogger(__name__)
 
 
+class _Refused(NamedTuple):
+    """The last use of a board's certificate by somebody else, and when (monotonic)."""
+
+    reason: str
+    message: str
+    at: float
+
+
 class Hub:
     """All sessions of one controller process.
 
@@ -55,6 +64,7 @@ class Hub:
         self._in_session: Final[dict[str, Holder]] = {}
         self._last_seen: Final[dict[str, float]] = {}
         self._boots: Final[dict[str, str]] = {}
+        self._refused: Final[dict[str, _Refused]] = {}
         self._streams: Final[dict[Stream, None]] = {}  # A set that keeps its order.
         self._doors: Final = asyncio.Semaphore(LET_IN_AT_ONCE)
         self._closing = False
@@ -84,6 +94,24 @@ class Hub:
             raise Unavailable(f"board {board} is not in session, so nobody can ask it for logs; see: rkfleet describe board {board}")
         with holder.open_log() as ask:
             yield ask
+
+    def held(self, board: str) -> Held | None:
+        """Return the session that the board holds, or None."""
+        holder = self._in_session.get(board)
+        return Held(uid=holder.taken.uid, key_sha256=holder.key_sha256) if holder else None
+
+    def attempt(self, board: str) -> Attempt | None:
+        """Return the last refused use of the board's certificate by somebody else, or None."""
+        refused = self._refused.get(board)
+        if refused is None:
+            return None
+        return Attempt(reason=refused.reason, message=refused.message, seconds=self._seams.clock.monotonic() - refused.at)
+
+    def revoke(self, board: str, message: str) -> None:
+        """End the board's session, if it has one, and tell it why."""
+        if holder := self._in_session.get(board):
+            _log.warning("session revoked", extra={"board": board, "reason": message})
+            holder.stream.leave(goodbyes.revoked(message))
 
     async def assignment_of(self, board: str) -> Assignment | None:
         """Return what the board in session was offered last, or None; what it may fetch is decided by this."""
@@ -141,6 +169,8 @@ class Hub:
                 session_number=taken.number,
                 heartbeat_seconds=tempo.heartbeat_seconds,
                 report_interval_seconds_min=tempo.report_interval_seconds_min,
+                time=seams.clock.now(),
+                keeps_samples=seams.samples is not None,
             )
         )
         await holder.begin()
@@ -149,8 +179,17 @@ class Hub:
     def _refuse(self, peer: Peer, stream: Stream, refusal: FleetError) -> None:
         _log.warning("board refused", extra={"board": peer.name, "reason": refusal.message})
         if isinstance(refusal, IdentityConflict):
-            self._seams.note(peer.name, refusal.board.uid, "Warning", CONFLICT_REASON, refusal.message)
+            self._note_refused(peer.name, refusal)
         stream.leave(goodbyes.goodbye_for(refusal))
+
+    def _note_refused(self, board: str, refusal: IdentityConflict) -> None:
+        """Show the attempt on the Board, as a condition and as an Event; those of boards that were left alone since are forgotten."""
+        now = self._seams.clock.monotonic()
+        for name in [name for name, one in self._refused.items() if now - one.at > 2 * CONFLICT_SECONDS]:
+            del self._refused[name]
+        self._refused[board] = _Refused(refusal.reason, refusal.message, now)
+        self._seams.note(board, refusal.board.uid, "Warning", CONFLICT_REASON, refusal.message)
+        self._seams.on_presence(board)
 
     def _hold(self, holder: Holder) -> None:
         """Make this the board's session and end the one before."""

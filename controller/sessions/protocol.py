@@ -65,6 +65,8 @@ class ControllerSession:
         self._refused = False
         self._log_heard = 0
         self._log_acknowledged = 0
+        self._samples_heard = 0
+        self._samples_acknowledged = 0
         self._grants: set[int] = set()
         self._grant_last = 0
         self._answers_logs = False
@@ -114,6 +116,7 @@ class ControllerSession:
                 self._send_waiting_offer()
             case Report():
                 self._note_log(message)
+                self._note_samples(message)
             case GrantRequest(request_id=request_id):
                 self._note_grant_request(request_id)
             case LogChunk(request_id=request_id) if request_id not in self._log_requests:
@@ -141,11 +144,12 @@ class ControllerSession:
             self._waiting = self._offered
             self._send_waiting_offer()
 
-    def acknowledge(self, log_sequence: int) -> None:
-        """Say that the log is stored up to and including this sequence."""
-        if log_sequence > self._log_acknowledged:
-            self._log_acknowledged = log_sequence
-            self._send(ReportAck(log_sequence=log_sequence))
+    def acknowledge(self, *, log_sequence: int = 0, sample_sequence: int = 0) -> None:
+        """Say that log or samples are stored up to and including these sequences."""
+        if log_sequence > self._log_acknowledged or sample_sequence > self._samples_acknowledged:
+            self._log_acknowledged = max(self._log_acknowledged, log_sequence)
+            self._samples_acknowledged = max(self._samples_acknowledged, sample_sequence)
+            self._send(ReportAck(log_sequence=self._log_acknowledged, sample_sequence=self._samples_acknowledged))
 
     def grant(self, grant: Grant) -> None:
         """Answer a GrantRequest."""
@@ -208,6 +212,12 @@ class ControllerSession:
             self._log_heard = entry.sequence
         if len(report.log) > LOG_ENTRIES_MAX:
             raise BadRequest(f"a report carries {len(report.log)} log entries, at most {LOG_ENTRIES_MAX} are allowed")
+
+    def _note_samples(self, report: Report) -> None:
+        for sample in report.samples:
+            if sample.sequence <= self._samples_heard:
+                raise BadRequest(f"sample {sample.sequence} came after {self._samples_heard}")
+            self._samples_heard = sample.sequence
 
     def _note_grant_request(self, request_id: int) -> None:
         if request_id <= self._grant_last:

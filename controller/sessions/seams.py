@@ -7,9 +7,10 @@ The assignment loop, the registry's token issuer, the event recorder and the joi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,7 +21,7 @@ from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
 from rkfleet.session import Grant
 
-__all__ = ["AssignmentMinter", "GrantIssuer", "Offer", "Record", "Seams", "Settle", "Tempo"]
+__all__ = ["AssignmentMinter", "GrantIssuer", "Offer", "Record", "SampleKeeper", "Seams", "Settle", "Tempo", "TimedSample"]
 
 
 class Tempo(msgspec.Struct, frozen=True):
@@ -99,6 +100,25 @@ class Settle(Protocol):
         ...
 
 
+class TimedSample(NamedTuple):
+    """Figures of a board at a moment by this controller's clock: series as Prometheus writes them, and their values."""
+
+    taken: datetime
+    readings: tuple[tuple[str, float], ...]
+
+
+class SampleKeeper(Protocol):
+    """Keeps samples of outages; implemented by `controller/outages.py`."""
+
+    def keep(self, board: str, uid: str, samples: Sequence[TimedSample]) -> None:
+        """Keep the samples of a Board, oldest first; may block for the disk, and passes over those that it has.
+
+        Raises:
+            Unavailable: The disk refuses; the same may be given again.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seams:
     """Everything that sessions hold of others.
@@ -113,8 +133,9 @@ class Seams:
         tokens: Join tokens that a first session uses up.
         record: Notes Events.
         metrics: Where sessions, messages and writes are counted.
-        on_presence: Called with a board's name whenever its presence changed; must not block.
+        on_presence: Called with a board's name whenever its presence changed or somebody else was refused; must not block.
         tempo: Heartbeat, report interval and pauses.
+        samples: Keeps samples of outages; None takes none, and boards are told so.
     """
 
     store: Store
@@ -128,6 +149,7 @@ class Seams:
     metrics: Metrics
     on_presence: Callable[[str], None]
     tempo: Tempo = field(default_factory=Tempo)
+    samples: SampleKeeper | None = None
 
     def note(self, board: str, uid: str, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Note an Event about a Board."""

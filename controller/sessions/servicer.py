@@ -77,9 +77,9 @@ async def serve_sessions(hub: Hub, pki: Pki, host: str, port: int, metrics: Metr
 
 
 def _credentials(pki: Pki) -> grpc.ServerCredentials:
-    certificate_file, key_file = pki.server_files("controller")
+    _, key_file = pki.server_files("controller")
     return grpc.ssl_server_credentials(
-        [(key_file.read_bytes(), certificate_file.read_bytes())],
+        [(key_file.read_bytes(), pki.session_pem())],
         root_certificates=pki.ca_pem("boards").encode(),
         require_client_auth=True,
     )

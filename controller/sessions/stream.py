@@ -10,13 +10,14 @@ A controller holds five thousand of these: three tasks and three events each, ev
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple, Protocol
 
 from controller.sessions import goodbyes
 from controller.sessions.protocol import ControllerSession
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, ResourceExhausted, Unavailable
-from rkfleet.report import LOG_ENTRIES_MAX, LogEntry
+from rkfleet.report import LOG_ENTRIES_MAX, SAMPLES_PER_REPORT_MAX, LogEntry, Sample
 from rkfleet.session import (
     AssignmentAnswer,
     AssignmentOffer,
@@ -32,9 +33,11 @@ from rkfleet.session import (
     Welcome,
 )
 
-__all__ = ["GOODBYE_SECONDS_MAX", "Link", "Stream"]
+__all__ = ["GOODBYE_SECONDS_MAX", "HeardEntry", "HeardSample", "Link", "Stream"]
 
 GOODBYE_SECONDS_MAX: Final = 0.5  # A half-open peer takes no Goodbye; its successor must not wait, and has it within a second.
+
+AGE_SECONDS_MAX: Final = 31 * 86400.0  # A board keeps what it has to tell for a month; a greater age is a mistake.
 
 
 class Link(Protocol):
@@ -58,6 +61,20 @@ class Link(Protocol):
         ...
 
 
+class HeardEntry(NamedTuple):
+    """An entry of a board's log, and when it happened by this clock; None if the board could not say how long ago that was."""
+
+    entry: LogEntry
+    happened: datetime | None
+
+
+class HeardSample(NamedTuple):
+    """A sample of an outage, and when it was taken by this clock; None if that is too long ago to be true."""
+
+    sample: Sample
+    taken: datetime | None
+
+
 class Stream:
     """The pump; `run` it, and everything else may be called from the same event loop.
 
@@ -67,6 +84,7 @@ class Stream:
         report: The latest report that nobody took.
         answer: The latest answer that nobody took.
         log: Entries that are not stored yet. While the store is away the oldest beyond the agent's own bound go.
+        samples: Samples of an outage that are not stored yet; the board sends more when these are acknowledged.
         grants: Requests that are not answered yet; bounded by the protocol.
         over: Set when nothing more will be read or written.
         ended_by: Goodbye of either end; None while it goes on and for a stream that broke.
@@ -85,7 +103,8 @@ class Stream:
         self.hello: Hello | None = None
         self.report: Report | None = None
         self.answer: AssignmentAnswer | None = None
-        self.log: list[LogEntry] = []
+        self.log: list[HeardEntry] = []
+        self.samples: list[HeardSample] = []
         self.grants: list[GrantRequest] = []
         self.over: Final = asyncio.Event()
         self.ended_by: Goodbye | None = None
@@ -131,11 +150,12 @@ class Stream:
             self._session.offer_again()
             self._to_send.set()
 
-    def acknowledge(self, log_sequence: int) -> None:
-        """Forget the log up to and including this sequence, and say that it is stored."""
-        self.log = [entry for entry in self.log if entry.sequence > log_sequence]
+    def acknowledge(self, *, log_sequence: int = 0, sample_sequence: int = 0) -> None:
+        """Forget log and samples up to and including these sequences, and say that they are stored."""
+        self.log = [heard for heard in self.log if heard.entry.sequence > log_sequence]
+        self.samples = [heard for heard in self.samples if heard.sample.sequence > sample_sequence]
         if not self._session.left:
-            self._session.acknowledge(log_sequence)
+            self._session.acknowledge(log_sequence=log_sequence, sample_sequence=sample_sequence)
             self._to_send.set()
 
     def grant(self, grant: Grant) -> None:
@@ -197,8 +217,7 @@ class Stream:
                 self.answer = message
             case Report():
                 self.report = message
-                if message.log:
-                    self.log = [*self.log, *message.log][-LOG_ENTRIES_MAX:]
+                self._keep_past(message)
             case GrantRequest():
                 self.grants.append(message)
             case LogChunk(request_id=request_id):
@@ -210,6 +229,16 @@ class Stream:
                 self.ended_by = self.ended_by or message
                 self.over.set()
         self.news.set()
+
+    def _keep_past(self, report: Report) -> None:
+        """Keep what a report says about the past, counted back from now: the store may take a while to have it."""
+        now = self._clock.now()
+        if report.log:
+            heard = [HeardEntry(entry, _ago(entry.age_seconds, now)) for entry in report.log]
+            self.log = [*self.log, *heard][-LOG_ENTRIES_MAX:]
+        if report.samples:
+            sampled = [HeardSample(sample, _ago(sample.age_seconds, now)) for sample in report.samples]
+            self.samples = [*self.samples, *sampled][-SAMPLES_PER_REPORT_MAX:]
 
     def _end_log_waits(self) -> None:
         for wait in self._log_waits.values():
@@ -249,3 +278,7 @@ class Stream:
     async def _bound_goodbye(self) -> None:
         await self._clock.sleep(GOODBYE_SECONDS_MAX)
         self.over.set()
+
+
+def _ago(age_seconds: float | None, now: datetime) -> datetime | None:
+    return now - timedelta(seconds=age_seconds) if age_seconds is not None and age_seconds <= AGE_SECONDS_MAX else None

@@ -3,8 +3,9 @@
 In: the name in the certificate and the Hello. Out: `Taken`, written to `Board.status.session` by compare-and-set, or the reason of the
 refusal. Called by the hub for every stream. It stands apart because it is the whole of "who may be here": fleet, Board, key, machine.
 
-The machine is bound by enrolment, or by the first session when an operator removed the binding. Whoever comes with a copied certificate
-from another machine is refused before the holder of the session notices anything.
+The key is bound by enrolment and by nothing else: a Board that was deleted and made again by hand admits nobody. The machine is bound by
+enrolment, or by the first session when an operator removed the binding. Whoever comes with a copied certificate from another machine is
+refused before the holder of the session notices anything.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
+from controller.planning.identity import join_again
 from controller.store.base import Item, Store, decode_item
 from controller.trust.binding import MACHINE_ANNOTATION, Binding, binding_of
 from controller.trust.pki import Peer
+from rkfleet import conditions
 from rkfleet.clock import Clock
+from rkfleet.conditions import explain
 from rkfleet.errors import BadRequest, Conflict, NotFound, PermissionDenied
 from rkfleet.kinds.board import Board
 from rkfleet.meta import LABEL_SIMULATED, LABEL_SOC, Ref, check_label_value
@@ -34,11 +38,13 @@ class IdentityConflict(PermissionDenied):
 
     Attributes:
         board: The Board that it claims to be.
+        reason: OtherMachine or OtherKey.
     """
 
-    def __init__(self, message: str, board: Item) -> None:
+    def __init__(self, message: str, board: Item, reason: str) -> None:
         super().__init__(message)
         self.board: Final = board
+        self.reason: Final = reason
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -114,19 +120,25 @@ async def _get(store: Store, name: str) -> Item:
     try:
         return await store.get(board_ref(name))
     except NotFound as error:
-        raise PermissionDenied(f"board {name} does not exist here (any more); join again with a new token") from error
+        raise PermissionDenied(f"board {name} does not exist here (any more), so its key is revoked; {join_again(name)}") from error
 
 
 def _check_identity(board: Item, peer: Peer, hello: Hello) -> None:
     bound = binding_of(board)
-    if bound.key_sha256 and bound.key_sha256 != peer.key_sha256:
-        raise IdentityConflict(f"board {peer.name} joined anew with another key; this certificate is revoked", board)
-    if bound.machine_id and bound.machine_id != hello.machine_id:
-        raise IdentityConflict(
-            f"the certificate of board {peer.name} was used by another machine ({hello.machine_id or 'without identity'});"
-            f" if the board moved there: kubectl annotate board {peer.name} {MACHINE_ANNOTATION}-",
-            board,
+    if not bound.key_sha256:
+        raise PermissionDenied(f"board {peer.name} was made by hand and is bound to no key; {join_again(peer.name)}")
+    if bound.key_sha256 != peer.key_sha256:
+        message = explain(
+            f"board {peer.name} joined anew with another key; a certificate over the one before, which is revoked, was used and refused",
+            f"kubectl delete board {peer.name} (if the new one is not yours)",
         )
+        raise IdentityConflict(message, board, conditions.OTHER_KEY)
+    if bound.machine_id and bound.machine_id != hello.machine_id:
+        message = explain(
+            f"the certificate of board {peer.name} was used by another machine ({hello.machine_id or 'without identity'}) and refused",
+            f"kubectl annotate board {peer.name} {MACHINE_ANNOTATION}- (if the board moved there)",
+        )
+        raise IdentityConflict(message, board, conditions.OTHER_MACHINE)
 
 
 async def _bind(store: Store, board: Item, peer: Peer, hello: Hello, clock: Clock) -> None:

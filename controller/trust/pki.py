@@ -7,7 +7,9 @@ There is one issuing CA per class of caller: *servers* (controller, registry, se
 *gateways* (serving listeners). Each port trusts exactly one, so TLS itself tells a gateway from a board. All keys are P-256.
 
 notBefore of every certificate is `NOT_BEFORE`, because a board without a battery starts its clock there and must trust its controller
-before it knows the time. Board certificates end a year after issue by the controller's clock, and only that clock judges them.
+before it knows the time. Certificates of boards and gateways end 90 days after issue by the controller's clock, and only that clock judges
+them. The session listener shows a certificate that ends with its CA: gRPC has a board judge it by the board's own clock, which may be years
+ahead.
 
 Sources: RFC 5280 (profile; 4.2.1.2 for key identifiers), RFC 7469 section 2.4 (a pin is the SHA-256 of the SubjectPublicKeyInfo).
 """
@@ -32,11 +34,12 @@ from controller.trust.files import make_private_directory, write_private
 from rkfleet.enrolment import server_name, serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 
-__all__ = ["NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "read_peer", "read_request"]
+__all__ = ["MEMBER_LIFETIME", "NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "read_peer", "read_request"]
 
 NOT_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 CA_YEARS: Final = 30  # A CA is replaced by people, not by a date: its key hash stands in join commands.
-LEAF_LIFETIME: Final = timedelta(days=365)  # Until certificates are renewed by the known key.
+MEMBER_LIFETIME: Final = timedelta(days=90)  # Of boards and gateways, which renew them from day 60 on by the known key.
+SERVER_LIFETIME: Final = timedelta(days=365)
 RENEW_BEFORE: Final = timedelta(days=180)  # Server certificates are made anew at a start in the second half of their life.
 REQUEST_LENGTH_MAX: Final = 8192  # A P-256 request is 500 bytes.
 
@@ -65,6 +68,14 @@ class PublicKey(NamedTuple):
 
     key: ec.EllipticCurvePublicKey
     sha256: str
+
+    def has_signed(self, statement: bytes, signature: bytes) -> bool:
+        """Return whether this is the key's signature over the statement: ECDSA with SHA-256."""
+        try:
+            self.key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
 
 
 class _Authority(NamedTuple):
@@ -139,19 +150,61 @@ class Pki:
             if not target.exists() or target.read_bytes() != content:
                 write_private(target, content)
 
+    def server_expiry(self, server: Literal["controller", "registry"]) -> datetime:
+        """Return when the certificate of a server ends."""
+        return _load_certificate(self.server_files(server)[0]).not_valid_after_utc
+
+    def session_pem(self) -> bytes:
+        """Return a certificate of the session listener over the controller's key, for its own name, which ends with the CA."""
+        authority = self._authorities["servers"]
+        key = _ensure_key(self.server_files("controller")[1])
+        names, until = [x509.DNSName(server_name("controller", self.fleet_id))], authority.certificate.not_valid_after_utc
+        made = _issue(authority, key.public_key(), "controller", names, usage=ExtendedKeyUsageOID.SERVER_AUTH, until=until)
+        return _pem(made).encode()
+
+    def issued_to(self, class_: Class, certificate_pem: bytes) -> Peer:
+        """Return whom a certificate names that a CA of this fleet has issued, also if it has ended.
+
+        Raises:
+            Unauthenticated: It names nobody, or was not issued by the CA of this class.
+        """
+        peer = read_peer(certificate_pem)
+        try:
+            x509.load_pem_x509_certificate(certificate_pem).verify_directly_issued_by(self._authorities[class_].certificate)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise Unauthenticated(
+                f"the certificate of {peer.class_}/{peer.name} was not issued by the {class_} CA of this fleet"
+            ) from error
+        return peer
+
     def issue_board(self, name: str, key: PublicKey, now: datetime) -> BoardCertificates:
         """Return the certificates of a board over the key of its request; the names in a request are not looked at."""
         uri = x509.UniformResourceIdentifier(f"rkfleet://{self.fleet_id}/boards/{name}")
         serving = x509.DNSName(serving_name(name, self.fleet_id))
         return BoardCertificates(
-            client=_pem(_issue(self._authorities["boards"], key.key, name, [uri], usage=ExtendedKeyUsageOID.CLIENT_AUTH, now=now)),
-            serving=_pem(_issue(self._authorities["servers"], key.key, name, [serving], usage=ExtendedKeyUsageOID.SERVER_AUTH, now=now)),
+            client=_pem(
+                _issue(
+                    self._authorities["boards"], key.key, name, [uri], usage=ExtendedKeyUsageOID.CLIENT_AUTH, until=now + MEMBER_LIFETIME
+                )
+            ),
+            serving=_pem(
+                _issue(
+                    self._authorities["servers"],
+                    key.key,
+                    name,
+                    [serving],
+                    usage=ExtendedKeyUsageOID.SERVER_AUTH,
+                    until=now + MEMBER_LIFETIME,
+                )
+            ),
         )
 
     def issue_gateway(self, name: str, key: PublicKey, now: datetime) -> str:
         """Return the certificate by which a gateway proves itself to boards."""
         uri = x509.UniformResourceIdentifier(f"rkfleet://{self.fleet_id}/gateways/{name}")
-        return _pem(_issue(self._authorities["gateways"], key.key, name, [uri], usage=ExtendedKeyUsageOID.CLIENT_AUTH, now=now))
+        return _pem(
+            _issue(self._authorities["gateways"], key.key, name, [uri], usage=ExtendedKeyUsageOID.CLIENT_AUTH, until=now + MEMBER_LIFETIME)
+        )
 
     def _ensure_server(self, server: Literal["controller", "registry"], hosts: Sequence[str], now: datetime) -> None:
         certificate_file, key_file = self.server_files(server)
@@ -162,7 +215,14 @@ class Pki:
             fresh = found.not_valid_after_utc - now > RENEW_BEFORE
             if fresh and set(_alternative_names(found)) >= set(names) and found.issuer == self._authorities["servers"].certificate.subject:
                 return
-        made = _issue(self._authorities["servers"], key.public_key(), server, names, usage=ExtendedKeyUsageOID.SERVER_AUTH, now=now)
+        made = _issue(
+            self._authorities["servers"],
+            key.public_key(),
+            server,
+            names,
+            usage=ExtendedKeyUsageOID.SERVER_AUTH,
+            until=now + SERVER_LIFETIME,
+        )
         write_private(certificate_file, _pem(made).encode())
 
 
@@ -287,11 +347,11 @@ def _issue(
     names: Sequence[x509.GeneralName],
     *,
     usage: x509.ObjectIdentifier,
-    now: datetime,
+    until: datetime,
 ) -> x509.Certificate:
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     return (
-        _builder(_name(name), authority.certificate.subject, key, now + LEAF_LIFETIME)
+        _builder(_name(name), authority.certificate.subject, key, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from rkfleet.client import ApiClient
     from rkfleet.explanation import Explanation
 
-__all__ = ["app"]
+__all__ = ["Clocks", "app"]
+
+
+class Clocks(StrEnum):
+    """What `--clocks` takes: the values of `Board.spec.tuning.clocks`, as people type them."""
+
+    fixed = "fixed"
+    unmanaged = "unmanaged"
+
 
 app = typer.Typer(help="Boards of the fleet.", no_args_is_help=True)
 
@@ -75,6 +84,21 @@ def drain_boards(
 
     async def work(client: ApiClient) -> None:
         await drain.wait_until_empty(client, SystemClock(), names, timeout_seconds, say=_say, trouble=live.Outage(aloud=True))
+
+    with_client(kubeconfig, work)
+
+
+@app.command("samples")
+def samples(
+    name: Annotated[str, typer.Argument(help="Name of a Board.", autocompletion=completion.boards)],
+    *,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print what a board measured while it was away, as OpenMetrics with times, for `promtool tsdb create-blocks-from openmetrics`."""
+
+    async def work(client: ApiClient) -> None:
+        async for line in client.stream_text(f"/samples/v1alpha1/boards/{name}"):
+            print(line)
 
     with_client(kubeconfig, work)
 

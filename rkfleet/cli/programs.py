@@ -1,17 +1,18 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate`, `rkfleet simulated-runtime build`: become it.
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor`, `rkfleet simulated-runtime build`.
 
-Further words are the program's own.
+Each becomes the program; further words are the program's own.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "program_app", "simulate", "simulated_runtime_app"]
+__all__ = ["PROGRAMS", "doctor", "program_app", "simulate", "simulated_runtime_app"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
@@ -20,6 +21,12 @@ PROGRAMS: Final = {
     "gateway": ("gateway", "The OpenAI endpoint of the fleet."),
     "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
+
+_SERVICE_COMMANDS: Final = {
+    "install": "Make the agent a service of this system; see install --help.",
+    "uninstall": "Stop the service and remove what install wrote; see uninstall --help.",
+}
+_PASSED_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def program_app(name: str) -> typer.Typer:
@@ -31,14 +38,21 @@ def program_app(name: str) -> typer.Typer:
     def group() -> None:
         """Keep `run` a word of its own while it is the only command."""
 
-    @app.command(
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False, help="Run it; see run --help."
-    )
+    @app.command(context_settings=_PASSED_ON, add_help_option=False, help="Run it; see run --help.")
     def run(context: typer.Context) -> None:
         os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606 (the same interpreter)
 
+    for word, sentence in _SERVICE_COMMANDS.items() if name == "agent" else ():
+        app.command(word, context_settings=_PASSED_ON, add_help_option=False, help=sentence)(_service_command(word))
     group.__doc__ = help_text
     return app
+
+
+def _service_command(word: str) -> Callable[[typer.Context], None]:
+    def become(context: typer.Context) -> None:
+        os.execv(sys.executable, [sys.executable, "-m", "agent.packaging", word, *context.args])  # noqa: S606 (the same interpreter)
+
+    return become
 
 
 def simulate(context: typer.Context) -> None:
@@ -61,3 +75,8 @@ def simulated_runtime_app() -> typer.Typer:
 
     group.__doc__ = app.info.help
     return app
+
+
+def doctor(context: typer.Context) -> None:
+    """Say what is wrong with this board and what to type; needs no controller; see doctor --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "agent.doctor", *context.args])  # noqa: S606 (the same interpreter)

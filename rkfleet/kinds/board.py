@@ -182,9 +182,10 @@ class Board(Object, frozen=True, kw_only=True):
             "session": StatusOwner(fields=("session",)),
             "assignment": StatusOwner(fields=("assignment",)),
             "health": StatusOwner(fields=("observedGeneration",), conditions=("Ready",)),
+            "identity": StatusOwner(conditions=("IdentityConflict",)),
             "agent": StatusOwner(
                 fields=("soc", "simulated", "capacity", "allocatable", "versions", "runtimes", "servingEndpoint", "running"),
-                conditions=("MemoryPressure", "DiskPressure"),
+                conditions=("MemoryPressure", "DiskPressure", "LedgerDamaged", "NPUReady", "ThermalPressure", "ClocksPinned"),
             ),
         },
     )

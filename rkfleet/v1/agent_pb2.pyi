@@ -64,16 +64,20 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., fleet_id: _Optional[str] = ..., machine_id: _Optional[str] = ..., boot_id: _Optional[str] = ..., assignment_number: _Optional[int] = ..., assignment_sha256: _Optional[str] = ..., facts: _Optional[_Union[BoardFacts, _Mapping]] = ..., serving_url: _Optional[str] = ..., answers_logs: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("fleet_id", "session_number", "heartbeat_milliseconds", "report_interval_min_milliseconds")
+    __slots__ = ("fleet_id", "session_number", "heartbeat_milliseconds", "report_interval_min_milliseconds", "time_milliseconds", "keeps_samples")
     FLEET_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     REPORT_INTERVAL_MIN_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    TIME_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     fleet_id: str
     session_number: int
     heartbeat_milliseconds: int
     report_interval_min_milliseconds: int
-    def __init__(self, fleet_id: _Optional[str] = ..., session_number: _Optional[int] = ..., heartbeat_milliseconds: _Optional[int] = ..., report_interval_min_milliseconds: _Optional[int] = ...) -> None: ...
+    time_milliseconds: int
+    keeps_samples: bool
+    def __init__(self, fleet_id: _Optional[str] = ..., session_number: _Optional[int] = ..., heartbeat_milliseconds: _Optional[int] = ..., report_interval_min_milliseconds: _Optional[int] = ..., time_milliseconds: _Optional[int] = ..., keeps_samples: bool = ...) -> None: ...
 
 class AssignmentOffer(_message.Message):
     __slots__ = ("number", "body", "sha256")
@@ -110,20 +114,40 @@ class AssignmentAnswer(_message.Message):
     def __init__(self, number: _Optional[int] = ..., verdict: _Optional[_Union[AssignmentAnswer.Verdict, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("state", "log", "log_dropped")
+    __slots__ = ("state", "log", "log_dropped", "samples", "series", "samples_dropped")
     STATE_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     LOG_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_DROPPED_FIELD_NUMBER: _ClassVar[int]
     state: BoardState
     log: _containers.RepeatedCompositeFieldContainer[LogEntry]
     log_dropped: int
-    def __init__(self, state: _Optional[_Union[BoardState, _Mapping]] = ..., log: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., log_dropped: _Optional[int] = ...) -> None: ...
+    samples: _containers.RepeatedCompositeFieldContainer[Sample]
+    series: _containers.RepeatedScalarFieldContainer[str]
+    samples_dropped: int
+    def __init__(self, state: _Optional[_Union[BoardState, _Mapping]] = ..., log: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., log_dropped: _Optional[int] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., series: _Optional[_Iterable[str]] = ..., samples_dropped: _Optional[int] = ...) -> None: ...
+
+class Sample(_message.Message):
+    __slots__ = ("sequence", "age_milliseconds", "series", "values")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AGE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    age_milliseconds: int
+    series: _containers.RepeatedScalarFieldContainer[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, sequence: _Optional[int] = ..., age_milliseconds: _Optional[int] = ..., series: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ReportAck(_message.Message):
-    __slots__ = ("log_sequence",)
+    __slots__ = ("log_sequence", "sample_sequence")
     LOG_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     log_sequence: int
-    def __init__(self, log_sequence: _Optional[int] = ...) -> None: ...
+    sample_sequence: int
+    def __init__(self, log_sequence: _Optional[int] = ..., sample_sequence: _Optional[int] = ...) -> None: ...
 
 class GrantRequest(_message.Message):
     __slots__ = ("request_id", "digests")
@@ -362,7 +386,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., observed_generation: _Optional[int] = ...) -> None: ...
 
 class LogEntry(_message.Message):
-    __slots__ = ("sequence", "time", "type", "reason", "message", "replica_namespace", "replica_name", "replica_uid")
+    __slots__ = ("sequence", "time", "type", "reason", "message", "replica_namespace", "replica_name", "replica_uid", "age_milliseconds")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +395,7 @@ class LogEntry(_message.Message):
     REPLICA_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     REPLICA_NAME_FIELD_NUMBER: _ClassVar[int]
     REPLICA_UID_FIELD_NUMBER: _ClassVar[int]
+    AGE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     time: str
     type: str
@@ -379,4 +404,5 @@ class LogEntry(_message.Message):
     replica_namespace: str
     replica_name: str
     replica_uid: str
-    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[str] = ..., type: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., replica_namespace: _Optional[str] = ..., replica_name: _Optional[str] = ..., replica_uid: _Optional[str] = ...) -> None: ...
+    age_milliseconds: int
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[str] = ..., type: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., replica_namespace: _Optional[str] = ..., replica_name: _Optional[str] = ..., replica_uid: _Optional[str] = ..., age_milliseconds: _Optional[int] = ...) -> None: ...

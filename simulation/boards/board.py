@@ -28,9 +28,10 @@ from rkfleet.disk import in_thread
 from rkfleet.errors import FleetError
 from rkfleet.ops import bracketed
 from rkfleet.process import lock_data_dir
+from rkfleet.racing import run_until
 from rkfleet.simulated import Chip
 from simulation.boards.joining import Joining
-from simulation.boards.machine import SimulatedMachine, ensure_machine_id
+from simulation.boards.machine import SimulatedMachine, SimulatedWatch, ensure_machine_id
 
 __all__ = ["STATES", "SimulatedBoard", "Socket", "State"]
 
@@ -156,19 +157,15 @@ class SimulatedBoard:
 
     async def _until_off(self, work: Coroutine[None, None, None]) -> Exception | None:
         """Do some work until it ends or the board is switched off; return the error that it ended by itself by."""
-        working, off = asyncio.ensure_future(work), asyncio.ensure_future(self._off.wait())
         try:
-            await asyncio.wait((working, off), return_when=asyncio.FIRST_COMPLETED)
-            ended = working.done()
-            if self.agent is not None and not ended:
-                self.agent.cut_power()
-        finally:
-            for task in (working, off):
-                task.cancel()
-            await asyncio.wait((working, off))
-        error = working.exception() if ended else None
-        assert error is None or isinstance(error, Exception)
-        return error
+            await run_until(work, self._off.wait(), at_end=self._cut_power)
+        except Exception as error:  # noqa: BLE001 (the edge of a board: whatever ended it is told and it is started again)
+            return error
+        return None
+
+    def _cut_power(self) -> None:
+        if self.agent is not None:
+            self.agent.cut_power()
 
     async def _live(self) -> None:
         """Be a board, from boot to power off."""
@@ -202,8 +199,10 @@ class SimulatedBoard:
             backends=(backend,),
             sensors=SimulatedMachine(self.chip, self._directory, machine_id, (backend.runtime,), self._reserved_bytes),
             identity=lambda: self._joining.ensure(self.name, self._directory / "identity", machine_id),
+            renew=self._joining.renew,
             tables={backend.runtime.name: table},
             simulated=True,
+            watch=lambda _metrics, on_change: SimulatedWatch(on_change),
         )
 
     def _reserved_bytes(self) -> int:

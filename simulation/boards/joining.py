@@ -19,6 +19,8 @@ from rkfleet.enroll import enroll
 from rkfleet.enrolment import JOIN_TOKENS_PATH
 from rkfleet.errors import FleetError, NotFound
 from rkfleet.identity import Enrolment, Identity, load_identity
+from rkfleet.renew import renew
+from rkfleet.renewal import Renewal
 
 __all__ = ["Joining"]
 
@@ -60,6 +62,15 @@ class Joining:
             return await self._ensure(name, directory, machine_id)
         finally:
             self._waits.pop(name, None)
+
+    async def renew(self, directory: Path, renewal: Renewal) -> None:
+        """Renew the certificates in this directory, in turn with the enrolments.
+
+        Raises:
+            FleetError: It failed; the message says why.
+        """
+        async with self._turns:
+            await in_thread(renew, directory, renewal)
 
     async def _ensure(self, name: str, directory: Path, machine_id: str) -> Identity:
         pause = RETRY_SECONDS_MIN

@@ -7,27 +7,30 @@ one.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agent.board import storage
 from agent.board.facts import SYSTEM_MEMORY_BYTES, SYSTEM_STORAGE_BYTES
 from agent.board.memory import Memory
-from rkfleet import __version__
+from rkfleet import __version__, conditions
+from rkfleet.conditions import Condition, condition
 from rkfleet.disk import SystemDisk, write_durably
 from rkfleet.errors import FailedPrecondition, Unavailable
 from rkfleet.kinds.board import DriverVersion, Runtime, Versions
 from rkfleet.report import BoardFacts
 from rkfleet.simulated import Chip
 
-__all__ = ["SimulatedMachine", "ensure_machine_id"]
+__all__ = ["SimulatedMachine", "SimulatedWatch", "ensure_machine_id"]
 
 # What vendor images of 2024 and later run; variants that ask for a driver (>=0.9.7) are placed as on such a board.
 VERSIONS: Final = Versions(agent=__version__, kernel="6.1.84", npu_driver=DriverVersion(family="rknpu", version="0.9.8"))
 STORAGE_BYTES: Final = 64 << 30  # An eMMC of usual size. A fixed figure, so that the host's disk does not move a hundred facts.
 CORES: Final = 8  # Four fast and four slow ones, on both chips.
+SIMULATED: Final = "the hardware of this board is simulated"
 _MACHINE_ID: Final = "machine-id"
 
 
@@ -79,6 +82,43 @@ class SimulatedMachine:
     def cores(self) -> int:
         """Return the chip's cores."""
         return CORES
+
+
+class SimulatedWatch:
+    """The hardware of a board that has none: its NPU can be used, nothing is hot, clocks are as they are wanted; all of it simulated."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        """Take what to call when a condition has changed."""
+        self._on_change: Final = on_change
+        self._fixed = False
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Say so with every sentence."""
+        clocks = condition(
+            conditions.CLOCKS_PINNED,
+            "True" if self._fixed else "False",
+            conditions.CLOCKS_FIXED if self._fixed else conditions.CLOCKS_UNMANAGED,
+            SIMULATED,
+        )
+        return (
+            clocks,
+            condition(conditions.NPU_READY, "True", conditions.NPU_USABLE, SIMULATED),
+            condition(conditions.THERMAL_PRESSURE, "False", conditions.NOT_THROTTLED, SIMULATED),
+        )
+
+    def want(self, clocks: Literal["Unmanaged", "Fixed"]) -> None:
+        """Have the clocks at once."""
+        if self._fixed != (clocks == "Fixed"):
+            self._fixed = not self._fixed
+            self._on_change()
+
+    def look(self) -> None:
+        """See what is always the same."""
+
+    async def run(self) -> None:
+        """Wait to be cancelled: nothing here moves."""
+        await asyncio.Event().wait()
 
 
 def ensure_machine_id(data_dir: Path) -> str:

@@ -47,6 +47,12 @@ def test_a_worker_carries_neither_the_session_nor_a_web_server() -> None:
     assert sorted(loaded & {"grpc", "uvicorn", "starlette", "cryptography", "prometheus_client"}) == []
 
 
+def test_a_worker_reads_images_without_the_libraries_that_decode_them() -> None:
+    """Those belong to the encoder's process, which may die of a file."""
+    loaded = modules_after("import agent.workers.rknn.encoder, agent.workers.rknn.images")
+    assert sorted(loaded & {"PIL", "numpy", "rknnlite", "grpc"}) == []
+
+
 @pytest.mark.parametrize("program", ["controller", "agent", "gateway", "simulation"])
 def test_the_command_line_starts_programs_and_never_imports_them(program: str) -> None:
     """A fault of a program, or what it weighs, is no matter of the command line."""

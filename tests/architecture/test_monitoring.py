@@ -132,6 +132,8 @@ def test_an_alert_says_one_sentence_and_one_command_that_exists() -> None:
                 assert command in commands, rule["alert"]
             case ["docker", "compose", "exec", service, *_]:
                 assert service in services, rule["alert"]
+            case ["docker", "compose", "restart", *restarted]:
+                assert set(restarted) <= set(services), rule["alert"]
             case ["docker", "compose", "logs", "--tail", "50", *_]:
                 assert words[5] in services or words[5].startswith("{{"), rule["alert"]
             case _:

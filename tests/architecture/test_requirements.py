@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
-    "rkfleet": ("agent",), "agent": ("agent", "cpu"), "gateway": ("gateway",), "controller": ("controller",), "simulation": ("agent",),
+    "rkfleet": ("agent",), "agent": ("agent", "cpu", "vision"), "gateway": ("gateway",), "controller": ("controller",),
+    "simulation": ("agent",),
 }  # fmt: skip
 """Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
 
@@ -37,7 +38,8 @@ def test_locked_requirements_have_every_dependency_with_hashes() -> None:
         locked = {line.partition("==")[0].partition("[")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
         names = {distribution_name(requirement) for requirement in requirements} - {"rkfleet"}
         assert sorted(names - locked) == [], lock
-        assert all("--hash=sha256:" in after for line, after in itertools.pairwise(lines) if line.endswith("\\") and "==" in line)
+        pinned = [(line, after) for line, after in itertools.pairwise([*lines, ""]) if "==" in line and not line.startswith((" ", "#"))]
+        assert [line for line, after in pinned if not line.endswith("\\") or "--hash=sha256:" not in after] == [], lock
 
 
 def test_a_requirement_has_one_version_in_every_lock() -> None:
@@ -52,7 +54,7 @@ def test_a_requirement_has_one_version_in_every_lock() -> None:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_package_imports_only_what_its_installation_has(package: str) -> None:
-    """A board has the base, `agent` and `cpu`; an import of anything else would fail there and nowhere here."""
+    """A board has the base, `agent`, `cpu` and `vision`; an import of anything else would fail there and nowhere here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *(one for extra in ALLOWED[package] for one in project["optional-dependencies"][extra])]
     installed = {distribution_name(requirement) for requirement in declared}

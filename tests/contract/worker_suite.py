@@ -62,16 +62,24 @@ async def first_content(events: AsyncIterator[bytes]) -> None:
 
 
 class WorkerSuite:
-    """The contract. The test module has fixtures `backend` and `model`, the subclass says the runtime's name."""
+    """The contract. The test module has fixtures `backend` and `model`, the subclass says the runtime's name.
+
+    Attributes:
+        places: Requests that a worker answers at the same time, where more than one is possible; a backend that cannot sets the tests of
+            two requests to None and has its own.
+        counts_before: Whether the prompt's length is known exactly before it is run.
+    """
 
     runtime: ClassVar[str]
+    places: ClassVar[int] = 2
+    counts_before: ClassVar[bool] = True
     words_for_1000_tokens: ClassVar[int] = 1000
 
     @pytest.fixture(scope="class")
     @classmethod
     def shared(cls, backend: Backend, model: Path) -> Iterator[tuple[Stage, Running]]:
-        """One loaded worker with two places, for the tests that leave it as it is."""
-        with on_stage(lambda: cls.loaded(backend, cls.spec(model, max_concurrent=2))) as staged:
+        """One loaded worker with all its places, for the tests that leave it as it is."""
+        with on_stage(lambda: cls.loaded(backend, cls.spec(model, max_concurrent=cls.places))) as staged:
             yield staged
 
     @classmethod
@@ -117,7 +125,9 @@ class WorkerSuite:
         assert 1 <= len(pieces) <= 5
         assert [event.finish_reason for event in events if event.finish_reason] == ["length"]
         usage = next(event.usage for event in events if event.usage)
-        assert (usage.prompt_tokens, usage.completion_tokens) == (total, 5)
+        assert usage.completion_tokens == 5
+        assert total > 0
+        assert not self.counts_before or usage.prompt_tokens == total
 
     def test_the_listener_refuses_whoever_does_not_have_its_key(self, shared: tuple[Stage, Running]) -> None:
         async def ask() -> int:

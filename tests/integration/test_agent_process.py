@@ -15,8 +15,11 @@ import pytest
 
 from rkfleet.assignment import AssignedFile, ServingParameters
 from tests.support.agents import BOARD, BoardScene, RunningAgent, board_scene, is_alive, running_agent
+from tests.support.registry import free_port
 from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
+from tests.support.tcp_proxy import tcp_proxy
+from tests.support.wrong_clock import needs_compiler, wrong_clock
 
 pytestmark = [pytest.mark.model, pytest.mark.processes]
 
@@ -29,8 +32,7 @@ async def until_serving(agent: RunningAgent) -> None:
 
 async def ask_as_gateway(s: BoardScene, agent: RunningAgent) -> tuple[int, str]:
     """Ask the replica's own endpoint over mutual TLS, verifying the board's name."""
-    endpoint = (await s.status("chat-1")).status.endpoint
-    assert endpoint == f"{agent.serving_url}/replicas/default/chat-1"
+    endpoint = f"{agent.serving_url}/replicas/default/chat-1"
     body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     async with httpx2.AsyncClient(verify=s.gateway_tls(), trust_env=False, timeout=30) as client:
         extensions = {"sni_hostname": s.serving_name}
@@ -59,6 +61,7 @@ def test_assignment_in_tokens_out_and_after_a_restart_without_a_controller_still
                 answer = await agent.chat()
                 assert answer.status_code == 200
                 assert answer.json()["usage"]["completion_tokens"] == 4
+                assert (await s.status("chat-1")).status.endpoint == f"{agent.serving_url}/replicas/default/chat-1"
                 assert await ask_as_gateway(s, agent) == (200, "default/chat-1")
                 assert await refused_without_certificate(s, agent)
                 await until(lambda: measured(s))
@@ -78,6 +81,54 @@ def test_assignment_in_tokens_out_and_after_a_restart_without_a_controller_still
             assert not is_alive(worker)
 
     asyncio.run(body())
+
+
+@needs_compiler
+def test_a_board_whose_clock_is_wrong_by_decades_serves_alone_and_in_session_and_a_reconnect_restarts_nothing(tmp_path: Path) -> None:
+    """In 1970 and in 2040, by its calendar: with network, without, and when it comes back, one worker serves locally and for gateways."""
+
+    async def body() -> None:
+        async with board_scene(tmp_path) as s:
+            port, facts = free_port(), s.data_dir / "identity" / "identity.json"
+            facts.write_text(facts.read_text().replace(f":{s.sessions.port}", f":{port}"))
+
+            async def serves(agent: RunningAgent) -> list[int]:
+                assert (await agent.chat()).status_code == 200
+                assert await ask_as_gateway(s, agent) == (200, "default/chat-1")
+                return agent.worker_pids()
+
+            async with running_agent(s.data_dir, environ=wrong_clock(tmp_path, 1970)) as agent:
+                async with tcp_proxy(s.sessions.port, port):
+                    await s.assign("chat-1")
+                    await s.until_condition("chat-1", "Ready", ("True", "Serving"))
+                    (worker,) = await serves(agent)
+                await until(lambda: not s.sessions.hub.presence(BOARD)[0])
+                assert await serves(agent) == [worker]
+                async with tcp_proxy(s.sessions.port, port):
+                    await in_session(s, above=1)
+                    assert await serves(agent) == [worker]
+                    agent.kill()
+            async with running_agent(s.data_dir, environ=wrong_clock(tmp_path, 2040)) as agent:
+                await until_serving(agent)
+                (worker,) = await serves(agent)
+                assert await agent.metric("rkfleet_agent_session_open") == 0
+                async with tcp_proxy(s.sessions.port, port):
+                    await in_session(s, above=2)
+                    assert await serves(agent) == [worker]
+                    assert await agent.stop() == 0
+
+    asyncio.run(body())
+
+
+async def in_session(s: BoardScene, *, above: int) -> int:
+    """Wait until the board is in a session with a number above this, and return it."""
+
+    async def number() -> int:
+        found = (await s.sessions.board(BOARD)).status.session.number
+        return found if s.sessions.hub.presence(BOARD)[0] and found > above else 0
+
+    found: int = await until(number, 20)
+    return found
 
 
 async def measured(s: BoardScene) -> bool:

@@ -33,6 +33,19 @@ from tests.support.sim_board import SimBoard, model_spec
 SPEED = 20.0  # Fleet seconds in a second of the test.
 
 
+class NoIdentities:
+    """Nobody holds a session by a key here, and nobody is refused."""
+
+    def held(self, board: str) -> None:
+        return None
+
+    def attempt(self, board: str) -> None:
+        return None
+
+    def revoke(self, board: str, message: str) -> None:
+        raise AssertionError(board)
+
+
 class FastClock:
     """The machine's clock, running faster."""
 
@@ -65,7 +78,7 @@ class Bench:
         self.manager = Manager(clock=clock, random=random.Random(1))
         self.loops: Loops = add_loops(
             self.manager, store, KINDS, clock=clock, random=random.Random(1), applier=applier, minter=self.minter,
-            sessions=self, offers=self, blobs=self,
+            sessions=self, offers=self, identities=NoIdentities(), blobs=self,
         )  # fmt: skip
 
     def new_id(self) -> str:

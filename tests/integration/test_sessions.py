@@ -414,11 +414,10 @@ def test_an_entry_that_comes_again_makes_no_second_event(tmp_path: Path) -> None
             identity = await world.join("b-1")
             async with running_board(identity) as board:
                 board.reports.record("Normal", "Started", "agent 0.1.0 started")
-                entry = board.reports.log()[0]
+                entry = board.reports.recorded[0]
                 await until(lambda: not board.reports.log())
             async with running_board(identity) as again:
-                again.reports._log.append(entry)
-                again.reports._sequence = entry.sequence
+                again.reports.restore((entry,))
                 again.reports.record("Normal", "Second", "something else")
                 await until(lambda: not again.reports.log())
             assert len(await world.events("Started")) == 1
@@ -446,7 +445,7 @@ def test_lost_log_entries_and_a_reboot_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_machine_whose_clock_jumps_keeps_its_session_and_its_events_have_a_time_that_can_be_right(tmp_path: Path) -> None:
-    """Durations are monotonic; a time of day that cannot be right is replaced by the time of arrival."""
+    """Durations are monotonic; the time of an entry is counted back from the controller's clock."""
 
     class JumpingClock(SystemClock):
         years = 0

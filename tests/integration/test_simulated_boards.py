@@ -35,6 +35,10 @@ def test_boards_that_do_not_exist_join_as_real_ones_and_say_what_they_are(tmp_pa
                 ("rk3588", "16Gi", 3), ("rk3588", "16Gi", 3), ("rk3576", "8Gi", 2),
             ]  # fmt: skip
             assert all(one.status.simulated and one.status.versions.npu_driver.version == "0.9.8" for one in boards)
+            for one in boards:
+                said = {found.type: (found.status, found.message) for found in one.status.conditions}
+                assert said["NPUReady"] == ("True", "the hardware of this board is simulated")
+                assert (said["ThermalPressure"][0], said["ClocksPinned"][0]) == ("False", "False")
             assert len({one.metadata.annotations[MACHINE_ANNOTATION] for one in boards}) == 3
             tokens = len(world.sessions.tokens.join_tokens())
             async with running_host(world.config(kubeconfig=tmp_path / "nowhere")) as running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rkfleet.conditions import Condition
 from rkfleet.errors import BadRequest
 from rkfleet.kinds.board import DriverVersion, Runtime, Versions
 from rkfleet.kinds.replica import LastExit, Measured, Progress
-from rkfleet.report import BoardFacts, BoardState, LogEntry, ReplicaState, RunningWorker
+from rkfleet.report import BoardFacts, BoardState, LogEntry, ReplicaState, RunningWorker, Sample
 from rkfleet.session import (
     LOG_LINE_LENGTH_MAX,
     AssignmentAnswer,
@@ -35,19 +36,20 @@ from rkfleet.session import (
 )
 from rkfleet.v1 import agent_pb2 as pb
 from rkfleet.wire import (
-    LOG_TIME_MAX,
-    TEXT_LENGTH_MAX,
+    TIME_MAX,
     decode_board_message,
     decode_controller_message,
     encode_board_message,
     encode_controller_message,
 )
+from rkfleet.wire_limits import TEXT_LENGTH_MAX
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 count = st.integers(0, 2**53)
 small = st.integers(0, 2**31)
 sha256 = st.text("0123456789abcdef", min_size=64, max_size=64)
 milliseconds = st.integers(0, 10**6).map(lambda number: number / 1000)
+moment = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)).map(lambda at: at.replace(microsecond=0))  # noqa: DTZ001
 figure = st.none() | st.floats(0, 1e6)
 
 condition_values = st.builds(
@@ -73,12 +75,20 @@ state = st.builds(
 )  # fmt: skip
 entry = st.builds(
     LogEntry, sequence=count, time=text, type=st.sampled_from(["Normal", "Warning"]), reason=text, message=text,
-    replica_namespace=text, replica_name=text, replica_uid=text,
+    replica_namespace=text, replica_name=text, replica_uid=text, age_seconds=st.none() | milliseconds,
+)  # fmt: skip
+series = st.builds(
+    lambda name, labels: f"rkfleet_{name}" + (f"{{{','.join(labels)}}}" if labels else ""), st.text("abc_", min_size=1, max_size=5),
+    st.lists(st.text("ab c", max_size=3).map(lambda value: f'label="{value}"'), max_size=2),
+)  # fmt: skip
+sample = st.builds(
+    Sample, sequence=count, age_seconds=milliseconds,
+    readings=st.lists(st.tuples(series, st.floats(-1e9, 1e9)), max_size=3).map(tuple),
 )  # fmt: skip
 goodbye = st.builds(Goodbye, reason=st.sampled_from(GoodbyeReason), message=text, reconnect_after_seconds=milliseconds)
 
 log_line = st.builds(
-    LogLine, time_milliseconds=st.integers(0, LOG_TIME_MAX),
+    LogLine, time_milliseconds=st.integers(0, TIME_MAX),
     text=st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=20),
 )  # fmt: skip
 
@@ -88,7 +98,10 @@ board_messages = st.one_of(
         assignment_sha256=sha256 | st.just(""), facts=facts, serving_url=text, answers_logs=st.booleans(),
     ),
     st.builds(AssignmentAnswer, number=count, verdict=st.sampled_from(Verdict), reason=text),
-    st.builds(Report, state=state, log=st.lists(entry, max_size=2).map(tuple), log_dropped=count),
+    st.builds(
+        Report, state=state, log=st.lists(entry, max_size=2).map(tuple), log_dropped=count,
+        samples=st.lists(sample, max_size=3).map(tuple), samples_dropped=count,
+    ),
     st.builds(GrantRequest, request_id=count, digests=st.lists(sha256.map(lambda hex_: f"sha256:{hex_}"), max_size=3).map(tuple)),
     st.builds(
         LogChunk, request_id=count, lines=st.lists(log_line, max_size=3).map(tuple), next=count, newest=count, dropped=count, run=small,
@@ -98,10 +111,11 @@ board_messages = st.one_of(
 )  # fmt: skip
 controller_messages = st.one_of(
     st.builds(
-        Welcome, fleet_id=text, session_number=count, heartbeat_seconds=milliseconds, report_interval_seconds_min=milliseconds
+        Welcome, fleet_id=text, session_number=count, heartbeat_seconds=milliseconds, report_interval_seconds_min=milliseconds,
+        time=st.none() | moment, keeps_samples=st.booleans(),
     ),
     st.builds(AssignmentOffer, number=count, body=st.binary(max_size=50), sha256=text),
-    st.builds(ReportAck, log_sequence=count),
+    st.builds(ReportAck, log_sequence=count, sample_sequence=count),
     st.builds(
         Grant, request_id=count, sources=st.lists(text, max_size=3).map(tuple), token=text, expires_in_seconds=small, refusal=text
     ),
@@ -176,7 +190,7 @@ def test_a_line_of_a_board_moves_no_cursor_and_is_one_short_line() -> None:
     assert isinstance(chunk, LogChunk)
     assert chunk.lines[0].text.startswith("a[2Jbc\tdx")
     assert len(chunk.lines[0].text) <= LOG_LINE_LENGTH_MAX
-    assert chunk.lines[0].time_milliseconds == LOG_TIME_MAX
+    assert chunk.lines[0].time_milliseconds == TIME_MAX
 
 
 def test_what_a_newer_peer_adds_is_tolerated() -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,13 @@ class RunningAgent:
 
 
 @contextlib.asynccontextmanager
-async def running_agent(data_dir: Path, *options: str, ready: bool = True) -> AsyncIterator[RunningAgent]:
-    """Run an agent that has an identity, or `options` to get one; at the end it is gone, however the block ended."""
+async def running_agent(
+    data_dir: Path, *options: str, ready: bool = True, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningAgent]:
+    """Run an agent that has an identity, or `options` to get one; at the end it is gone, however the block ended.
+
+    `environ` is added to the environment, for example what `wrong_clock` returns.
+    """
     ops_port, serving_port = free_port(), free_port()
     reader, writer = os.pipe()
     log = data_dir.with_name(f"{data_dir.name}.log")
@@ -91,7 +96,9 @@ async def running_agent(data_dir: Path, *options: str, ready: bool = True) -> As
         "--serving-port", str(serving_port), "--ops-port", str(ops_port), "--lifeline-fd", str(reader), "--memory", "2Gi", *options,
     ]  # fmt: skip
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*command, pass_fds=(reader,), stderr=output, stdout=output)
+        process = await asyncio.create_subprocess_exec(
+            *command, pass_fds=(reader,), stderr=output, stdout=output, env={**os.environ, **(environ or {})}
+        )
     os.close(reader)
     try:
         # No certificates are looked up for plain HTTP, which would take longer than any request here.

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from agent.reports import Reports
 from agent.session.logs import Logs, NoLogs
 from agent.session.runner import Machine, SessionRunner
 from controller.machinery.events import EventRecorder
+from controller.machinery.manager import Manager
+from controller.outages import Outages
 from controller.planning.assignment import next_number
 from controller.reconcilers.act import Applier
 from controller.reconcilers.assignment import AssignmentMinter
+from controller.reconcilers.loops import add_loops
 from controller.sessions.hub import Hub
 from controller.sessions.seams import Seams, Tempo
 from controller.sessions.servicer import serve_sessions
@@ -111,6 +114,13 @@ class EveryGrant:
         return Grant(request_id=0, sources=("https://registry.test/v2/default/m",), token="t", expires_in_seconds=900)
 
 
+class EveryBlob:
+    """A registry that holds everything."""
+
+    async def missing_blobs(self, repository: str, digests: Iterable[str]) -> frozenset[str]:
+        return frozenset()
+
+
 def board_ref(name: str) -> Ref:
     return Ref(Board.resource.name, "", name)
 
@@ -131,6 +141,7 @@ class SessionWorld:
     minter: ListMinter
     metrics: Metrics
     presence: list[str]
+    outages: Outages
     port: int = 0
     serial: Iterator[int] = field(default_factory=itertools.count)
 
@@ -195,6 +206,7 @@ async def session_world(
     port: int = 0,
     planning: bool = False,
     issuer: GrantIssuer | EveryGrant | None = None,
+    loops: bool = False,
 ) -> AsyncIterator[SessionWorld]:
     """Run a controller's session side in this event loop.
 
@@ -205,6 +217,7 @@ async def session_world(
         port: Where to listen; 0 for any.
         planning: Let the assignment loop's minter number assignments; the test's own `minter` then has no say.
         issuer: Gives out tokens for bytes; by default everything is granted.
+        loops: Run the control loops over the store, as the controller does.
     """
     clock = SystemClock()
     directory.mkdir(parents=True, exist_ok=True)
@@ -215,19 +228,34 @@ async def session_world(
         store = wrap(sql)
         recorder = EventRecorder(store, clock, new_id)
         recording = tasks.create_task(recorder.run())
-        minter, planned = ListMinter(store), AssignmentMinter(store, Applier(store, clock, new_id, recorder))
+        applier, manager = Applier(store, clock, new_id, recorder), Manager(clock=clock, random=random.Random(3))
+        minter, planned = ListMinter(store), AssignmentMinter(store, applier)
         presence: list[str] = []
+        outages = Outages(directory / "outages")
+
+        def on_presence(board: str) -> None:
+            presence.append(board)
+            if loops:
+                woken.wake_board(board)
+
         seams = Seams(
             store=store, clock=clock, jitter=random.Random(1), new_uid=new_id, minter=planned if planning else minter,
             issuer=issuer or EveryGrant(), tokens=tokens,
-            record=recorder.record, metrics=metrics, on_presence=presence.append, tempo=tempo,
+            record=recorder.record, metrics=metrics, on_presence=on_presence, tempo=tempo, samples=outages,
         )  # fmt: skip
         hub = Hub(fleet_id=pki.fleet_id, controller="c-0", seams=seams)
-        world = SessionWorld(directory, pki, tokens, store, hub, minter, metrics, presence)
+        woken = add_loops(
+            manager, store, KINDS, clock=clock, random=random.Random(4), applier=applier, minter=planned, sessions=hub, offers=hub,
+            identities=hub, blobs=EveryBlob(),
+        )  # fmt: skip
+        looping = tasks.create_task(manager.run()) if loops else None
+        world = SessionWorld(directory, pki, tokens, store, hub, minter, metrics, presence, outages)
         async with serve_sessions(hub, pki, "127.0.0.1", port, metrics) as bound:
             world.port = bound
             yield world
         recording.cancel()
+        if looping is not None:
+            looping.cancel()
 
 
 class RunningBoard:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from agent.session.protocol import BoardSession
 from controller.sessions.protocol import ControllerSession
 from rkfleet.errors import BadRequest, Internal
-from rkfleet.report import BoardFacts, BoardState, LogEntry
+from rkfleet.report import BoardFacts, BoardState, LogEntry, Sample
 from rkfleet.session import (
     TRANSITIONS,
     AssignmentAnswer,
@@ -137,7 +137,11 @@ class Theatre:
                 verdict = Verdict(given.get("verdict", "ACCEPTED"))
                 self.board.answer(AssignmentAnswer(number=int(given["number"]), verdict=verdict))
             case "reports":
-                self.board.report(BoardState(assignment_number=0, facts=FACTS), log_of(given.get("log", "")), 0, self.now)
+                samples = samples_of(given.get("samples", ""))
+                taken = not samples or self.board.takes_samples(samples[-1].sequence)
+                state, log = BoardState(assignment_number=0, facts=FACTS), log_of(given.get("log", ""))
+                self.board.report(state, log, 0, self.now, samples=samples if taken else ())
+                return [] if taken else ["the controller takes no samples now"]
             case "requests-grant":
                 self.board.request_grant(("sha256:" + "1" * 64,))
             case "sends-lines":
@@ -161,15 +165,17 @@ class Theatre:
         match action:
             case "welcomes":
                 fleet, heartbeat = given.get("fleet", "f"), float(given.get("heartbeat", HEARTBEAT_SECONDS))
-                self.controller.welcome(
-                    Welcome(fleet_id=fleet, session_number=1, heartbeat_seconds=heartbeat, report_interval_seconds_min=0.5)
+                keeps = given.get("samples") == "yes"
+                welcome = Welcome(
+                    fleet_id=fleet, session_number=1, heartbeat_seconds=heartbeat, report_interval_seconds_min=0.5, keeps_samples=keeps
                 )
+                self.controller.welcome(welcome)
             case "offers":
                 self.controller.offer(AssignmentOffer(number=int(given["number"]), body=b"{}", sha256="0" * 64))
             case "offers-again":
                 self.controller.offer_again()
             case "acknowledges":
-                self.controller.acknowledge(int(given["log"]))
+                self.controller.acknowledge(log_sequence=int(given.get("log", "0")), sample_sequence=int(given.get("samples", "0")))
             case "grants":
                 self.controller.grant(Grant(request_id=int(given["request"]), token="t"))
             case "requests-log":
@@ -196,7 +202,8 @@ def raw(given: Mapping[str, str]) -> Message:
         case "Hello":
             return Hello(protocol=1, fleet_id="f", machine_id="m", boot_id="b", assignment_number=0, assignment_sha256="", facts=FACTS)
         case "Report":
-            return Report(state=BoardState(assignment_number=0, facts=FACTS), log=log_of(given.get("log", "")))
+            state = BoardState(assignment_number=0, facts=FACTS)
+            return Report(state=state, log=log_of(given.get("log", "")), samples=samples_of(given.get("samples", "")))
         case "AssignmentAnswer":
             return AssignmentAnswer(number=int(given["number"]), verdict=Verdict.ACCEPTED)
         case "AssignmentOffer":
@@ -206,7 +213,7 @@ def raw(given: Mapping[str, str]) -> Message:
         case "Grant":
             return Grant(request_id=int(given["request"]))
         case "ReportAck":
-            return ReportAck(log_sequence=int(given["log"]))
+            return ReportAck(log_sequence=int(given["log"]), sample_sequence=int(given.get("samples", "0")))
         case "LogRequest":
             return LogRequest(request_id=int(given["request"]), source=LogSource.AGENT)
         case "LogCancel":
@@ -226,6 +233,11 @@ def log_of(text: str) -> tuple[LogEntry, ...]:
     return tuple(LogEntry(sequence=int(number), time="", type="Normal", reason="R", message="") for number in text.split(",") if number)
 
 
+def samples_of(text: str) -> tuple[Sample, ...]:
+    """Read `1,2` as two samples with these sequences."""
+    return tuple(Sample(sequence=int(number), age_seconds=0.0, readings=()) for number in text.split(",") if number)
+
+
 def describe(message: Message) -> str:
     """Return a message as a transcript shows it: its name and what matters of it."""
     match message:
@@ -233,10 +245,10 @@ def describe(message: Message) -> str:
             return f"AssignmentOffer {number}"
         case AssignmentAnswer(number=number, verdict=verdict):
             return f"AssignmentAnswer {number} {verdict.value}"
-        case Report(log=log):
-            return " ".join(["Report", *(f"log {entry.sequence}" for entry in log)])
-        case ReportAck(log_sequence=sequence):
-            return f"ReportAck {sequence}"
+        case Report(log=log, samples=samples):
+            return " ".join(["Report", *(f"log {entry.sequence}" for entry in log), *(f"sample {one.sequence}" for one in samples)])
+        case ReportAck(log_sequence=sequence, sample_sequence=sample_sequence):
+            return f"ReportAck {sequence} sample {sample_sequence}" if sample_sequence else f"ReportAck {sequence}"
         case LogChunk(request_id=number, lines=lines):
             return f"LogChunk {number} with {len(lines)} lines"
         case GrantRequest(request_id=number) | Grant(request_id=number) | LogRequest(request_id=number) | LogCancel(request_id=number):

@@ -220,6 +220,14 @@ def test_a_board_that_never_fits_is_no_root_cause() -> None:
     assert "no board of 1 can take the replica: b is full" in found.sentence
 
 
+def test_a_cordoned_board_without_the_runtime_version_that_is_asked_for_is_no_root_cause() -> None:
+    """Uncordoning it would not help."""
+    chat = deployment(status=rolled())
+    asked = (revision("chat-1", chat, serving={"runtimeVersion": ">=99"}), model())
+    found = why(chat, waiting("r-0", chat), board("b", spec={"unschedulable": True}), *asked)
+    assert found.command == "kubectl get boards -o wide"
+
+
 def variant_of(soc: str, runtime: str) -> Json:
     from tests.support.planned import variant
 
@@ -285,6 +293,16 @@ def test_a_model_that_the_runtime_refuses_has_the_runtimes_words() -> None:
     found = why(on("r-0", chat, said("Loaded", "False", "LoadFailed", "try again in 5 s"), status=status), chat, board("b"), model())
     assert found.verdict == "NeedsHelp"
     assert "could not load the model (LoadFailed: invalid magic)" in found.sentence
+
+
+def test_a_known_failure_of_the_npu_is_told_with_its_values_and_its_remedy() -> None:
+    """One command from "it does not run" to what to change."""
+    sentence = "the worker ended (LoadFailed: contextTokens 16384 is more than the 4096 that the model file was converted for)"
+    message = f"{sentence} and starts again after a pause. Try: set spec.template.serving.contextTokens to 4096 or less"
+    chat = deployment()
+    found = why(on("r-0", chat, said("Loaded", "False", "ContextAboveModelLimit", message)), chat, board("b"), model())
+    assert "16384 is more than the 4096" in found.sentence
+    assert found.command == "set spec.template.serving.contextTokens to 4096 or less"
 
 
 def test_a_full_disk_of_the_board_is_said_with_df() -> None:
@@ -382,6 +400,28 @@ def test_a_board_under_pressure_says_which(type: str, reason: str, command: str)
     found = why(board("b", conditions=[said("Ready"), said(type, "True", reason, "Less than 32Mi are free")]))
     assert (found.verdict, found.command) == ("NeedsHelp", command)
     assert f"under {type}: less than 32Mi are free" in found.sentence
+
+
+def test_a_board_that_cannot_use_its_npu_says_why_and_is_the_root_cause_of_what_needs_it() -> None:
+    """A replica that waits for memory is not told about the NPU."""
+    broken = board("b", conditions=[said("Ready"), said("NPUReady", "False", "NodeMissing", "The node is gone. Try: ls /dev/dri")])
+    found = why(broken)
+    assert (found.verdict, found.command) == ("NeedsHelp", "ls /dev/dri")
+    assert found.sentence == "Board b cannot use its NPU: the node is gone."
+    chat = deployment(status=rolled())
+    message = "No board of 1 can take the replica: NPU is not ready (NodeMissing), which variant npu needs: b"
+    assert "board b cannot use its NPU" in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+    message = "No board of 1 can take the replica: less memory free than the 1Gi of variant q4: b (has 0 of 4Gi)"
+    assert "NPU" not in why(chat, waiting("r-0", chat, message), broken, *parts(chat)).sentence
+
+
+@pytest.mark.parametrize(("type", "reason"), [("IdentityConflict", "OtherMachine"), ("LedgerDamaged", "LedgerUnreadable")])
+def test_a_board_that_somebody_must_look_at_says_why_with_the_command_of_its_condition(type: str, reason: str) -> None:
+    found = why(
+        board("b", conditions=[said("Ready"), said(type, "True", reason, "The certificate was used. Try: kubectl annotate board b x-")])
+    )
+    assert (found.verdict, found.command) == ("NeedsHelp", "kubectl annotate board b x-")
+    assert f"has {type}: the certificate was used" in found.sentence
 
 
 DRAIN: Json = {"unschedulable": True, "taints": [{"key": TAINT_DRAIN, "effect": "NoExecute"}]}

@@ -11,6 +11,16 @@ from rkfleet.kinds import KINDS, ModelDeployment
 from tests.support import planned
 
 
+def test_the_assignment_loop_is_woken_by_a_boards_tuning_and_by_nothing_else_of_it() -> None:
+    """A first look at a board is no change of it: it gets its assignment with its session."""
+    before, after = planned.board("b"), planned.board("b", spec={"tuning": {"clocks": "Fixed"}})
+    assert list(loops._of_tuning(before, after)) == [after.ref]
+    assert list(loops._of_tuning(after, before)) == [after.ref]
+    assert list(loops._of_tuning(None, after)) == []
+    assert list(loops._of_tuning(after, None)) == []
+    assert list(loops._of_tuning(before, planned.board("b", ready=False, spec={"unschedulable": True}))) == []
+
+
 class Dependents:
     """A garbage loop that knows one replica of the deployment with uid `old`."""
 

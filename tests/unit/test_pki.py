@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from controller.trust.pki import NOT_BEFORE, Pki, read_peer, read_request
+from controller.trust.pki import MEMBER_LIFETIME, NOT_BEFORE, Pki, read_peer, read_request
 from rkfleet.enrolment import serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 from tests.support.sessions import make_key
@@ -39,7 +39,7 @@ def test_a_board_whose_clock_stands_at_1970_can_verify_the_controller(tmp_path: 
         verify_server(pki, certificate, x509.DNSName("fleet.example"), NOW + timedelta(days=366))
 
 
-def test_a_board_certificate_names_the_board_and_its_key_and_lasts_a_year(tmp_path: Path) -> None:
+def test_a_board_certificate_names_the_board_and_its_key_and_lasts_ninety_days(tmp_path: Path) -> None:
     """The session learns name, fleet and key from the certificate alone."""
     pki, (_, key) = make_pki(tmp_path), make_key()
     made = pki.issue_board("rk3588-1", key, NOW)
@@ -47,7 +47,30 @@ def test_a_board_certificate_names_the_board_and_its_key_and_lasts_a_year(tmp_pa
     assert (peer.fleet_id, peer.class_, peer.name, peer.key_sha256) == ("f-1", "boards", "rk3588-1", key.sha256)
     certificate = x509.load_pem_x509_certificate(made.client.encode())
     assert certificate.not_valid_before_utc == NOT_BEFORE
-    assert certificate.not_valid_after_utc == NOW + timedelta(days=365)
+    assert certificate.not_valid_after_utc == NOW + MEMBER_LIFETIME == NOW + timedelta(days=90)
+
+
+def test_a_board_whose_clock_is_years_ahead_can_verify_the_session_listener(tmp_path: Path) -> None:
+    """gRPC looks at dates by the board's clock, so the certificate that it is shown ends with the CA; it is good for nothing else."""
+    pki = make_pki(tmp_path)
+    certificate = x509.load_pem_x509_certificate(pki.session_pem())
+    for moment in (NOT_BEFORE + timedelta(seconds=20), NOW, NOW + timedelta(days=365 * 20)):
+        verify_server(pki, certificate, x509.DNSName("controller.f-1"), moment)
+    with pytest.raises(VerificationError):
+        verify_server(pki, certificate, x509.DNSName("fleet.example"), NOW)
+    key = serialization.load_pem_private_key(pki.server_files("controller")[1].read_bytes(), None)
+    assert certificate.public_key() == key.public_key()
+    assert pki.server_expiry("controller") == NOW + timedelta(days=365)
+
+
+def test_who_a_certificate_was_issued_to_is_told_after_its_end_and_only_by_its_own_authority(tmp_path: Path) -> None:
+    """A gateway that was away for long is recognised; a certificate of another class or fleet is not."""
+    pki, (_, key) = make_pki(tmp_path), make_key()
+    ended = pki.issue_gateway("gw", key, NOW - timedelta(days=365)).encode()
+    assert pki.issued_to("gateways", ended).name == "gw"
+    for wrong in (pki.issue_board("gw", key, NOW).client.encode(), make_pki(tmp_path / "other").issue_gateway("gw", key, NOW).encode()):
+        with pytest.raises(Unauthenticated, match="was not issued by the gateways CA of this fleet"):
+            pki.issued_to("gateways", wrong)
 
 
 def test_a_serving_certificate_is_good_for_the_board_name_and_for_no_other(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class ScriptedWorker:
 
     def __init__(self, pid: int, beat: Callable[[], None], log: Callable[[str], None], *, deaf: bool) -> None:
         self.pid = pid
+        self.immortal = False
         self.beat = beat
         self.log = log
         self.deaf = deaf
@@ -47,7 +48,8 @@ class ScriptedWorker:
             self.exit(None, "stopped")
 
     def kill(self, reason: str | None, message: str) -> None:
-        self.exit(reason, message)
+        if not self.immortal:
+            self.exit(reason, message)
 
     def exit(self, reason: str | None, message: str = "") -> None:
         if not self._loaded.done():
@@ -242,6 +244,28 @@ def test_a_stopped_worker_shows_stopping_until_it_is_gone_and_then_nothing() -> 
             await until(lambda: s.clock._sleepers, seconds=5)
             s.clock.advance(LIMITS.stop_seconds)
             await until(lambda: s.state is None, seconds=5)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_not_even_a_kill_ends_is_shown_with_its_process() -> None:
+    """It waits inside a driver and holds its memory; nobody sends it requests, and somebody is told."""
+
+    async def scenario() -> None:
+        async with scene() as s:
+            s.supervisor.ensure(spec(memory_bytes=3 << 30))
+            worker = await s.ready(1)
+            worker.immortal = True
+            s.clock.advance(LIMITS.hang_seconds)
+            state = await s.phase("Stopping")
+            assert (state.endpoint, state.failure) == ("", None)
+            await until(lambda: s.clock._sleepers, seconds=5)
+            s.clock.advance(LIMITS.gone_seconds)
+            await until(lambda: s.state.failure is not None, seconds=5)
+            assert "process 1000" in s.state.failure.message
+            worker.exit("Hung")
+            state = await s.phase("BackOff")
+            assert (state.failure, state.last_exit.reason) == (None, "Hung")
 
     asyncio.run(scenario())
 

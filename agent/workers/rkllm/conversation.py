@@ -17,8 +17,8 @@ import msgspec
 
 __all__ = ["End", "Held", "Identity", "Wanted", "held_after", "name_of", "reusable_bytes"]
 
-# stop: the model ended its answer. length: it was ended at a limit. abort: nobody wanted the rest. error: the library failed.
-End = Literal["stop", "length", "abort", "error"]
+# stop: the model ended its answer. length: it was ended at a limit. cut: a stop word came. abort: nobody wanted the rest.
+End = Literal["stop", "length", "cut", "abort"]
 
 NAME_CHARACTERS: Final = 40  # of a hex SHA-256: 160 bits, as git has found enough for names
 

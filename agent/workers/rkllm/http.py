@@ -108,7 +108,7 @@ class Front:
                         if data := chunks.feed(text):
                             await answer.piece(data)
                         if chunks.over:
-                            run.cancel()
+                            run.cancel(answered=True)
                     case Done():
                         await answer.piece(chunks.end(event))
                         return
@@ -179,9 +179,9 @@ class _Run:
     async def __aexit__(self, *_exc: object) -> None:
         self.cancel()
 
-    def cancel(self) -> None:
+    def cancel(self, *, answered: bool = False) -> None:
         """End the run; what it has given already still comes, and then `Done`."""
-        self._runner.cancel(self._number)
+        self._runner.cancel(self._number, answered=answered)
 
     async def next(self, seconds_max: float | None = None) -> Event | None:
         """Return the next event, or None if none came for `seconds_max`."""

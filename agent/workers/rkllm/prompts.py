@@ -10,8 +10,6 @@ In: an `Ask` and what is loaded. Out: `Work`. Called by `http.py`; it has no I/O
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from array import array
@@ -27,6 +25,7 @@ from agent.workers.rkllm.tools import Parser
 from agent.workers.rkllm.values import Input, Mode, Multimodal, Prompt, Tokens
 from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rkllm.work import Functions, Work
+from agent.workers.rknn.images import IMAGES_MAX, parse_data_url
 from rkfleet.errors import BadRequest, NotFound
 
 __all__ = ["IMAGE", "Marks", "Prompts", "Renderer"]
@@ -39,14 +38,12 @@ NO_TEMPLATE: Final = (
 )
 
 
-class Marks(msgspec.Struct, frozen=True):
-    """What the model's config.json says about images; absent ones are empty. Other fields of the file are not looked at."""
+class Marks(msgspec.Struct, frozen=True, rename="camel"):
+    """What stands around an image in a prompt and for one of its tokens, in the words of `vision` in the artifact's config.json."""
 
-    image_start: str = ""
-    image_end: str = ""
-    image_content: str = ""
-    bos_token: str = ""
-    eos_token: str = ""
+    image_start: str = "<|vision_start|>"
+    image_end: str = "<|vision_end|>"
+    image_content: str = "<|image_pad|>"
 
 
 class Renderer(Protocol):
@@ -136,7 +133,9 @@ class Prompts:
 
     def _text(self, ask: Ask, mode: Mode, text: str, images: tuple[bytes | ImageEmbedding, ...] = ()) -> Work:
         raw = text.encode(errors="replace")
-        wanted = Wanted(identity=self._identity(ask, images=images), text=raw)
+        # What the runtime wraps as a message of its own is no continuation of the message before.
+        wraps = self._template is None and "built_in_chat_template" in self._supports
+        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if wraps else None)
 
         def compose(reused: int, embeddings: Sequence[ImageEmbedding]) -> Input:
             rest = raw[reused:].decode()
@@ -278,7 +277,9 @@ class Prompts:
                         "send image_embeds",
                         param="messages",
                     )
-                images.append(_image_of(url))
+                images.append(parse_data_url(url).data)
+                if len(images) > IMAGES_MAX:
+                    raise BadRequest(f"{len(images)} images are more than the {IMAGES_MAX} of one request", param="messages")
             case {"type": "image_embeds", "data": str(data), "tokens": int(tokens)}:
                 embedding = floats_of(data, tokens, "image_embeds")
                 images.append(ImageEmbedding(floats=bytes(embedding.floats), tokens=tokens))
@@ -293,16 +294,6 @@ class Prompts:
         if len(images) > 1 and "images" not in self._supports:
             raise BadRequest("this runtime takes one image in a request; releases from 1.2 take several", param="messages")
         return IMAGE
-
-
-def _image_of(url: str) -> bytes:
-    head, _, data = url.partition(",")
-    if not head.startswith("data:") or not head.endswith(";base64"):
-        raise BadRequest("image_url must be a data: URL in base64; a board fetches no images", param="messages")
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"image_url is no base64: {error}", param="messages") from error
 
 
 def _texts(message: Mapping[str, Any]) -> list[str]:

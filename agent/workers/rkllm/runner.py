@@ -19,9 +19,11 @@ import contextlib
 import itertools
 import queue
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
 
 import msgspec
 
@@ -71,9 +73,11 @@ class _Job:
         self.work: Final = work
         self.post: Final = post
         self.cancelled = False  # nobody wants more of it
+        self.answered = False  # ... because it has said enough
         self.full = False  # it has as many tokens as it may have
         self.broken = ""  # what the library printed, which makes all that it says worthless
         self.tokens_max = work.tokens_max
+        self.ends_by_itself = False  # the library knows `tokens_max`
         self.text = bytearray()
         self.ids: list[int] = []
         self.numbers: Tensor | None = None
@@ -142,8 +146,13 @@ class Runner:
             self._changed.notify_all()
         return job.number
 
-    def cancel(self, number: int) -> None:
-        """End a request that nobody waits for, wherever it is; one that is over is left alone."""
+    def cancel(self, number: int, *, answered: bool = False) -> None:
+        """End a request, wherever it is; one that is over is left alone.
+
+        Args:
+            number: Which.
+            answered: It has said enough, a stop word came; otherwise nobody waits for it any more.
+        """
         with self._changed:
             for job in self._waiting:
                 if job.number == number:
@@ -151,6 +160,7 @@ class Runner:
                     return
             if self._current is None or self._current.number != number:
                 return
+            self._current.answered = answered and not self._current.cancelled
             self._current.cancelled = True
         self._abort(number)
 
@@ -160,6 +170,9 @@ class Runner:
         if job is None or result.request != job.number:  # what an earlier request left behind
             return
         self._watch.sign()
+        if result.state == "finish":
+            job.perf = result.perf
+            return
         if job.unwanted:
             self._abort(job.number)
             return
@@ -167,15 +180,15 @@ class Runner:
             if tensor is not None:
                 size = tensor.width * FLOAT_BYTES
                 job.numbers = Tensor(tensor.data[-size:], tensor.width, 1)
-        if result.state == "finish":
-            job.perf = result.perf
-        if result.state not in {"normal", "waiting"} or job.work.mode != "generate" or not (result.text or result.token_id > 0):
+        if result.state == "error" or job.work.mode != "generate" or not (result.text or result.token_id > 0):
             return
         job.text += result.text
         job.ids.append(result.token_id)
         job.post(Piece(result.text))
         if len(job.ids) >= job.tokens_max:
             job.full = True
+            if not job.ends_by_itself:
+                self._abort(job.number)
 
     # ---- threads
 
@@ -189,7 +202,10 @@ class Runner:
             except FleetError as error:
                 event = Failed(error)
             except Exception as error:  # noqa: BLE001 (the edge of a request: a mistake in one must not end the worker)
-                self._output.log(f"E rkfleet: request {job.name}: internal error: {error!r}")
+                # No message: it may hold what a user wrote.
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                self._output.log(f"E rkfleet: request {job.name}: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}")
+                self._clear()
                 event = Failed(Internal("internal error in the worker; its log has the cause"))
             finally:
                 with self._changed:
@@ -235,29 +251,30 @@ class Runner:
         work, model = job.work, self._require_model()
         new_tokens = self._estimate(work, images, reused)
         total = cached_tokens + new_tokens
-        room = self._settings.context_tokens - total
         job.tokens_max = min(work.tokens_max, self._settings.output_tokens_max)
         if not self._settings.shift:
-            job.tokens_max = max(1, min(job.tokens_max, room))
+            job.tokens_max = max(1, min(job.tokens_max, self._settings.context_tokens - total))
+        job.ends_by_itself = "max_new_tokens" in model.supports or job.tokens_max == self._settings.output_tokens_max
         input = work.compose(reused, images)
-        with self._cached_prompt(work, reused) as saving:
-            options = self._options(job, str(self._caches.temporary) if saving else "")
+        with self._saved_prompt(work, reused) as saved:
+            options = self._options(job, str(self._caches.temporary) if saved == "save" else "")
             job.post(Began(min(total, self._settings.context_tokens - 1)))
             lines = self._call(job, input, options, new_tokens)
-        ended = self._end_of(job)
+        end = self._end_of(job)
         counted = self._counted()
-        prompt_tokens, cached_tokens = self._count(job, lines, estimated=total, cached=cached_tokens, counted=counted, end=ended)
-        if ended == "stop" or (ended == "length" and "max_new_tokens" in model.supports):
-            self._learn(work, images, prompt_tokens)
-            self._save(work, saving)
-        elif saving:
-            self._caches.drop(self._caches.temporary)
+        counts = _count(
+            job, lines, _Counts(total, cached_tokens, exact=False), counted if end == "stop" else None, loaded=saved == "loaded"
+        )
+        if counts.exact:
+            self._learn(work, images, counts.prompt_tokens)
+        if saved == "save":
+            self._save(work, end)
         if work.mode == "generate" and "keep_history" in model.supports:
             self._held = held_after(
                 work.wanted,
                 work.answered(bytes(job.text), job.ids),
-                end=ended,
-                tokens=prompt_tokens + len(job.ids),
+                end=end,
+                tokens=counts.prompt_tokens + len(job.ids),
                 tokens_counted=counted,
                 context_tokens=self._settings.context_tokens,
             )
@@ -265,7 +282,7 @@ class Runner:
             self._clear()
         if job.numbers is not None:
             job.post(Numbers(job.numbers))
-        return Done(ended, prompt_tokens, cached_tokens, len(job.ids))
+        return Done(end, counts.prompt_tokens, counts.cached_tokens, len(job.ids))
 
     def _call(self, job: _Job, input: Input, options: RunOptions, new_tokens: int) -> Lines:
         """Run the library and return what it printed.
@@ -366,32 +383,37 @@ class Runner:
                 model.clear_kv_cache()
 
     @contextlib.contextmanager
-    def _cached_prompt(self, work: Work, reused: int):  # type: ignore[no-untyped-def]
-        """Load the saved prompt of this request, if there is one; yields whether to save it anew."""
+    def _saved_prompt(self, work: Work, reused: int) -> Iterator[Literal["", "loaded", "save"]]:
+        """Load the saved prompt of this request for the block, or say that it is to be saved anew; empty for neither."""
         if not work.cache_key or reused or not self._caches.enabled:
-            yield False
+            yield ""
             return
-        model, identity, text = self._require_model(), work.wanted.identity, work.wanted.text
-        path = self._caches.find(identity, work.cache_key, text)
-        loaded = False
-        if path is not None:
-            try:
-                model.load_prompt_cache(str(path))
-                loaded = True
-            except PromptCacheFailed as error:
-                self._output.log(f"W rkfleet: a saved prompt is deleted, because the runtime refused it: {error.message}")
-                self._caches.drop(path)
+        if not self._load_saved(work):
+            yield "save"
+            return
         try:
-            yield not loaded
+            yield "loaded"
         finally:
-            if loaded:
-                try:
-                    model.release_prompt_cache()
-                except PromptCacheFailed as error:
-                    self._output.log(f"W rkfleet: {error.message}")
+            try:
+                self._require_model().release_prompt_cache()
+            except PromptCacheFailed as error:
+                self._output.log(f"W rkfleet: {error.message}")
 
-    def _save(self, work: Work, saving: bool) -> None:
-        if not saving:
+    def _load_saved(self, work: Work) -> bool:
+        path = self._caches.find(work.wanted.identity, work.cache_key, work.wanted.text)
+        if path is None:
+            return False
+        try:
+            self._require_model().load_prompt_cache(str(path))
+        except PromptCacheFailed as error:
+            self._output.log(f"W rkfleet: a saved prompt is deleted, because the runtime refused it: {error.message}")
+            self._caches.drop(path)
+            return False
+        return True
+
+    def _save(self, work: Work, end: End) -> None:
+        if end == "abort":
+            self._caches.drop(self._caches.temporary)
             return
         try:
             self._caches.keep(work.wanted.identity, work.cache_key, work.wanted.text)
@@ -413,7 +435,7 @@ class Runner:
 
     def _end_of(self, job: _Job) -> End:
         if job.cancelled:
-            return "abort"
+            return "cut" if job.answered else "abort"
         return "length" if job.full else "stop"
 
     def _counted(self) -> int | None:
@@ -421,16 +443,6 @@ class Runner:
             return self._require_model().kv_cache_tokens()
         except KvCacheFailed:
             return None
-
-    def _count(self, job: _Job, lines: Lines, *, estimated: int, cached: int, counted: int | None, end: End) -> tuple[int, int]:
-        """Return the prompt's tokens and how many of them were not computed, by the best that this library tells."""
-        table = counts_in(lines.kept)
-        prefilled = job.perf.prefill_tokens if job.perf is not None else table.prefill_tokens if table is not None else None
-        if prefilled is None:
-            return estimated, cached
-        if end == "stop" and counted is not None and job.work.mode == "generate" and counted - len(job.ids) >= prefilled + cached:
-            return counted - len(job.ids), counted - len(job.ids) - prefilled  # a loaded prompt counts as cached
-        return cached + prefilled, cached
 
     def _estimate(self, work: Work, images: list[ImageEmbedding], reused: int) -> int:
         """Return about how many tokens the library has to read."""
@@ -448,3 +460,31 @@ class Runner:
     def _require_model(self) -> Model:
         assert self._model is not None, "start comes first"
         return self._model
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    """Tokens of a prompt, how many of them were not computed, and whether the library said so."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    exact: bool
+
+
+def _count(job: _Job, lines: Lines, estimated: _Counts, counted: int | None, *, loaded: bool) -> _Counts:
+    """Return what a run has read, by the best that this library tells.
+
+    Args:
+        job: The run.
+        lines: What was printed meanwhile: before 1.2.1 the table in it is all that there is.
+        estimated: What is known without the library; its cached tokens are those that the cache held.
+        counted: Tokens in the cache after the run, where the library can count them and the run ended by itself.
+        loaded: A saved prompt was loaded, of unknown length: part of what was not computed.
+    """
+    table = counts_in(lines.kept)
+    prefilled = job.perf.prefill_tokens if job.perf is not None else table.prefill_tokens if table is not None else None
+    if prefilled is None:
+        return estimated
+    if not loaded:
+        return _Counts(estimated.cached_tokens + prefilled, estimated.cached_tokens, exact=True)
+    prompt_tokens = max(prefilled, estimated.prompt_tokens if counted is None else counted - len(job.ids))
+    return _Counts(prompt_tokens, prompt_tokens - prefilled, exact=counted is not None)

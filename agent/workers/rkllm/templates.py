@@ -37,19 +37,17 @@ class Template:
         digest: Of its source: two templates are the same if it is.
     """
 
-    def __init__(self, path: str, clock: Clock, words: Mapping[str, str]) -> None:
+    def __init__(self, path: str, clock: Clock) -> None:
         """Read and compile.
 
         Args:
             path: The template's file.
             clock: For templates that tell the date.
-            words: Variables that are the same for every prompt, such as `bos_token`.
 
         Raises:
             FailedPrecondition: It cannot be read or is no template; the message has the line.
         """
         self._path: Final = path
-        self._words: Final = dict(words)
         try:
             with Path(path).open("rb") as file:
                 source = file.read(TEMPLATE_BYTES_MAX + 1)
@@ -88,7 +86,7 @@ class Template:
             pieces: list[str] = []
             size = 0
             for piece in self._code.generate(
-                {**self._words, **variables},
+                dict(variables),
                 messages=[dict(one) for one in messages],
                 tools=list(tools) or None,
                 add_generation_prompt=True,

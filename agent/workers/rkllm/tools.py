@@ -62,7 +62,7 @@ class Parser:
         self._new_id: Final = new_id
         self._begins: Final = tuple(form.begin for form in FORMS) if tools is not None else ()
         self._thinking = thinking
-        self._fresh = True  # nothing but white space has been said outside of thoughts and calls
+        self._fresh = True  # the answer has not begun, or only with thoughts
         self._trim = thinking  # white space at this place belongs to a marker
         self._rest = ""
         self._call: _Call | None = None
@@ -99,21 +99,29 @@ class Parser:
             return False
         if self._thinking:
             return self._split(deltas, (THOUGHT,)) == THOUGHT
-        if self._fresh and self._tools is not None and self._rest.lstrip()[:1] in {"{", "["} and not self._may_begin("["):
-            self._rest = self._rest.lstrip()
+        if self._fresh and (step := self._open()) is not None:
+            return step
+        found = self._split(deltas, self._begins)
+        if found:
+            self._begin(next(form for form in FORMS if form.begin == found))
+        return bool(found)
+
+    def _open(self) -> bool | None:
+        """Look at how the answer begins: with a thought, with a bare call, or (None) with text; False while that is not known."""
+        rest = self._rest.lstrip()
+        markers = (THINK, *self._begins)
+        if not rest or any(one != rest and one.startswith(rest) for one in markers):
+            return False
+        if rest.startswith(THINK):
+            self._rest = rest.removeprefix(THINK)
+            self._thinking = self._trim = True
+            return True
+        if self._tools is not None and rest[0] in "{[" and not rest.startswith(self._begins):
+            self._rest = rest
             self._begin(BARE)
             return True
-        found = self._split(deltas, (*((THINK,) if self._fresh else ()), *self._begins))
-        if not found:
-            return False
-        if found != THINK:
-            self._begin(next(form for form in FORMS if form.begin == found))
-        return True
-
-    def _may_begin(self, letter: str) -> bool:
-        """Return whether the rest is, or may become, a marker that begins with this letter."""
-        rest = self._rest.lstrip()
-        return any(one.startswith(letter) and (rest.startswith(one) or one.startswith(rest)) for one in self._begins)
+        self._fresh = False
+        return None
 
     def _split(self, deltas: list[Delta], markers: tuple[str, ...]) -> str:
         """Say what stands before the first marker and return that; empty when none is whole, and then its beginning stays."""
@@ -122,22 +130,18 @@ class Parser:
             at = len(self._rest) - open_tail(self._rest, markers)
         self._say(deltas, self._rest[:at])
         self._rest = self._rest[at + len(marker) :]
-        if marker in {THINK, THOUGHT}:
-            self._thinking = marker == THINK
+        if marker == THOUGHT:
+            self._thinking = False
             self._trim = True
         return marker
 
     def _say(self, deltas: list[Delta], text: str) -> None:
         if not text:
             return
-        if self._thinking:
-            deltas.append({"reasoning_content": text})
-            return
-        self._fresh = self._fresh and text.isspace()
-        deltas.append({"content": text})
+        deltas.append({"reasoning_content" if self._thinking else "content": text})
 
     def _begin(self, form: Form) -> None:
-        self._form = form
+        self._form, self._fresh = form, False
         self._call = _Call()
 
     def _go_on_with(self, call: _Call, deltas: list[Delta]) -> bool:
@@ -164,15 +168,12 @@ class Parser:
             function = {"name": call.name, "arguments": text or ("{}" if call.done else "")}
             yield _tool_delta(self.calls, {"id": self._new_id(self.calls), "type": "function", "function": function})
             self.calls += 1
-            self._fresh = False
         elif text:
             yield _tool_delta(self.calls - 1, {"function": {"arguments": text}})
 
     def _give_up(self, call: _Call, deltas: list[Delta]) -> None:
         self._call = None
-        text = "" if call.announced else self._form.begin + call.raw
-        self._fresh = False
-        self._say(deltas, text)
+        self._say(deltas, "" if call.announced else self._form.begin + call.raw)
 
     def _after_call(self, call: _Call) -> bool:
         """Find out what follows a whole call: its end marker, the next of a list, or text. Returns whether that is known."""

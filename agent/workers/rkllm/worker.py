@@ -26,6 +26,7 @@ from agent.workers.rkllm.releases import GENERATIONS, Generation
 from agent.workers.rkllm.runner import Runner, Settings
 from agent.workers.rkllm.vision import Encoder
 from agent.workers.rkllm.watch import Limits, Watch
+from agent.workers.rknn.encoder import open_encoder
 from rkfleet import simulated
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.errors import FailedPrecondition, FleetError
@@ -33,7 +34,7 @@ from rkfleet.kinds.replica import ExitReason
 
 __all__ = ["Rkllm", "load"]
 
-CONFIG_BYTES_MAX: Final = 1 << 20  # config.json of a large model has some kilobytes.
+CONFIG_BYTES_MAX: Final = 16 << 20  # config.json of a model has some kilobytes; with a vocabulary in it some megabytes.
 
 # The runtime prints a table of counts after each run, which is the only way to know the length of a prompt before 1.2.1.
 # Source: the environment variable RKLLM_LOG_LEVEL in the manual of https://github.com/airockchip/rknn-llm.
@@ -62,7 +63,7 @@ class Rkllm:
 def load(
     load: Load,
     *,
-    open_encoder: Callable[[NpuLoad], Encoder] | None = None,
+    open_encoder: Callable[[NpuLoad], Encoder] = open_encoder,
     clock: Clock | None = None,
     limits: Limits = Limits(),
 ) -> Rkllm:
@@ -88,10 +89,13 @@ def load(
             f"the rkllm runtime answers one request at a time, not {load.max_concurrent}; set serving.maxConcurrent: 1"
         )
     marks = _marks(npu.config_path)
-    template = _template(npu.template_path, clock, marks)
+    template = _template(npu.template_path, clock)
     caches = Caches(npu.cache_dir, npu.cache_bytes, model_identity(load.model_path, npu.library, npu.library_version, generation))
     lock = BoardLock(npu.lock_path)
-    encoder = open_encoder(npu) if npu.encoder_path and open_encoder is not None else None
+    encoder = None
+    if npu.encoder_path:
+        with lock.hold():  # it encodes a grey image, and nothing else may run on the NPU meanwhile
+            encoder = open_encoder(npu)
     if generation in {"G1", "G2"}:
         os.environ.setdefault(*LOG_LEVEL)
 
@@ -191,21 +195,25 @@ def _load_adapters(model: Model, npu: NpuLoad, output: Output) -> None:
         output.settle(f"adapter {adapter.name} is loaded")
 
 
+class _Config(msgspec.Struct, frozen=True):
+    vision: Marks = Marks()
+
+
 def _marks(path: str) -> Marks:
     if not path:
         return Marks()
     try:
         with Path(path).open("rb") as file:
-            return msgspec.json.decode(file.read(CONFIG_BYTES_MAX), type=Marks)
+            return msgspec.json.decode(file.read(CONFIG_BYTES_MAX), type=_Config).vision
     except OSError as error:
         raise FailedPrecondition(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.MsgspecError as error:
-        raise FailedPrecondition(f"{path}: {error}") from error
+        raise FailedPrecondition(f"{path}: vision cannot be read: {error}") from error
 
 
-def _template(path: str, clock: Clock, marks: Marks) -> Renderer | None:
+def _template(path: str, clock: Clock) -> Renderer | None:
     if not path:
         return None
     from agent.workers.rkllm.templates import Template  # noqa: PLC0415 (Jinja costs 5 MB, and most models need none)
 
-    return Template(path, clock, {"bos_token": marks.bos_token, "eos_token": marks.eos_token})
+    return Template(path, clock)

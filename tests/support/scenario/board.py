@@ -26,12 +26,15 @@ from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.loop import Loop
 from agent.metrics import AgentMetrics
+from agent.outage import Outage
 from agent.planning.values import Abilities, InstalledLibrary, Served
 from agent.reports import Reports
+from agent.samples import read_series
 from agent.session.runner import Machine, SessionRunner
 from agent.workers.base import Exit, Listener, WorkerSpec
 from agent.workers.supervisor import Supervisor
 from rkfleet.errors import NotFound, PermissionDenied, Unavailable
+from rkfleet.fleet_time import FleetTime
 from rkfleet.identity import Identity
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason, Measured
@@ -93,6 +96,7 @@ class Board:
         self.cable: Cable = fleet.network.cable(name, random.Random(f"{fleet.seed} cable {name}"))
         self.agent: Agent | None = None
         self.boots = 0
+        self.powers = 0
         self.accepted = 0
         self.ledger_spoiled = False
         self.rotten: dict[str, float] = {}
@@ -122,6 +126,7 @@ class Board:
     def _died(self, process: Process, how: str, *, power: bool) -> None:
         self.fleet.say(self.name, how)
         if power:
+            self.powers += 1
             self.cable.darken()
         process.kill()
         self.disk.leave(power=power)
@@ -239,7 +244,8 @@ class Agent:
         self.process = process
         wake, metrics = asyncio.Event(), Metrics("agent")
         jitter = process.chance
-        self.reports = Reports(board.clock)
+        self.time = FleetTime(board.clock)
+        self.reports = Reports(board.clock, self.time)
         self.ledger = _Ledger(directory, board.disk, wake.set)
         self.ledger.board = board
         fleet.promises.ledger_read(board, self.ledger.held.number)
@@ -268,8 +274,13 @@ class Agent:
             jitter=jitter,
             ledger=self.ledger,
             reports=self.reports,
+            on_time=self.time.tell,
             connect=lambda: fleet.network.call(board.name),
         )
+        self.outage = Outage(
+            directory, board.disk, boot_id=f"power-{board.powers}", clock=board.clock, reports=self.reports,
+            read=lambda: read_series(metrics), in_session=lambda: self.session.connection.number > 0,
+        )  # fmt: skip
         fetcher = Fetcher(
             self.cache, None, board.disk, metrics, CHUNK_BYTES, open_source=lambda url, token, _tls: Source(board, url, token)
         )
@@ -301,12 +312,14 @@ class Agent:
         task = asyncio.current_task()
         assert task is not None
         self.task_of_run = task
+        await self.outage.load()
         async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(self.supervisor.run())
+            working, remembering = tasks.create_task(self.supervisor.run()), tasks.create_task(self.outage.run())
             async with asyncio.TaskGroup() as converging:
                 converging.create_task(self._loop.run())
                 converging.create_task(self.session.run())
             working.cancel()
+            remembering.cancel()
 
     def answers(self, uid: str) -> bool:
         """Whether a request for this replica would be let in."""

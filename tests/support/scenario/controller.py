@@ -64,6 +64,7 @@ class Controller:
             record=self._events.record,
             metrics=metrics,
             on_presence=self._presence,
+            samples=fleet.outages,
         )
         self.hub = Hub(fleet_id=fleet.fleet_id, controller=process.name, seams=seams)
         self._loops = add_loops(
@@ -76,6 +77,7 @@ class Controller:
             minter=minter,
             sessions=self.hub,
             offers=self.hub,
+            identities=self.hub,
             blobs=fleet.registry,
             metrics=metrics,
         )

@@ -18,6 +18,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from controller.outages import Outages
 from controller.store.base import Item
 from controller.store.sql.database import Database
 from controller.trust.binding import Binding
@@ -87,6 +88,7 @@ class Fleet:
         self.store_file = StoreFile(Database.open(self._sqlite) if self._sqlite else MemoryFile())
         self.store_file.committed = self.promises.committed
         self.store_file.now = loop.time
+        self.outages = Outages(directory / "outages")
         self.boards: dict[str, Board] = {}
         self.controller: Controller | None = None
         self.controller_up_at = 0.0

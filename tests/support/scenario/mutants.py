@@ -283,7 +283,7 @@ def orphans_stay() -> contextlib.AbstractContextManager[None]:
 
 # Each with a seed, or a scenario of `named.py`, that is known to catch it; 0 for a search.
 MUTANTS: dict[Callable[[], contextlib.AbstractContextManager[None]], int | str] = {
-    no_session_fence: 15,
+    no_session_fence: 42,
     no_ledger_fence: 2,
     a_number_twice: 1,
     act_before_the_ledger: "first_rollout",

@@ -5,6 +5,8 @@ Each coroutine is one scenario; its first line stands at the head of the transcr
 
 from __future__ import annotations
 
+import itertools
+
 from rkfleet import conditions
 from rkfleet.kinds import Board as BoardKind
 from rkfleet.kinds import ModelDeployment
@@ -12,6 +14,8 @@ from rkfleet.kinds.board import Runtime
 from tests.support.scenario.board import OLDER, RUNTIME
 from tests.support.scenario.declared import is_complete
 from tests.support.scenario.fleet import Fleet, Scenario
+from tests.support.scenario.promises import PromiseBroken
+from tests.support.scenario.virtual import START
 
 IN_PLACE = {"maxUnavailable": 1, "maxSurge": 0}
 SURGE = {"maxUnavailable": 0, "maxSurge": 1}
@@ -195,6 +199,41 @@ async def board_deleted_and_joined_again(fleet: Fleet) -> None:
     await fleet.converge()
 
 
+async def hour_away(fleet: Fleet) -> None:
+    """A board is away for an hour, its agent is killed in it and its clock jumps ten years: nothing of that hour is missing."""
+    await _serving(fleet, boards=2, slots=1, replicas=1, strategy=IN_PLACE, placement={"boardLostSeconds": 7200})
+    board = fleet.boards[fleet.replicas("chat")[0].spec.board_name]
+    began = fleet.loop.time()
+    board.cable.cut(up=True, down=True)
+    fleet.say(board.name, "is cut off")
+    await fleet.sleep(1500.0)
+    board.clock.offset_seconds = 10 * 365 * 86400.0
+    fleet.say(board.name, "its clock jumps by ten years")
+    await fleet.sleep(290.0)
+    board.kill(power=False)
+    await fleet.sleep(5.0)
+    board.boot()
+    await fleet.sleep(began + 3600.0 - fleet.loop.time())
+    board.cable.heal()
+    fleet.say(board.name, "is connected again")
+    await fleet.until(lambda: _is_ready(fleet, board.name), what="the board is back")
+    await fleet.converge()
+    _nothing_is_missing(fleet, board.name, began, began + 3600.0)
+
+
+def _nothing_is_missing(fleet: Fleet, board: str, since: float, until: float) -> None:
+    """See to it that the controller has a sample of each minute of an outage, and what happened in it, at the right times."""
+    found = fleet.promises.named(BoardKind, board)
+    assert found is not None
+    text = fleet.outages.openmetrics(board, found.metadata.uid, {}).decode()
+    times = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("rkfleet_assignment_number{")]
+    taken = [moment - START.timestamp() for moment in times]
+    gaps = [after - before for before, after in itertools.pairwise([since, *taken, until])]
+    # The session notices a dead link after half a minute; a minute and the last one of its agent are what a kill may cost.
+    if not gaps or max(gaps) > 125.0 or sorted(gaps)[-3] > 95.0 or len(taken) < 56:
+        raise PromiseBroken(f"of an hour {len(taken)} samples are there, {max(gaps):.0f} s apart at most")
+
+
 async def store_disk_full(fleet: Fleet) -> None:
     """The controller's disk is full for a minute in a rollout; boards go on, and the rollout does when there is room."""
     await _serving(fleet, boards=2, slots=1, replicas=2, strategy=IN_PLACE)
@@ -269,7 +308,7 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in (
         first_rollout, surge_rollout, in_place_rollout, board_lost_and_back, controller_dies_in_a_rollout, board_disk_full,
         old_stream_beside_the_new, partition_heals, board_away_in_a_rollout, lost_while_it_should_drain,
-        cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, store_disk_full,
+        cold_boot_without_a_controller, agent_killed_in_a_write, spoiled_file, board_deleted_and_joined_again, hour_away, store_disk_full,
         runtime_rollout,
     )
 }  # fmt: skip

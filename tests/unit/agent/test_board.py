@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.board import kernel, soc
+from agent.board import kernel, npu, soc
 from agent.board.facts import STORAGE_STEP_BYTES, SYSTEM_STORAGE_BYTES, Overrides, observe_facts
 from agent.board.memory import Memory, observe_memory, under_pressure
+from agent.board.snapshot import Driver
 from agent.board.storage import observe_storage
 from rkfleet.kinds.board import DriverVersion, Runtime
+from tests.support.board_tree import rk3576_tree, rk3588_tree
 
 GI = 1 << 30
 
@@ -54,22 +56,57 @@ def test_artifacts_may_use_what_is_free_and_what_they_have(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("compatible", "expected"),
     [
-        ("radxa,rock-5b\x00rockchip,rk3588\x00", soc.Soc("rk3588", 3)),
-        ("x\x00rockchip,rk3588s\x00rockchip,rk3588\x00", soc.Soc("rk3588", 3)),
-        ("friendlyarm,nanopi-m5\x00rockchip,rk3576\x00", soc.Soc("rk3576", 2)),
-        ("raspberrypi,5-model-b\x00brcm,bcm2712\x00", soc.CPU),
+        ("radxa,rock-5b\x00rockchip,rk3588\x00", ("rk3588", 3, "rk3588")),
+        ("x\x00rockchip,rk3588s\x00rockchip,rk3588\x00", ("rk3588", 3, "rk3588s")),
+        ("x\x00rockchip,rk3583\x00rockchip,rk3588s\x00", ("rk3588", 2, "rk3583")),
+        ("friendlyarm,nanopi-m5\x00rockchip,rk3576\x00", ("rk3576", 2, "rk3576")),
+        ("raspberrypi,5-model-b\x00brcm,bcm2712\x00", soc.CPU[:3]),
     ],
 )
-def test_the_chip_is_read_from_the_device_tree(tmp_path: Path, compatible: str, expected: soc.Soc) -> None:
+def test_the_chip_is_read_from_the_device_tree(tmp_path: Path, compatible: str, expected: tuple[str, int, str]) -> None:
     """A board that is none of ours is a CPU board."""
-    assert soc.observe_soc(machine(tmp_path, proc__device_tree__compatible=compatible)) == expected
+    assert soc.observe_soc(machine(tmp_path, proc__device_tree__compatible=compatible))[:3] == expected
 
 
-def test_the_npu_driver_is_the_vendor_module_or_nothing(tmp_path: Path) -> None:
-    """A mainline kernel without the module has no driver that the vendor's runtime could use."""
-    assert kernel.observe_npu_driver(tmp_path) == DriverVersion()
-    machine(tmp_path, sys__module__rknpu__version="0.9.8\n")
-    assert kernel.observe_npu_driver(tmp_path) == DriverVersion(family="rknpu", version="0.9.8")
+def test_the_facts_of_a_board_have_its_driver_and_the_cores_that_work(tmp_path: Path) -> None:
+    """A chip with a broken NPU core is sold as another one, and the driver shows the cores that are left."""
+    tree = rk3588_tree(tmp_path)
+    facts = observe_facts(tree.root, tmp_path, 0, Overrides(), ())
+    assert (facts.soc, facts.npu_cores) == ("rk3588", 3)
+    assert facts.versions.npu_driver == DriverVersion(family="rknpu", version="0.9.8")
+    assert observe_facts(tree.load(3, 4).root, tmp_path, 0, Overrides(), ()).npu_cores == 2
+    assert observe_facts(tree.no_debugfs().root, tmp_path, 0, Overrides(), ()).npu_cores == 3
+    mainline = observe_facts(tree.mainline().root, tmp_path, 0, Overrides(), ())
+    assert mainline.versions.npu_driver == DriverVersion(family="rocket")
+
+
+def test_the_version_of_the_driver_is_told_by_three_files_in_this_order(tmp_path: Path) -> None:
+    """The first needs no privilege."""
+    tree = rk3576_tree(tmp_path).write("proc/rknpu/version", "RKNPU driver: v0.9.6").write("sys/module/rknpu/version", "0.9.9")
+    assert npu.observe_driver(tree.root) == Driver(family="rknpu", version="0.9.9", source="/sys/module/rknpu/version")
+    tree.write("sys/module/rknpu/version", "")
+    assert npu.observe_driver(tree.root) == Driver(family="rknpu", version="0.9.8", source="/sys/kernel/debug/rknpu/version")
+    tree.no_debugfs()
+    assert npu.observe_driver(tree.root) == Driver(family="rknpu", version="0.9.6", source="/proc/rknpu/version")
+    tree.remove("proc/rknpu")
+    assert npu.observe_driver(tree.root) == Driver(family="rknpu")
+    assert npu.observe_driver(tree.no_driver().root) == Driver()
+    assert npu.observe_driver(tree.remove("sys").root) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("NPU load:  Core0:  7%, Core1:  0%, Core2: 100%,", {0: 0.07, 1: 0.0, 2: 1.0}),
+        ("NPU load:  42%", {0: 0.42}),
+        ("NPU load:  Core0: 429496%, Core1:  1%,", {0: 1.0, 1: 0.01}),
+        ("NPU load: none", None),
+        ("", None),
+    ],
+)
+def test_the_load_is_read_for_each_core_and_is_never_more_than_all(text: str, expected: dict[int, float] | None) -> None:
+    """Drivers before the cap print nonsense, and nothing is not zero."""
+    assert npu.parse_load(text) == expected
 
 
 def test_a_machine_is_told_by_its_chip_before_its_installation(tmp_path: Path) -> None:

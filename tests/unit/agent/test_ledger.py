@@ -131,6 +131,55 @@ def test_with_both_files_spoiled_the_board_starts_empty_and_says_so(tmp_path: Pa
     assert accept(ledger, offer(2, replica()))[0].verdict is Verdict.ACCEPTED
 
 
+def test_a_flipped_bit_anywhere_is_found_and_never_believed(tmp_path: Path) -> None:
+    """Whatever bit of the newest file flips, the board follows that assignment or the one before; of both files, one of them or none."""
+    accept(open_ledger(tmp_path), offer(11), offer(12, replica()))
+    newest = open_ledger(tmp_path).held
+    whole = {name: (tmp_path / name).read_bytes() for name in (CURRENT, PREVIOUS)}
+    (tmp_path / CURRENT).unlink()
+    before = open_ledger(tmp_path).held
+    assert (newest.number, before.number) == (12, 11)
+
+    def spoil(name: str, position: int, bit: int) -> None:
+        body = bytearray(whole[name])
+        body[position % len(body)] ^= bit
+        (tmp_path / name).write_bytes(body)
+
+    for position in (*range(24), *range(24, len(whole[CURRENT]), 4)):  # the number stands at the beginning
+        bit = 1 << (position % 7)
+        spoil(CURRENT, position, bit)
+        (tmp_path / PREVIOUS).write_bytes(whole[PREVIOUS])
+        assert open_ledger(tmp_path).held in {newest, before}, (position, bit)
+        spoil(PREVIOUS, position, bit)
+        held = open_ledger(tmp_path).held
+        assert held.number == 0 or held in {newest, before}, (position, bit)
+
+
+def test_a_ledger_that_was_spoiled_is_mended_and_the_next_bad_block_costs_nothing_more(tmp_path: Path) -> None:
+    """What is held stands in both places again; an older file without a check is read as before."""
+    accept(open_ledger(tmp_path), offer(1), offer(2, replica()), offer(3))
+    (tmp_path / CURRENT).write_bytes(b"")
+    ledger = open_ledger(tmp_path)
+    asyncio.run(ledger.mend())
+    assert ledger.problems
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    assert open_ledger(tmp_path).held == ledger.held
+    assert accept(ledger, offer(4))[0].verdict is Verdict.ACCEPTED
+    assert ledger.problems == ()
+    old = msgspec.json.decode((tmp_path / CURRENT).read_bytes())
+    del old["check"]
+    (tmp_path / CURRENT).write_bytes(msgspec.json.encode(old))
+    assert open_ledger(tmp_path).held.number == 4
+
+    disk = LimitedDisk()
+    (tmp_path / CURRENT).write_bytes(b"")
+    full = open_ledger(tmp_path, disk)
+    disk.room = 0
+    asyncio.run(full.mend())
+    assert "ledger.json cannot be written again: No space left on device" in full.disk_problem
+    assert full.held.number == 2
+
+
 @pytest.mark.parametrize("moment", range(8))
 def test_a_kill_at_any_moment_leaves_a_whole_ledger(tmp_path: Path, moment: int) -> None:
     """Whatever call is the last one, the next start reads the old assignment or the new one."""

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from agent.failures import facts
+from agent.failures.modes import failure
 from agent.planning.plan import FETCHES_MAX, SETTLE_SECONDS
 from agent.planning.values import CancelFetch, Fetch, InstalledLibrary, Start, Stop, Unload, Verify
 from rkfleet.assignment import AssignedReplica, ServingParameters
@@ -246,6 +248,39 @@ def test_a_file_that_fails_verification_is_fetched_again_before_the_load() -> No
     world.step()
     world.fetched(UID)
     assert kinds(world) == [("Verify", UID)]
+
+
+def test_a_known_failure_is_the_reason_and_its_remedy_the_advice() -> None:
+    """Who describes the replica reads what to change."""
+    world = serving()
+    world.crashed(UID, reason="LoadFailed")
+    world.worker(UID, failure=failure(11, "too much context", "set spec.template.serving.contextTokens to 4096 or less"))
+    (state,) = world.plan().replicas
+    loaded = next(one for one in state.conditions if one.type == "Loaded")
+    assert (loaded.status, loaded.reason) == ("False", "ContextAboveModelLimit")
+    assert loaded.message.startswith("the worker ended (LoadFailed: signal 11)")
+    assert loaded.message.endswith("Try: set spec.template.serving.contextTokens to 4096 or less")
+
+
+def test_a_process_that_cannot_be_ended_is_named() -> None:
+    """The place that its replica should have is taken by something that only a person can remove."""
+    world = serving()
+    world.worker(UID, phase="Stopping", endpoint="", failure=facts.model_not_unloaded(77, 1 << 30, 12.0))
+    (state,) = world.plan().replicas
+    loaded = next(one for one in state.conditions if one.type == "Loaded")
+    assert loaded.reason == "ModelNotUnloaded"
+    assert loaded.message.endswith("Try: on the board: kill -9 77")
+
+
+def test_a_variant_for_rknn_alone_is_refused_with_the_way_out() -> None:
+    """An encoder is a file of a variant for rkllm."""
+    world = BoardWorld(msgspec.structs.replace(replica(), runtime="rknn"))
+    world.step()
+    world.fetched(UID)
+    (state,) = world.plan().replicas
+    loaded = next(one for one in state.conditions if one.type == "Loaded")
+    assert loaded.reason == "RuntimeMissing"
+    assert "only as a file with role encoder" in loaded.message
 
 
 def test_every_load_after_an_exit_has_its_own_verification() -> None:

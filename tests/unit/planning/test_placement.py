@@ -146,6 +146,29 @@ def test_a_board_is_excluded_with_value_and_limit(asked: planned.Json, have: pla
     assert reason in why_not(fleet([board("a", **have)], [waiter()], models=(planned.model("qwen", asked),)))
 
 
+def test_nothing_that_needs_the_npu_goes_where_it_is_not_ready() -> None:
+    """Another variant of the Model may go there; what is unknown, or not said, excludes nobody."""
+    runtimes = [{"name": "rkllm", "version": "1.1.4"}, {"name": "llamacpp", "version": "1.2"}]
+    shared = board(
+        "shared", soc="rk3588", runtimes=runtimes, conditions=[said("Ready"), said("NPUReady", "False", "OtherNPUClient", "frigate has it")]
+    )
+    npu = variant("npu", soc="rk3588", runtime="rkllm")
+    message = why_not(fleet([shared], [waiter()], models=(planned.model("qwen", npu),)))
+    assert "NPU is not ready (OtherNPUClient), which variant npu needs: shared" in message
+    both = fleet([shared], [waiter()], models=(planned.model("qwen", npu, variant("cpu")),))
+    assert bindings(both) == {"chat-1-0": ("shared", "cpu")}
+    for status in ("Unknown", "True"):
+        other = board("a", soc="rk3588", runtimes=runtimes, conditions=[said("Ready"), said("NPUReady", status)])
+        assert bindings(fleet([other], [waiter()], models=(planned.model("qwen", npu),))) == {"chat-1-0": ("a", "npu")}
+
+
+def test_of_boards_that_fit_alike_the_cooler_one_is_taken() -> None:
+    """Though less of its memory would be free; spreading comes first."""
+    hot = board("hot", memory="16Gi", conditions=[said("Ready"), said("ThermalPressure")])
+    assert bindings(fleet([hot, board("warm")], [waiter()])) == {"chat-1-0": ("warm", "q4")}
+    assert bindings(fleet([hot, board("warm")], [placed("warm"), waiter()])) == {"chat-1-0": ("hot", "q4")}
+
+
 def test_a_board_outside_of_the_selector_is_excluded() -> None:
     owner = planned.deployment(placement={"boardSelector": {"matchLabels": {"site": "lab"}}})
     world = fleet([board("a", labels={"site": "attic"}), board("b", labels={"site": "lab"})], [waiter()], owner=owner)

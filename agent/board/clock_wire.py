@@ -1,0 +1,18 @@
+"""What agent and helper agree on: where the socket is, the three verbs, how long an answer may be.
+
+A caller sends one verb and a newline; the helper answers `{"items": [[...], ...], "problem": "..."}` on one line, with the fields of
+`profile.Item` in their order, and closes. Used by `agent/clocks.py` and `agent/board/clock_control.py`; standard library only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ANSWER_BYTES_MAX", "SOCKET", "VERBS", "VERB_BYTES_MAX"]
+
+# A directory of its own: systemd removes a unit's runtime directory when the unit stops, and the agent's must not take the socket along.
+SOCKET: Final = Path("/run/rkfleet-clocks/clocks.sock")
+VERBS: Final = ("read", "apply", "undo")
+VERB_BYTES_MAX: Final = 16
+ANSWER_BYTES_MAX: Final = 64 << 10  # A profile has seven items at 300 bytes; sentences of refusals add some.

@@ -1,0 +1,1 @@
+"""A board without a fleet: `rkfleet agent run --standalone --model FILE`."""

@@ -1,0 +1,101 @@
+"""What the command line of a board without a fleet says, as one frozen value.
+
+In: arguments of `python -m agent --standalone`. Out: `Options`. Called by `agent/__main__.py`. It stands apart from `agent/config.py`
+because the two programs share neither a required argument nor a directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent.config import Config, add_machine_options
+from rkfleet.ports import port_argument
+
+__all__ = ["HOST", "PORT", "Options", "parse_arguments"]
+
+PORT: Final = 8080  # What llama.cpp's own server takes, so that clients which were set up for it find this one.
+HOST: Final = "127.0.0.1"  # /v1 asks nobody for a key here.
+BOARD: Final = "standalone"
+MODELS_MAX: Final = 16  # Each is a process with its weights in memory.
+NAME_LENGTH_MAX: Final = 128  # As `ModelDeployment.spec.servedModelName`.
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How one board serves model files by itself.
+
+    Attributes:
+        models: Model files, absolute.
+        names: Name that clients ask for, one for each model; empty takes the file's.
+        port: Port on loopback; None takes PORT if it is free, else any; 0 takes any.
+        context_tokens: Largest context of one request; 0 takes what the model was trained for, within limits.
+        agent: Everything that a board of a fleet may be told about its machine as well.
+    """
+
+    models: tuple[Path, ...]
+    names: tuple[str, ...] = ()
+    port: int | None = None
+    context_tokens: int = 0
+    agent: Config
+
+
+def parse_arguments(arguments: Sequence[str]) -> Options:
+    """Read the command line; exits with status 2 and a usage line when it cannot be read."""
+    parser = _parser()
+    values = vars(parser.parse_args(arguments))
+    models = tuple(path.absolute() for path in values["models"])
+    names = tuple(values["names"] or ())
+    if len(models) > MODELS_MAX:
+        parser.error(f"--model is given {len(models)} times, at most {MODELS_MAX} are served by one board")
+    if len(set(models)) < len(models):
+        parser.error(f"--model names {next(str(path) for path in models if models.count(path) > 1)} twice")
+    if names and len(names) != len(models):
+        parser.error(f"--name is given {len(names)} times and --model {len(models)} times; give a name for each model, or none")
+    port, context_tokens = values["port"], values["context_tokens"]
+    machine = {name: value for name, value in values.items() if name in Config.__struct_fields__}
+    agent = Config(controller="", name=BOARD, ops_host=HOST, ops_port=port or 0, **machine)
+    return Options(models=models, names=names, port=port, context_tokens=context_tokens, agent=agent)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rkfleet agent run --standalone",
+        description="Serve model files on this machine's loopback, without a controller: OpenAI's API, one process for each model.",
+    )
+    add = parser.add_argument
+    add("--standalone", action="store_true", required=True, help="serve by itself; without it the agent belongs to a fleet")
+    add("--model", dest="models", type=Path, action="append", required=True, metavar="FILE", help="GGUF or RKLLM file; may be repeated")
+    add("--name", dest="names", type=_served_name, action="append", metavar="SERVED", help="name for clients (default: the file's name)")
+    add("--port", type=port_argument, default=None, help=f"port (default {PORT}, or any free one when that is taken; 0 = any)")
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path.home() / ".rkfleet" / "standalone",
+        help="what is remembered of model files (default ~/.rkfleet/standalone)",
+    )
+    add(
+        "--context",
+        dest="context_tokens",
+        type=_tokens,
+        default=0,
+        metavar="N",
+        help="tokens of prompt and answer together (default: what the model was trained for, at most 4096)",
+    )
+    add_machine_options(parser, log_level="error")
+    return parser
+
+
+def _served_name(text: str) -> str:
+    if not text or len(text) > NAME_LENGTH_MAX or any(letter.isspace() for letter in text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} must be 1..{NAME_LENGTH_MAX} characters without spaces")
+    return text
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of tokens, 1..{1 << 20}")
+    return int(text)
