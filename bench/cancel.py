@@ -150,7 +150,7 @@ async def measure(directory: Path, clock: Clock, options: argparse.Namespace) ->
 
 async def of_board(fleet: NpuFleet, board: NpuBoard, speed: Speed, file: Path, *, label: str, clock: Clock, cancels: int) -> list[Result]:
     """Return what was measured with one model."""
-    file.write_bytes(speed.file())
+    await asyncio.to_thread(file.write_bytes, speed.file())
     variant = {
         "name": "rk3588-w8a8", "soc": "rk3588", "dtype": "w8a8", "runtime": "rkllm", "contextTokens": 4096, "requires": {"memory": "256Mi"},
     }  # fmt: skip

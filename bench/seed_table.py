@@ -155,7 +155,7 @@ async def measure(directory: Path, clock: Clock, options: argparse.Namespace) ->
         for row in rows:
             placeholder = placeholder_of(row)
             file = directory / placeholder.file_name
-            file.write_bytes(placeholder.body)
+            await asyncio.to_thread(file.write_bytes, placeholder.body)
             await fleet.push(model_of(row), file, placeholder.words)
         say(f"{len(rows)} models are pushed; load average {os.getloadavg()[0]:.2f}")
         bench = Bench(fleet, clock, options.release, options.tries, rows)

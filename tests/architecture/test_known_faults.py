@@ -14,7 +14,7 @@ ROWS = {int(number): rest for number, rest in re.findall(r"^\| (\d+) \|(.*)$", P
 FAULTS = 24
 
 
-def tests_of(file: Path) -> set[str]:
+def names_in(file: Path) -> set[str]:
     """Return the names of the tests in a file, those of classes included."""
     tree = ast.parse(file.read_text())
     return {
@@ -32,5 +32,5 @@ def test_a_fault_is_held_by_tests_that_exist(number: int) -> None:
     """A test that was renamed or given up would leave its fault open."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", ROWS[number])
     assert named, f"fault {number} names no test"
-    missing = [f"{path}::{name}" for path, name in named if not (ROOT / path).is_file() or name not in tests_of(ROOT / path)]
+    missing = [f"{path}::{name}" for path, name in named if not (ROOT / path).is_file() or name not in names_in(ROOT / path)]
     assert missing == []

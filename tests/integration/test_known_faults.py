@@ -40,7 +40,7 @@ def test_the_next_request_waits_for_an_abort_that_takes_its_time_and_sees_nothin
 
 
 def test_the_runtime_is_mapped_by_the_worker_alone_which_inherits_nothing(tmp_path: Path) -> None:
-    """It is another program, started by exec: no library of the agent's, no open file, no signal handler."""
+    """It is another program, started by exec: no open file of the agent's, a session of its own, and the agent never maps the library."""
 
     async def body() -> None:
         library = tmp_path / "librkllmrt.so"
