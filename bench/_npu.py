@@ -142,6 +142,8 @@ def _write_machine(root: Path, name: str, soc: str, memory_bytes: int) -> None:
         "proc/sys/kernel/osrelease": "6.1.84-bench\n",
         "proc/sys/kernel/random/boot_id": f"boot-{name}\n",
         "sys/module/rknpu/version": "0.9.8\n",
+        "sys/class/drm/renderD129/device/uevent": f"DRIVER=RKNPU\nOF_COMPATIBLE_0=rockchip,{soc}-rknpu\n",
+        "dev/dri/renderD129": "",
     }
     for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)

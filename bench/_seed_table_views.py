@@ -26,8 +26,8 @@ HEADS: Final = (
 
 # The picture, in pixels.
 WIDTH: Final = 960
-LEFT: Final = 230
-RATES: Final = (LEFT, 600)  # From 0 tokens/s to the fastest row.
+LEFT: Final = 256
+RATES: Final = (LEFT, 610)  # From 0 tokens/s to the fastest row.
 FIRSTS: Final = (660, 920)  # From 0 ms to what is needed, the goal at least.
 TOP: Final = 86
 LINE: Final = 17
@@ -134,7 +134,7 @@ def draw(measured: Sequence[Measured], release: str) -> str:
         bar = _at(row.tokens_per_second, fastest, RATES) - LEFT
         parts += [
             _text(16, y + 12, f"{row.model} {row.dtype}"),
-            _text(LEFT - 44, y + 12, row.soc[2:], "small"),
+            _text(LEFT - 40, y + 12, row.soc[2:], "small"),
             f'<rect class="table" x="{RATES[0]}" y="{y + 2}" height="{LINE - 4}" width="{bar:.1f}"/>',
         ]
         for path, up in zip(PATHS, (5.5, 11.5), strict=True):
