@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rkfleet.errors import Unavailable
 from tests.support import npu_worker
 from tests.support.runtimes import keys
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
 LINES_PER_TOKEN = 400
 TOKENS = 60
+GONE_SECONDS = 5.0  # A tenth of a second on a machine that does nothing else; the answer would take minutes.
 
 
 def test_the_next_request_waits_for_an_abort_that_takes_its_time_and_sees_nothing_of_it(tmp_path: Path) -> None:
@@ -35,6 +37,27 @@ def test_the_next_request_waits_for_an_abort_that_takes_its_time_and_sees_nothin
         assert "hippopotamus" not in answer.text
         settled = [line for line in running.lines if " ran " in line]
         assert len(settled) == 2  # one after the other, each to its end
+
+    asyncio.run(body())
+
+
+def test_a_stop_does_not_wait_for_the_answer_that_is_running(tmp_path: Path) -> None:
+    """Also where the library hears no abort: the process ends, and its client is told."""
+
+    async def ask_and_stop(running: npu_worker.Running) -> None:
+        async with running.stream("hello") as reply:
+            async for data in reply.events():
+                if b'"content"' in data:
+                    running.worker.stop()
+
+    async def body() -> None:
+        script = tmp_path / "script"
+        script.write_text(keys(hang_at=3, hang_ignores_abort=True))
+        async with npu_worker.running(npu_worker.spec_of(npu_worker.model(tmp_path), npu_worker.npu("G4", tmp_path)), script) as running:
+            async with asyncio.timeout(GONE_SECONDS):
+                with pytest.raises(Unavailable):
+                    await ask_and_stop(running)
+                assert (await running.worker.exited()).reason is None
 
     asyncio.run(body())
 
