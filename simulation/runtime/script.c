@@ -32,8 +32,8 @@ static const struct key KEYS[] = {
     KEY(FLAG, clear_ignored), KEY(FLAG, history_ignored), KEY(NUMBER, init_ms), KEY(NUMBER, init_code), KEY(FLAG, init_quiet_failure), KEY(FLAG, init_hang),
     KEY(FLAG, init_crash), KEY(NUMBER, init_exit), KEY(NUMBER, npu_memory), KEY(FLAG, npu_memory_crash), KEY(NUMBER, run_code),
     KEY(NUMBER, error_at), KEY(NUMBER, error_code), KEY(NUMBER, hang_at), KEY(FLAG, hang_ignores_abort), KEY(NUMBER, crash_at),
-    KEY(NUMBER, exit_at), KEY(NUMBER, exit_code), KEY(NUMBER, abort_ms), KEY(REAL, heat_factor), KEY(REAL, heat_seconds),
-    KEY(NUMBER, matmul_failures), KEY(NUMBER, token_lines), KEY(NUMBER, abort_code), KEY(NUMBER, destroy_code), KEY(NUMBER, lora_code),
+    KEY(NUMBER, exit_at), KEY(NUMBER, exit_code), KEY(NUMBER, abort_ms), KEY(FLAG, abort_at_token), KEY(REAL, heat_factor),
+    KEY(REAL, heat_seconds), KEY(NUMBER, matmul_failures), KEY(NUMBER, token_lines), KEY(NUMBER, abort_code), KEY(NUMBER, destroy_code), KEY(NUMBER, lora_code),
     KEY(NUMBER, load_cache_code), KEY(NUMBER, release_cache_code), KEY(NUMBER, clear_code), KEY(NUMBER, size_code),
     KEY(NUMBER, template_code), KEY(NUMBER, tools_code),
 };

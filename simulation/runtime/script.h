@@ -51,6 +51,7 @@ struct script {
     long crash_at;
     long exit_at, exit_code;
     long abort_ms;         /* how long an abort takes to be seen */
+    bool abort_at_token;   /* an abort is seen at the end of a token, or of prefill, and not within it */
     double heat_factor;    /* the rate falls to this part of it ... */
     double heat_seconds;   /* ... within this time from the first run on */
     long matmul_failures;  /* E lines per run, while it goes on */
