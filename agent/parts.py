@@ -99,6 +99,11 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     library_problems: tuple[str, ...] = ()
     watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
+    @property
+    def simulated_runtimes(self) -> frozenset[str]:
+        """Names of the runtimes of which a simulated library or backend stands behind any version."""
+        return frozenset(one.runtime.name for one in self.backends if one.runtime.backend == "simulated")
+
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     """Return the parts of a board that is the machine this runs on."""
