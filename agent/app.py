@@ -154,7 +154,7 @@ class Agent:
         await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
-        self._gauges.show_simulated(simulated=self._parts.simulated)
+        self._gauges.show_simulated(simulated=self._parts.simulated or bool(self._parts.simulated_runtimes))
         # Nobody is asked for a key here, so it is for this machine alone: other machines come through the HTTPS listeners below.
         local_clients = is_loopback(self._config.ops_host)
         door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
@@ -264,6 +264,7 @@ class Agent:
     async def _look_after(self, bytes: Bytes, board: str, serving_url: str) -> None:
         """Keep the loop, whoever watches the hardware, and what the service manager is told."""
         watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
+        simulated = self._parts.simulated_runtimes
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -276,7 +277,7 @@ class Agent:
             reports=self.reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(route_of(one, board) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, board, simulated) for one in served)),
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,

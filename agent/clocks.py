@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Final
 
 from agent.board import profile, soc, tuning
-from agent.board.clock_wire import SOCKET, VERB_BYTES_MAX, VERBS
+from agent.board.clock_wire import RECORD_NAME, SOCKET, VERB_BYTES_MAX, VERBS
 from agent.board.kernel import observe_boot_id
 
 __all__ = ["Helper", "main", "serve"]
 
-RECORD: Final = Path("/var/lib/rkfleet-clocks/clocks.json")
+RECORD: Final = Path("/var/lib/rkfleet-clocks") / RECORD_NAME
 USER: Final = "rkfleet"
 CALLER_SECONDS: Final = 2.0  # A caller that says nothing keeps others waiting no longer than this.
 BACKLOG: Final = 8

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from agent.board import clock_wire
 from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
 from agent.board.kernel_log import follow_kernel_log
@@ -99,6 +100,11 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     library_problems: tuple[str, ...] = ()
     watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
 
+    @property
+    def simulated_runtimes(self) -> frozenset[str]:
+        """Names of the runtimes of which a simulated library or backend stands behind any version."""
+        return frozenset(one.runtime.name for one in self.backends if one.runtime.backend == "simulated")
+
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
     """Return the parts of a board that is the machine this runs on."""
@@ -129,7 +135,7 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
 
     def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
-        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
+        control = ClockControl(config.filesystem_root, config.data_dir / clock_wire.RECORD_NAME, config.clocks_helper)
         telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
         # A board without the library has no such runtime, and placement says so; one that has it and cannot use it has a problem.
         problem = libraries.problems[0] if libraries.problems and not libraries.usable else ""

@@ -22,6 +22,7 @@ from agent.serving.queue import Queue
 from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from rkfleet.errors import BadRequest, NotFound
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 __all__ = ["LATEST", "Desk"]
 
@@ -163,6 +164,8 @@ class Desk:
             (b"x-rkfleet-replica", f"{route.namespace}/{route.name}".encode()),
             (b"x-rkfleet-variant", route.variant.encode()),
         ]
+        if route.simulated and not self.simulated:  # a simulated board says it with every answer already
+            call.client.headers.append((SIMULATED_HEADER.encode(), b"true"))
         return chosen
 
 

@@ -74,7 +74,7 @@ class OpenAiApi:
 
     def _cards(self, call: Call) -> list[dict[str, Any]]:
         return [
-            openai.model_card(name, route.context_tokens, simulated=self._desk.simulated)
+            openai.model_card(name, route.context_tokens, simulated=self._desk.simulated or route.simulated)
             for route in self._desk.models(call)
             for name in (route.served_model_name, *(f"{route.served_model_name}:{adapter}" for adapter in route.adapters))
         ]

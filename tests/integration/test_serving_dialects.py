@@ -37,21 +37,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "",
 
 
 class Board(BoardServing):
-    """A board with one loaded replica, and clients that are closed with it."""
-
-    def __init__(self, clients: contextlib.AsyncExitStack) -> None:
-        super().__init__()
-        self._clients = clients
-
-    def openai(self, **more: Any) -> openai.AsyncOpenAI:
-        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, **more)
-        self._clients.push_async_callback(client.close)
-        return client
-
-    def ollama(self) -> ollama.AsyncClient:
-        client = ollama.AsyncClient(host=self.url)
-        self._clients.push_async_callback(client.close)
-        return client
+    """A board with one loaded replica, and requests of tenants."""
 
     async def as_tenant(self, tenant: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask as `tenant`, as a door lets it in, and return the answer."""
@@ -75,7 +61,7 @@ def staged() -> Iterator[tuple[Stage, Board]]:
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Board]:
-        async with contextlib.AsyncExitStack() as clients, Board(clients).run() as board:
+        async with Board().run() as board:
             board.supervisor.ensure(spec_of(model, max_concurrent=2))
             await board.ready()
             yield board

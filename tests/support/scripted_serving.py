@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
-import ollama
-import openai
 
 from agent.serving.app import Serving
 from agent.serving.demand import Demand
@@ -16,6 +14,7 @@ from rkfleet.clock import SystemClock
 from rkfleet.metrics import Metrics
 from rkfleet.ops import ASGIApp, serve_asgi
 from tests.support.scripted_worker import ScriptedWorker, chunk
+from tests.support.serving import Clients
 
 SECONDS = 20.0
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -46,32 +45,21 @@ class Demands:
         self.told.append(("unload", uid))
 
 
-class Board:
+class Board(Clients):
     """One board with the replica `default/m-0`, uid `u`, served as `m` by a scripted worker."""
 
     def __init__(self, worker: ScriptedWorker, demand: Demand | None, **route: Any) -> None:
+        super().__init__()
         self.worker = worker
         self.routes = Routes()
         self.metrics = Metrics("agent")
         self.clock = SystemClock()
         self.serving = Serving(self.routes, self.metrics, self.clock, demand=demand)
-        self.url = ""
-        self.clients = contextlib.AsyncExitStack()
         self.route(**route)
 
     def route(self, **changes: Any) -> None:
         base = {"uid": "u", "namespace": "default", "name": "m-0", "served_model_name": "m", "board": "b", "variant": "v"}
         self.routes.replace((Route(**{**base, "endpoint": self.worker.endpoint, "api_key": "k", **changes}),))
-
-    def openai(self, **more: Any) -> openai.AsyncOpenAI:
-        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0, **more)
-        self.clients.push_async_callback(client.close)
-        return client
-
-    def ollama(self) -> ollama.AsyncClient:
-        client = ollama.AsyncClient(host=self.url)
-        self.clients.push_async_callback(client.close)
-        return client
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         async with httpx2.AsyncClient(timeout=SECONDS) as client:
@@ -96,5 +84,5 @@ async def scripted(
         board = Board(worker, demand, **route)
         async with serve_asgi(door(board.serving), "127.0.0.1", 0, shutdown_seconds=0.1) as listener:
             board.url = listener.url
-            async with board.clients:
+            async with board.closing:
                 yield board
