@@ -74,6 +74,21 @@ def _commands(command: Any, path: str) -> Iterator[str]:
         yield from _commands(below, f"{path} {name}")
 
 
+def test_every_code_of_an_error_that_clients_see_is_documented() -> None:
+    """Of boards and of gateways; two are for clients that have left and see nothing."""
+    text = (ROOT / "docs/reference/serving-api.md").read_text()
+    found = {
+        code
+        for folder in ("agent/serving", "gateway")
+        for file in (ROOT / folder).rglob("*.py")
+        for pair in re.findall(r'\bcode="(\w+)"|Failure\(\s*\d+, "(\w+)"', file.read_text())
+        for code in pair
+        if code
+    }
+    assert len(found) > 30
+    assert [code for code in sorted(found - {"client_left", "incomplete_body"}) if f"`{code}`" not in text] == []
+
+
 def test_the_index_leads_to_every_page() -> None:
     """A page that nothing links to is not found by anybody."""
     text = (ROOT / "docs/index.md").read_text()
