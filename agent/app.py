@@ -1,6 +1,6 @@
 """The agent, wired: the only file that knows every part of it.
 
-In: a `Config` and, from whoever hosts boards that do not exist (`simulation/boards`), the `Parts` that differ. Out: a board that serves.
+In: a `Config` and the `Parts` that make a board what it is (`agent/parts.py`). Out: a board that serves.
 Called by `agent/__main__.py`. Time, randomness, ids and every object that holds something open are made here. An `Agent` touches nothing
 that belongs to the whole process (executor, log, signals); `run` does, so that many agents can live in one.
 
@@ -11,67 +11,51 @@ answers finish for a few seconds, and last the workers that those answers come f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
-import secrets
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Final, Protocol
-
-import msgspec
+from typing import Final
 
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.prompt_caches import PromptCaches
-from agent.board.clock_control import ClockControl
-from agent.board.facts import Overrides
-from agent.board.kernel_log import follow_kernel_log
-from agent.board.sensors import MachineSensors, Sensors
-from agent.board.telemetry import Telemetry
+from agent.certificates import fleet_trust, renewing, wait_for_identity
 from agent.config import Config
 from agent.demand import Demand
-from agent.fetching import Bytes, Fetches, Grants, Whole
+from agent.fetching import Bytes
 from agent.journal import Journals
 from agent.ledger import Ledger
 from agent.logs import BoardLogs
-from agent.loop import Loop, Watch
+from agent.loop import Loop
 from agent.metrics import AgentMetrics
 from agent.notify import Notifier
 from agent.outage import Outage
 from agent.own_log import own_log
-from agent.planning.values import Abilities, InstalledLibrary, Served
+from agent.parts import Local, Parts, installed_libraries, machine_parts, npu_lock
+from agent.planning.values import Abilities
 from agent.reports import Reports, status_sentence
 from agent.samples import read_series
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor, LocalHosts
 from agent.serving.app import Serving
-from agent.serving.routes import Route, Routes
+from agent.serving.assigned import route_of
+from agent.serving.routes import Routes
 from agent.session.runner import Machine, SessionRunner
-from agent.watch import BoardWatch
-from agent.workers import backends
-from agent.workers.base import Backend
-from agent.workers.libraries import Library, find_libraries
 from agent.workers.supervisor import Supervisor
-from rkfleet.benchmarks import Table
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import SystemDisk
-from rkfleet.errors import FailedPrecondition
 from rkfleet.fleet_time import FleetTime, follow_dates
-from rkfleet.identity import Enrolment, Identity, ensure_identity
+from rkfleet.identity import Identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, bracketed, is_loopback, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
-from rkfleet.renewal import Renew, Renewal, Renewing, renew_in_child
-from rkfleet.tls import ignore_dates
 
-__all__ = ["Agent", "Local", "LocalArtifacts", "Parts", "machine_parts", "npu_lock", "route_of", "run"]
+__all__ = ["THREADS_MAX", "Agent", "run"]
 
 # Disk and hash work, one fetch and one verification at a time, and the ledger beside them. Every thread keeps memory that it once used.
 THREADS_MAX: Final = 3
-
-RUN_DIRECTORY: Final = "run/rkfleet"
 
 _log = logging.getLogger(__name__)
 
@@ -89,106 +73,6 @@ async def run(config: Config) -> None:
         jitter = random.Random()  # noqa: S311 (spreads retries; keys come from `secrets`)
         agent = Agent(config, machine_parts(config, clock, jitter), clock=clock, jitter=jitter, notifier=Notifier(clock, os.environ))
         await run_until_stopped(agent.run(), config.lifeline)
-
-
-class LocalArtifacts(Whole, Grants, Fetches, Protocol):
-    """Artifacts that nobody sends: how the loop of a board without a fleet gets its bytes."""
-
-
-class Local(Protocol):
-    """What a board without a fleet runs, and from which files."""
-
-    @property
-    def files(self) -> LocalArtifacts:
-        """Return the files."""
-        ...
-
-    async def assign(self, ledger: Ledger) -> None:
-        """Have the ledger say what is to run.
-
-        Raises:
-            FleetError: It cannot.
-        """
-        ...
-
-    async def keep(self, ledger: Ledger) -> None:
-        """Assign anew whenever that has changed, until cancelled."""
-        ...
-
-
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes a board the board that it is.
-
-    Attributes:
-        backends: What can be started on it.
-        sensors: The machine.
-        identity: Waits until the board has an identity, enrolling if need be, and returns it. Not asked for where there is `local`.
-        local: What it runs without a fleet; None for a board of a fleet.
-        renew: Renews the certificates of that identity.
-        tables: The benchmark table behind each runtime that is simulated, by the runtime's name.
-        simulated: Whether the hardware does not exist; said with every answer and figure.
-        libraries: Libraries of the NPU's runtime that can be used, the newest first.
-        library_problems: Sentences about those that cannot.
-        watch: Makes who looks after the hardware, given the gauges and what to call when a condition has changed; None for nobody.
-    """
-
-    backends: tuple[Backend, ...]
-    sensors: Sensors
-    identity: Callable[[], Awaitable[Identity]]
-    local: Local | None = None
-    renew: Renew = renew_in_child
-    tables: Mapping[str, Table] = {}
-    simulated: bool = False
-    libraries: tuple[Library, ...] = ()
-    library_problems: tuple[str, ...] = ()
-    watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
-
-
-def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
-    """Return the parts of a board that is the machine this runs on."""
-    cpu = backends.llamacpp(new_api_key=_new_api_key)
-    libraries = find_libraries(config.runtime_libraries, config.filesystem_root)
-    for problem in libraries.problems:
-        _log.warning("a runtime library is not used", extra={"cause": problem})
-    for one in libraries.usable:
-        about = {"file": str(one.path), "version": one.version or "unknown", "generation": one.generation, "how": one.how}
-        _log.info("runtime library", extra=about)
-    follow_kernel = partial(follow_kernel_log, config.filesystem_root)
-    npu = tuple(backends.rkllm(one, new_api_key=_new_api_key, follow_kernel=follow_kernel) for one in libraries.usable)
-    installed = (*((cpu,) if cpu is not None else ()), *npu)
-    overrides = Overrides(memory_bytes=config.memory_bytes, artifact_limit_bytes=config.artifact_limit_bytes)
-    runtimes = tuple(sorted((backend.runtime for backend in installed), key=lambda runtime: runtime.name))
-    sensors = MachineSensors(config.filesystem_root, config.data_dir, overrides, runtimes)
-
-    async def identity() -> Identity:
-        enrolment = Enrolment(
-            role="board",
-            name=config.name,
-            controller=config.controller,
-            token=config.token,
-            ca_pin=config.ca_pin,
-            machine_id=sensors.machine_id(),
-        )
-        given = enrolment if config.token or config.token_file else None
-        return await ensure_identity(config.data_dir / "identity", given, clock, jitter, config.token_file)
-
-    def watch(metrics: AgentMetrics, on_change: Callable[[], None]) -> Watch:
-        control = ClockControl(config.filesystem_root, config.data_dir / "clocks.json", config.clocks_helper)
-        telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
-        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change)
-
-    return Parts(
-        backends=installed,
-        sensors=sensors,
-        identity=identity,
-        libraries=libraries.usable,
-        library_problems=libraries.problems,
-        watch=watch,
-    )
-
-
-def _new_api_key() -> str:
-    return secrets.token_urlsafe(24)
 
 
 class Agent:
@@ -270,13 +154,15 @@ class Agent:
         await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
-        self._gauges.show_simulated(simulated=self._parts.simulated)
-        # /v1 asks nobody for a key here, so it is for this machine alone: other machines come through the HTTPS listener below.
+        self._gauges.show_simulated(simulated=self._parts.simulated or bool(self._parts.simulated_runtimes))
+        # Nobody is asked for a key here, so it is for this machine alone: other machines come through the HTTPS listeners below.
         local_clients = is_loopback(self._config.ops_host)
-        ops = ops_app(self._not_ready, self.metrics.text, otherwise=self._serving if local_clients else None)
+        door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
+        ops = ops_app(self._not_ready, self.metrics.text, otherwise=door if local_clients else None)
+        listening = LocalHosts(ops, self._serving, origins=self._config.cors_origins) if local_clients else ops
         async with asyncio.TaskGroup() as tasks:
             working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
-            async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
+            async with serve_asgi(listening, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
                     "listening",
@@ -292,9 +178,13 @@ class Agent:
             remembering.cancel()
 
     async def _run_in_fleet(self) -> None:
-        identity = await self._identity()
+        identity = await wait_for_identity(self._parts.identity, self._config.name, self._notifier, self._clock)
         tls = Tls(identity.serving_cert_file, identity.key_file, identity.gateways_ca_file)
-        async with serve_asgi(self._serving, self._config.serving_host, self._config.serving_port, tls=tls) as listener:
+        gateways = GatewayDoor(self._serving)
+        async with (
+            self._clients(identity),
+            serve_asgi(gateways, self._config.serving_host, self._config.serving_port, tls=tls) as listener,
+        ):
             self._listeners.append(listener)
             url = f"https://{bracketed(self._config.advertise_host)}:{listener.port}"
             _log.info("listening", extra={"for": "gateways", "url": listener.url, "advertised": url})
@@ -304,7 +194,7 @@ class Agent:
         await local.assign(self._ledger)
         files = local.files
         bytes = Bytes(cache=files, fetcher=files, grants=files, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
-        async with asyncio.TaskGroup() as tasks:
+        async with self._clients(None), asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after(bytes, self._config.name, ""))
             tasks.create_task(local.keep(self._ledger))
 
@@ -319,6 +209,25 @@ class Agent:
             in_session=lambda: not self.no_session_reason,
         )
 
+    @contextlib.asynccontextmanager
+    async def _clients(self, identity: Identity | None) -> AsyncIterator[None]:
+        """Listen for clients of other machines, if the operator wants it; without an identity the operator has named a certificate."""
+        config = self._config
+        if not config.client_host:
+            yield
+            return
+        door = KeyDoor(self._serving, keys=config.api_keys, clock=self._clock, origins=config.cors_origins)
+        cert, key = config.client_tls_cert, config.client_tls_key
+        if identity is not None:
+            cert, key = cert or identity.serving_cert_file, key or identity.key_file
+        assert cert is not None
+        assert key is not None
+        tls = Tls(cert, key)
+        async with serve_asgi(door, config.client_host, config.client_port, tls=tls) as listener:
+            self._listeners.append(listener)
+            _log.info("listening", extra={"for": "clients with an API key", "url": listener.url})
+            yield
+
     async def _converge(self, identity: Identity, serving_url: str, listener: Listener) -> None:
         """Keep the session, the loop and the certificates."""
         session = self._session = SessionRunner(
@@ -332,19 +241,30 @@ class Agent:
             on_change=lambda: self._gauges.show_session(open=session.connection.number > 0),
             on_time=self._time.tell,
         )
-        renewing = self._renewing(identity, session, listener)
-        fetcher = Fetcher(self._cache, _trust(identity.ca_file), self._disk, self.metrics)
+        keeping = renewing(
+            identity,
+            self._sensors.machine_id(),
+            listener=listener,
+            session_lost_seconds=lambda: session.lost_seconds,
+            time=self._time,
+            clock=self._clock,
+            jitter=self._jitter,
+            metrics=self._gauges,
+            renew=self._parts.renew,
+        )
+        fetcher = Fetcher(self._cache, fleet_trust(identity.ca_file), self._disk, self.metrics)
         bytes = Bytes(cache=self._cache, fetcher=fetcher, grants=session, clock=self._clock, jitter=self._jitter, on_change=self._wake.set)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after(bytes, identity.name, serving_url))
             tasks.create_task(session.run())
-            tasks.create_task(renewing.run())
+            tasks.create_task(keeping.run())
             if listener.context is not None:
                 tasks.create_task(follow_dates(listener.context, self._time, self._clock))
 
     async def _look_after(self, bytes: Bytes, board: str, serving_url: str) -> None:
         """Keep the loop, whoever watches the hardware, and what the service manager is told."""
         watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
+        simulated = self._parts.simulated_runtimes
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -357,7 +277,7 @@ class Agent:
             reports=self.reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(route_of(one, board) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, board, simulated) for one in served)),
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,
@@ -379,44 +299,6 @@ class Agent:
             if self.reports.state is not None:
                 self._notifier.status(status_sentence(self.reports.state))
 
-    def _renewing(self, identity: Identity, session: SessionRunner, listener: Listener) -> Renewing:
-        """Return what keeps the certificates new; the session takes them with its next connection, the listener at once."""
-
-        def renewed(found: Identity) -> None:
-            listener.reload()
-            self._gauges.show_certificate(found.expires_timestamp)
-
-        self._gauges.show_certificate(identity.expires_timestamp)
-        return Renewing(
-            identity,
-            Renewal(role="board", machine_id=self._sensors.machine_id()),
-            clock=self._clock,
-            jitter=self._jitter,
-            now=self._time.now,
-            on_renewed=renewed,
-            # Once the controller has told the time, dates say when a renewal is due; until then, no session may mean an ended certificate.
-            lost_seconds=lambda: 0.0 if self._time.is_told else session.lost_seconds,
-            renew=self._parts.renew,
-        )
-
-    async def _identity(self) -> Identity:
-        async with asyncio.TaskGroup() as tasks:
-            alive = tasks.create_task(self._stay_alive())
-            identity = await self._parts.identity()
-            alive.cancel()
-        if identity.name != self._config.name:
-            raise FailedPrecondition(
-                f"{identity.directory} is the identity of board {identity.name}, not of {self._config.name}; use another --data-dir"
-            )
-        return identity
-
-    async def _stay_alive(self) -> None:
-        """Feed the watchdog while there is no loop yet whose passes do: a controller may be away for days."""
-        self._notifier.status("waiting until a controller lets this board join its fleet")
-        while self._notifier.ping_seconds:
-            self._notifier.passed()
-            await self._clock.sleep(self._notifier.ping_seconds)
-
     def _machine(self, serving_url: str) -> Machine:
         return Machine(
             machine_id=self._sensors.machine_id(),
@@ -429,7 +311,7 @@ class Agent:
         facts = self._sensors.facts(self._cache.used_bytes())
         return Abilities(
             soc=facts.soc,
-            libraries=self._libraries(),
+            libraries=installed_libraries(self._supervisor.runtimes, self._parts.libraries),
             tables=self._parts.tables,
             cores=self._sensors.cores(),
             memory_bytes=facts.allocatable_memory_bytes,
@@ -438,59 +320,7 @@ class Agent:
             prompt_cache_dir=str(self._prompt_caches.directory.absolute()),
         )
 
-    def _libraries(self) -> dict[str, tuple[InstalledLibrary, ...]]:
-        files = {("rkllm", one.version): one for one in self._parts.libraries}
-        found: dict[str, tuple[InstalledLibrary, ...]] = {}
-        for runtime in self._supervisor.runtimes:
-            file = files.get((runtime.name, runtime.version))
-            path, generation = (str(file.path.absolute()), file.generation) if file is not None else ("", "")
-            one = InstalledLibrary(version=runtime.version, path=path, generation=generation)
-            found[runtime.name] = (*found.get(runtime.name, ()), one)
-        return found
-
     def _not_ready(self) -> str:
         if self.reports.state is None:
             return "the board has not joined its fleet yet, or is starting"
         return ""
-
-
-def route_of(served: Served, board: str) -> Route:
-    """Return a replica as the serving side knows it."""
-    replica = served.replica
-    return Route(
-        uid=replica.uid,
-        namespace=replica.namespace,
-        name=replica.name,
-        served_model_name=replica.served_model_name,
-        model=replica.model,
-        variant=replica.variant,
-        board=board,
-        endpoint=served.endpoint,
-        api_key=served.api_key,
-        max_concurrent=served.max_concurrent,
-        max_queued=replica.serving.max_queued,
-        max_output_tokens=replica.serving.max_output_tokens,
-        context_tokens=replica.serving.context_tokens,
-        draining=served.draining,
-        waiting_reason=served.waiting,
-        on_demand=served.on_demand,
-        shifts=replica.serving.context_overflow == "Shift",
-    )
-
-
-def npu_lock(config: Config) -> Path:
-    """Return the file whose lock a worker holds while it uses the NPU: one for the machine where its directory was made for that.
-
-    Without it two agents of one machine would not know of each other; the unit that starts the agent makes the directory.
-    """
-    shared = config.filesystem_root / RUN_DIRECTORY
-    directory = shared if os.access(shared, os.W_OK | os.X_OK) else config.data_dir.absolute()
-    return directory / "npu.lock"
-
-
-def _trust(ca_file: Path) -> ssl.SSLContext:
-    """Return a context that trusts servers of the fleet and nobody else."""
-    try:
-        return ignore_dates(ssl.create_default_context(cafile=str(ca_file)))
-    except OSError as error:
-        raise FailedPrecondition(f"identity file {ca_file} cannot be used: {error}") from error

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Final
 
 from agent.board import profile, soc, tuning
-from agent.board.clock_wire import SOCKET, VERB_BYTES_MAX, VERBS
-from agent.board.readings import read_text
+from agent.board.clock_wire import RECORD_NAME, SOCKET, VERB_BYTES_MAX, VERBS
+from agent.board.kernel import observe_boot_id
 
 __all__ = ["Helper", "main", "serve"]
 
-RECORD: Final = Path("/var/lib/rkfleet-clocks/clocks.json")
+RECORD: Final = Path("/var/lib/rkfleet-clocks") / RECORD_NAME
 USER: Final = "rkfleet"
 CALLER_SECONDS: Final = 2.0  # A caller that says nothing keeps others waiting no longer than this.
 BACKLOG: Final = 8
@@ -52,7 +52,7 @@ class Helper:
     def answer(self, verb: str) -> tuple[tuple[profile.Item, ...], str]:
         """Do what a verb says; return how each clock stands, and in one sentence why nothing could be done."""
         found = profile.find_profile(self._soc)
-        boot_id = read_text(self._root / "proc/sys/kernel/random/boot_id") or ""
+        boot_id = observe_boot_id(self._root)
         items: tuple[profile.Item, ...] = ()
         problem = ""
         try:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from agent.board import clock_wire
 from agent.workers.libraries import NamedLibrary, parse_named_library
+from rkfleet.api_keys import ApiKeys, read_api_keys
+from rkfleet.errors import Invalid
 from rkfleet.meta import check_name
 from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
-__all__ = ["Config", "add_machine_options", "parse_arguments"]
+__all__ = ["Config", "add_client_options", "add_machine_options", "library_argument", "parse_arguments", "read_client_flags"]
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
@@ -45,6 +47,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         filesystem_root: Where `/proc`, `/sys` and `/etc` are found; tests describe other machines with it.
         runtime_libraries: Libraries of the NPU's runtime to use; empty looks in the usual places.
         clocks_helper: Socket of the privileged helper for clocks.
+        client_host: Address of the HTTPS listener for clients of other machines, who need an API key; empty for none.
+        client_port: Its port; 0 takes any free one.
+        api_keys: Keys that it lets in.
+        client_tls_cert: PEM chain that it shows; None for the board's serving certificate.
+        client_tls_key: PEM key of that chain.
+        cors_origins: Origins of web pages that may ask, on any listener for clients.
         lifeline: Descriptor whose end stops the agent, or None.
     """
 
@@ -64,6 +72,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     filesystem_root: Path = Path("/")
     runtime_libraries: tuple[NamedLibrary, ...] = ()
     clocks_helper: Path = clock_wire.SOCKET
+    client_host: str = ""
+    client_port: int = 7493
+    api_keys: ApiKeys = ApiKeys()
+    client_tls_cert: Path | None = None
+    client_tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ()
     lifeline: int | None = None
     log_level: str = "info"
 
@@ -75,7 +89,21 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     values["advertise_host"] = values["advertise_host"] or values["serving_host"]
     if values["advertise_host"] in _WILDCARDS:
         parser.error(f"gateways cannot dial {values['advertise_host']}; name the board's address with --advertise-host")
+    read_client_flags(parser, values)
     return Config(**values)
+
+
+def read_client_flags(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
+    """Put what the flags about clients mean into `values`; exits where together they would open the board to everybody."""
+    keys_file = values.pop("api_keys_file")
+    try:
+        values["api_keys"] = read_api_keys(keys_file, "--api-keys-file") if keys_file else ApiKeys()
+    except Invalid as error:
+        parser.error(error.message)
+    if values["client_host"] and not values["api_keys"]:
+        parser.error(f"--client-host {values['client_host']}: clients of other machines need keys; name them with --api-keys-file")
+    if bool(values["client_tls_cert"]) != bool(values["client_tls_key"]):
+        parser.error("--client-tls-cert and --client-tls-key: give both or none")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,8 +125,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--ops-host", default="127.0.0.1", metavar="ADDRESS", help="address of health and metrics; only on loopback with /v1 (%(default)s)")
     add("--ops-port", type=port_argument, default=0, help="plain HTTP port of health, metrics and /v1 for local clients (0 = any)")
     add("--artifact-limit-bytes", type=_bytes, default=0, metavar="N", help="bytes that artifacts may take (default: what the disk allows)")
+    add_client_options(parser)
     add_machine_options(parser)
     return parser
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """Add who may ask besides programs of this machine, in a fleet or without one; `read_client_flags` reads them."""
+    add = parser.add_argument
+    add("--client-host", default="", metavar="ADDRESS", help="address of an HTTPS listener for clients of other machines (default: none)")
+    add("--client-port", type=port_argument, default=7493, help="its port (default %(default)s; 0 = any)")
+    add("--api-keys-file", type=Path, metavar="FILE", help="API keys of those clients: rkfleet gateway-keys add FILE --name NAME")
+    add("--client-tls-cert", type=Path, metavar="FILE", help="PEM certificate for them (default: the board's serving certificate)")
+    add("--client-tls-key", type=Path, metavar="FILE", help="PEM key of that certificate")
+    add(
+        "--cors-origin",
+        dest="cors_origins",
+        action=_AppendToTuple,
+        default=(),
+        metavar="ORIGIN",
+        help="web pages that may ask; may be repeated",
+    )
 
 
 def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info") -> None:
@@ -116,7 +163,7 @@ def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info"
     add(
         "--runtime-library",
         dest="runtime_libraries",
-        type=_library,
+        type=library_argument,
         action=_AppendToTuple,
         default=(),
         metavar="FILE[=GENERATION]",
@@ -141,7 +188,8 @@ def _board_name(text: str) -> str:
     return text
 
 
-def _library(text: str) -> NamedLibrary:
+def library_argument(text: str) -> NamedLibrary:
+    """Read a value of `--runtime-library`; for argparse."""
     try:
         return parse_named_library(text)
     except ValueError as error:

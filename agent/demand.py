@@ -4,7 +4,8 @@ In: the serving side, for each request and for what clients say about keeping mo
 the loop. Made by `agent/app.py`. It loads and unloads nothing: the loop alone does, so two requests for one model never load it twice.
 
     want(uid)                 a request, or a client that wants the model loaded without one: load it if it is not
-    touch(uid, keep_seconds)  counts idle time from now; with seconds also for how long (infinity: until told otherwise; 0: not at all)
+    touch(uid, keep_seconds)  a request ended: count idle time from now, for so long (infinity: until told otherwise; 0: not at all; None:
+                              as the deployment says)
     unload(uid)               let it go as soon as nothing runs on it; the next `want` loads it again
 
 All three are ignored for a replica that is Eager and has no idle time.
@@ -41,10 +42,8 @@ class Demand:
             self._wake()
 
     def touch(self, uid: str, keep_seconds: float | None = None) -> None:
-        """Count idle time from now, and keep the model that long once idle; None leaves what was said before."""
-        before = self._uses.get(uid)
-        kept = keep_seconds if keep_seconds is not None else before.keep_seconds if before is not None else None
-        self._set(uid, keep_seconds=kept)
+        """Count idle time from now, and keep the model that long; None keeps it as the deployment says (`idleUnloadSeconds`)."""
+        self._set(uid, keep_seconds=keep_seconds)
         if keep_seconds is not None:
             self._wake()
 

@@ -34,6 +34,7 @@ from rkfleet.clock import Clock
 from rkfleet.conditions import Condition
 from rkfleet.disk import in_thread
 from rkfleet.kinds.replica import Measured
+from rkfleet.racing import until_first
 from rkfleet.report import BoardState, RunningWorker
 
 __all__ = ["Loop", "Traffic", "Watch"]
@@ -297,8 +298,4 @@ class Loop:
 
     async def _wait(self, seconds: float) -> None:
         """Return when somebody woke the loop, or after so many seconds."""
-        async with asyncio.TaskGroup() as tasks:
-            waits = {tasks.create_task(self._wake.wait()), tasks.create_task(self._clock.sleep(seconds))}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        await until_first(self._wake.wait(), self._clock.sleep(seconds))

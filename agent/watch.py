@@ -1,7 +1,7 @@
 """The watch over the board's hardware: looks every few seconds, keeps the clocks as they are wanted, says how the hardware stands.
 
 In: telemetry, the clocks that the assignment wants (`want`, called by the loop). Out: conditions that the loop puts into its report,
-gauges, a wake-up of the loop when a condition changes. Made by `agent/app.py`. It stands beside the loop because setting clocks can wait
+gauges, a wake-up of the loop when a condition changes. Made by `agent/parts.py`. It stands beside the loop because setting clocks can wait
 for the kernel and for the helper, and the loop waits for nobody.
 """
 
@@ -21,6 +21,7 @@ from rkfleet import conditions
 from rkfleet.clock import Clock
 from rkfleet.conditions import Condition
 from rkfleet.disk import in_thread
+from rkfleet.racing import until_first
 
 __all__ = ["BoardWatch"]
 
@@ -186,8 +187,4 @@ class BoardWatch:
 
     async def _wait(self) -> None:
         """Return when other clocks are wanted, or when the next look is due."""
-        async with asyncio.TaskGroup() as tasks:
-            waits = {tasks.create_task(self._changed.wait()), tasks.create_task(self._clock.sleep(LOOK_SECONDS))}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        await until_first(self._changed.wait(), self._clock.sleep(LOOK_SECONDS))

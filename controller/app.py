@@ -15,7 +15,7 @@ import random
 import socket
 import sys
 import uuid
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 from controller.api.admission import Admission
@@ -39,7 +39,7 @@ from controller.sessions.hub import Hub
 from controller.sessions.seams import Seams
 from controller.sessions.servicer import serve_sessions
 from controller.store.sql.store import SqlStore
-from controller.trust.pki import Pki
+from controller.trust.pki import Pki, certificate_end
 from controller.trust.pull_tokens import GrantIssuer, OwnTokens, TokenSigner
 from controller.trust.tokens import Tokens
 from rkfleet import __version__, metric_names
@@ -54,7 +54,6 @@ __all__ = ["run"]
 
 SWITCH_SECONDS: Final = 0.001  # A thread that plans gives the interpreter back to the loop after so long, not after Python's 5 ms.
 ADMIN: Final = "admin"
-_SERVERS: Final[tuple[Literal["controller", "registry"], ...]] = ("controller", "registry")
 
 _log = logging.getLogger(__name__)
 
@@ -186,7 +185,6 @@ class _Program:
             metrics=self._metrics,
             session_address=session_address,
         )
-        self._show_certificates()
         api = create_api(
             store=self._store,
             registry=KINDS,
@@ -206,6 +204,7 @@ class _Program:
             ],
         )
         certificate, key = self._pki.server_files("controller")
+        self._metrics.gauge(metric_names.CERTIFICATE_EXPIRY, certificate="controller").set(certificate_end(certificate).timestamp())
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
         await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
@@ -216,11 +215,6 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
-
-    def _show_certificates(self) -> None:
-        for server in _SERVERS:
-            ends = self._pki.server_expiry(server)
-            self._metrics.gauge(metric_names.CERTIFICATE_EXPIRY, certificate=server).set(ends.timestamp())
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

@@ -32,6 +32,7 @@ import gateway.config
 import simulation.boards.config
 import simulation.hollow.config
 import simulation.runtime.__main__
+from agent.serving import compatibility
 from rkfleet import session
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
@@ -318,12 +319,24 @@ def _transitions() -> list[tuple[tuple[session.State, session.End, type[session.
     return list(session.TRANSITIONS.items())
 
 
+def serving_page() -> str:
+    """Return docs/reference/serving-api.md with the table of fields."""
+    before, _, rest = (DOCS / "reference/serving-api.md").read_text().partition(BEGIN)
+    lines = [f"{before}{BEGIN}", ""]
+    lines += [*(f"- **{effect}**: {meaning}" for effect, meaning in compatibility.MEANINGS.items()), ""]
+    for path in dict.fromkeys(field.path for field in compatibility.FIELDS):
+        rows = [[f"`{one.name}`", one.llamacpp, one.rkllm, one.note] for one in compatibility.FIELDS if one.path == path]
+        lines += [f"### {path}", "", *table(["field", "llamacpp", "rkllm", ""], rows)]
+    return page([*lines, f"{END}{rest.partition(END)[2]}"])
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/cli.md": cli_page,
     "reference/kinds.md": kinds_page,
     "reference/failures.md": failures_page,
     "concepts/sessions.md": sessions_page,
+    "reference/serving-api.md": serving_page,
 }
 
 

@@ -1,17 +1,16 @@
-"""The gateway program: the OpenAI surface, and the one place that wires its parts.
+"""The gateway program: the surface for OpenAI's and Ollama's clients, and the one place that wires its parts.
 
-In: a `Config`. Out: a process that serves `/v1/*` to clients, keeps its routing table current, and tells its own health and metrics on
-a listener of its own.
+In: a `Config`. Out: a process that serves `/v1/*` and `/api/*` to clients, keeps its routing table current, and tells its own health and
+metrics on a listener of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import random
 import ssl
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,23 +22,35 @@ from gateway.endpoints import Endpoints
 from gateway.proxy import Failure, Proxy, failure_body, until_disconnect
 from gateway.routing import Served, Table, Target
 from gateway.snapshot import Snapshot
+from rkfleet import __version__
 from rkfleet import metric_names as names
+from rkfleet.api_keys import ApiKeys, Attempts, tenant_of
 from rkfleet.client import ApiClient, Cluster
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.identity import Identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send, Tls, ops_app, serve_asgi
+from rkfleet.pages import Pages
 from rkfleet.renewal import Renewal, Renewing
+from rkfleet.request_ids import request_id as this_id
 
 __all__ = ["GatewayApp", "TableSource", "board_context", "run"]
 
-_FORWARDED: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+_FORWARDED: Final = frozenset(
+    {
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+        "/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show",
+    }
+)  # fmt: skip
+REALM: Final = "gateway"
+PAGES: Final = Pages()  # None: where no key is asked for, only programs of this machine are served.
 
 
 class _Asked(msgspec.Struct):
     """What the gateway reads of a request; everything else is the board's business."""
 
     model: str = ""
+    name: str = ""  # as older clients of Ollama call it
 
 
 class TableSource(Protocol):
@@ -51,10 +62,11 @@ class TableSource(Protocol):
 class GatewayApp:
     """The ASGI application that clients talk to."""
 
-    def __init__(self, endpoints: TableSource, proxy: Proxy, keys: tuple[bytes, ...], clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, endpoints: TableSource, proxy: Proxy, keys: ApiKeys, clock: Clock, metrics: Metrics) -> None:
         self._endpoints: Final = endpoints
         self._proxy: Final = proxy
         self._keys: Final = keys
+        self._attempts: Final = Attempts(clock)
         self._clock: Final = clock
         self._metrics: Final = metrics
         self._open = 0
@@ -65,41 +77,64 @@ class GatewayApp:
             return
         started = self._clock.monotonic()
         model, status = "", 0
+        request_id = this_id(scope["headers"])
+        own = [(b"x-request-id", request_id.encode())]
         self._open += 1
         self._metrics.gauge(names.GATEWAY_OPEN_REQUESTS).set(self._open)
         try:
-            self._admit(scope)
+            tenant = self._admit(scope)
             method, path = scope["method"], scope["path"]
-            if method in {"GET", "HEAD"}:
-                status = await _send_json(send, 200, self._models(path))
+            if method in {"GET", "HEAD"} and path == "/":
+                status = await _send(send, 200, b"Ollama is running", own, content_type=b"text/plain; charset=utf-8")
+            elif method in {"GET", "HEAD"}:
+                status = await _send(send, 200, self._models(path), own)
             elif method == "POST" and path in _FORWARDED:
                 body = await _read_body(receive)
                 served = self._served(body)
                 model = served.name
-                status = await self._forward(served, scope, body, receive, send)
+                unasked = [one for one in scope["headers"] if one[0] not in {b"x-request-id", b"x-rkfleet-tenant"}]
+                headers = [*unasked, *own, (b"x-rkfleet-tenant", tenant)]
+                status = await self._forward(served, path, headers, body, receive=receive, send=send)
             else:
                 raise Failure(404, "unknown_url", f"{method} {path} is not served here; see GET /v1/models and POST /v1/chat/completions")
         except Failure as failure:
             headers = [(b"retry-after", str(failure.retry_after_seconds).encode())] if failure.retry_after_seconds else []
-            status = await _send_json(send, failure.status, failure_body(failure), headers)
+            status = await _send(send, failure.status, failure_body(failure, scope["path"], request_id), own + headers)
         finally:
             self._open -= 1
             self._metrics.gauge(names.GATEWAY_OPEN_REQUESTS).set(self._open)
             self._metrics.counter(names.GATEWAY_REQUESTS, model_name=model, code=str(status or 499)).inc()
             self._metrics.histogram(names.GATEWAY_REQUEST_SECONDS, model_name=model).observe(self._clock.monotonic() - started)
 
-    def _admit(self, scope: MutableMapping[str, Any]) -> None:
+    def _admit(self, scope: MutableMapping[str, Any]) -> bytes:
+        """Let a request in and return its tenant, as boards are told it.
+
+        Raises:
+            Failure: The gateway is full, the key is not one of its own, too many wrong ones came from this address, or without any key it
+                is a web page that asks.
+        """
         if self._open > limits.OPEN_REQUESTS_MAX:
             message = f"the gateway has {limits.OPEN_REQUESTS_MAX} open requests, its limit; ask again in a moment"
             raise Failure(429, "gateway_full", message, type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS)
         if not self._keys:
-            return
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if not any(hmac.compare_digest(given, b"Bearer " + key) for key in self._keys):
+            _refuse_pages(scope["headers"])
+            return tenant_of(REALM, "").encode()
+        address = str((scope.get("client") or ("",))[0])
+        if wait := self._attempts.wait_seconds(address):
+            message = f"too many wrong API keys came from {address}; it is listened to again in {wait} s"
+            raise Failure(429, "too_many_attempts", message, type="rate_limit_error", retry_after_seconds=wait)
+        name = self._keys.name_of(next((value for name, value in scope["headers"] if name == b"authorization"), b""))
+        if name is None:
+            self._attempts.failed(address)
             raise Failure(401, "invalid_api_key", "the API key is missing or not one of this gateway's; send Authorization: Bearer KEY")
+        return tenant_of(REALM, name).encode()
 
     def _models(self, path: str) -> bytes:
         models = self._endpoints.table.models
+        if path == "/api/version":
+            return msgspec.json.encode({"version": f"{__version__}-rkfleet"})
+        if path == "/api/tags":
+            return msgspec.json.encode({"models": [_tag(served) for served in models.values()]})
         if path == "/v1/models":
             return msgspec.json.encode({"object": "list", "data": [_card(served) for served in models.values()]})
         name = path.removeprefix("/v1/models/")
@@ -111,15 +146,16 @@ class GatewayApp:
 
     def _served(self, body: bytes) -> Served:
         try:
-            name = msgspec.json.decode(body, type=_Asked).model
-        except msgspec.MsgspecError as error:
-            raise Failure(400, "invalid_json", f"the request body is not an OpenAI request: {error}") from error
+            asked = msgspec.json.decode(body, type=_Asked)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise Failure(400, "invalid_json", f"the request body is no request for a model: {error}") from error
+        name = asked.model or asked.name
         if not name:
             raise Failure(400, "missing_required_parameter", "model: is missing; name one of GET /v1/models")
-        models = self._endpoints.table.models
-        served = models.get(name)
+        table = self._endpoints.table
+        served = table.find(name)
         if served is None:
-            raise _unknown_model(name, models)
+            raise _unknown_model(name, table.models)
         if not served.targets:
             raise Failure(
                 503, "no_ready_replica", f"model {name!r} has no ready replica: {served.why}",
@@ -127,20 +163,42 @@ class GatewayApp:
             )  # fmt: skip
         return served
 
-    async def _forward(self, served: Served, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> int:
+    async def _forward(
+        self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, *, receive: Receive, send: Send
+    ) -> int:
         def ready() -> tuple[Target, ...]:
             return self._endpoints.table.models.get(served.name, served).targets
 
-        answering = self._proxy.forward(served, scope["path"], list(scope["headers"]), body, send, ready=ready)
-        work = asyncio.create_task(answering)
-        stayed = await until_disconnect(work, receive)
-        return work.result() if stayed else 499  # nginx's number for a client that left
+        answering = self._proxy.forward(served, path, headers, body, send, ready=ready)
+        status = await until_disconnect(answering, receive)
+        return 499 if status is None else status  # nginx's number for a client that left
+
+
+def _refuse_pages(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what a browser sends for a page that somebody on this machine opened.
+
+    Raises:
+        Failure: It does.
+    """
+    sent = dict(headers)
+    if not PAGES.allows_origin(origin := sent.get(b"origin", b"")):
+        shown = origin[:128].decode("latin-1")
+        raise Failure(403, "origin_not_allowed", f"pages of {shown!r} may not ask this gateway, which asks nobody for a key")
+    if not PAGES.allows_host(host := sent.get(b"host", b"")):
+        shown = host[:128].decode("latin-1")
+        raise Failure(403, "host_not_allowed", f"host {shown!r} is not this machine's name; ask for localhost or its address")
 
 
 def _card(served: Served) -> dict[str, Any]:
     """Return a model's entry; it says so when a simulated board may answer, and has no such field otherwise."""
     card = {"id": served.name, "object": "model", "created": served.created, "owned_by": "rkfleet"}
     return {**card, "simulated": True} if any(target.simulated for target in served.targets) else card
+
+
+def _tag(served: Served) -> dict[str, Any]:
+    """Return a model's entry for Ollama's clients; what its files are, the boards know."""
+    name = f"{served.name}:latest"
+    return {"name": name, "model": name, "modified_at": "0001-01-01T00:00:00Z", "size": 0, "digest": "", "details": {}}
 
 
 def _unknown_model(name: str, models: dict[str, Served]) -> Failure:
@@ -161,9 +219,11 @@ async def _read_body(receive: Receive) -> bytes:
             return bytes(body)
 
 
-async def _send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> int:
-    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": own + (headers or [])})
+async def _send(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], *, content_type: bytes = b"application/json"
+) -> int:
+    own = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": own + headers})
     await send({"type": "http.response.body", "body": body})
     return status
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
+from rkfleet.api_keys import ApiKeys, read_api_keys
 from rkfleet.errors import Invalid
 from rkfleet.ops import is_loopback
 from rkfleet.process import LOG_LEVELS
 
 __all__ = ["Config", "parse_config"]
-
-API_KEY_CHARACTERS_MIN: Final = 16  # A key beyond loopback is guessed from afar; sixteen random characters are not.
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +28,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     ops_host: str
     ops_port: int
-    api_keys: tuple[bytes, ...]
+    api_keys: ApiKeys
     tls_cert: Path | None
     tls_key: Path | None
     lifeline_fd: int | None
@@ -54,7 +52,9 @@ def parse_config(arguments: Sequence[str]) -> Config:
     parser.add_argument("--port", type=int, default=7480, help="port for clients (default %(default)s)")
     parser.add_argument("--ops-host", default="127.0.0.1", help="address of /healthz, /readyz and /metrics (default %(default)s)")
     parser.add_argument("--ops-port", type=int, default=7481, help="port of /healthz, /readyz and /metrics (default %(default)s)")
-    parser.add_argument("--api-key-file", type=Path, help="file with one API key per line that clients must send")
+    parser.add_argument(
+        "--api-key-file", type=Path, help="file of API keys that clients must send: rkfleet gateway-keys add FILE --name NAME"
+    )
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate for clients")
     parser.add_argument("--tls-key", type=Path, help="PEM key for clients")
     parser.add_argument("--lifeline-fd", type=int, help="stop when this descriptor reads end of file")
@@ -70,7 +70,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
         port=given.port,
         ops_host=given.ops_host,
         ops_port=given.ops_port,
-        api_keys=_read_keys(given.api_key_file) if given.api_key_file else (),
+        api_keys=read_api_keys(given.api_key_file, "--api-key-file") if given.api_key_file else ApiKeys(),
         tls_cert=given.tls_cert,
         tls_key=given.tls_key,
         lifeline_fd=given.lifeline_fd,
@@ -86,13 +86,3 @@ def _check_reach(config: Config) -> None:
     if is_loopback(config.host) or (config.tls_cert and config.api_keys):
         return
     raise Invalid(f"--host: {config.host} is not loopback, so clients need --tls-cert, --tls-key and --api-key-file")
-
-
-def _read_keys(path: Path) -> tuple[bytes, ...]:
-    try:
-        keys = tuple(line.strip().encode() for line in path.read_text().splitlines() if line.strip())
-    except OSError as error:
-        raise Invalid(f"--api-key-file: {path} cannot be read: {error.strerror}") from error
-    if not keys or any(len(key) < API_KEY_CHARACTERS_MIN for key in keys):
-        raise Invalid(f"--api-key-file: {path} must hold at least one key, each of at least {API_KEY_CHARACTERS_MIN} characters")
-    return keys

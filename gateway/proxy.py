@@ -1,17 +1,17 @@
 """One request through the gateway: read, choose, forward, stream back.
 
-In: an ASGI request for `/v1/...` and the current table. Out: the board's answer, byte for byte, with the headers that say who answered.
-Until the first byte of the board's body is here nothing is sent to the client, and at most two other replicas are tried; after it never
-another: the stream ends with an error event. When the client leaves, the connection to the board is closed, which stops the work there.
+In: an ASGI request for `/v1/...` or `/api/...` and the current table. Out: the board's answer, byte for byte, with the headers that say
+who answered. Until the first byte of the board's body is here nothing is sent to the client, and at most two other replicas are tried;
+after it never another: the stream ends with an error event. When the client leaves, the connection to the board is closed, which stops the
+work there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,20 +24,29 @@ from rkfleet.clock import Clock
 from rkfleet.http1 import ConnectionLost
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send
+from rkfleet.racing import run_until
 from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
-__all__ = ["Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
+__all__ = ["OLLAMA", "Failure", "Proxy", "Reply", "failure_body", "until_disconnect"]
 
 _log = logging.getLogger(__name__)
 
-_PASSED_UP: Final = frozenset({b"accept", b"content-type", b"x-request-id", b"traceparent", b"user-agent"})
-_PASSED_DOWN: Final = frozenset({b"content-type", b"retry-after", b"x-request-id", b"cache-control", SIMULATED_HEADER.encode()})
-_STREAM: Final = b"text/event-stream"
+_PASSED_UP: Final = frozenset(
+    {
+        b"accept", b"content-type", b"traceparent", b"user-agent", b"x-rkfleet-deadline-seconds", b"x-stainless-read-timeout",
+        b"x-request-id", b"x-rkfleet-tenant",
+    }
+)  # fmt: skip  # The last two are the gateway's own: it has put them in place of the client's.
+_PASSED_DOWN: Final = frozenset(
+    {b"content-type", b"retry-after", b"x-request-id", b"cache-control", b"x-rkfleet-ignored", SIMULATED_HEADER.encode()}
+)
+_STREAMS: Final = (b"text/event-stream", b"application/x-ndjson")
+OLLAMA: Final = "/api/"
 _TRY_ANOTHER: Final = frozenset({429, 502, 503})  # Full, or not serving any more: another replica may.
 
 
 class Failure(Exception):
-    """An answer of the gateway itself, in OpenAI's error format."""
+    """An answer of the gateway itself, in the format of whoever asks."""
 
     def __init__(self, status: int, code: str, message: str, *, type: str = "invalid_request_error", retry_after_seconds: int = 0) -> None:
         super().__init__(message)
@@ -48,9 +57,12 @@ class Failure(Exception):
         self.retry_after_seconds: Final = retry_after_seconds
 
 
-def failure_body(failure: Failure) -> bytes:
-    """Return the JSON body of a failure."""
-    return msgspec.json.encode({"error": {"message": failure.message, "type": failure.type, "param": None, "code": failure.code}})
+def failure_body(failure: Failure, path: str, request_id: str) -> bytes:
+    """Return the JSON body of a failure: as Ollama's clients read it below `/api/`, else as OpenAI's do."""
+    if path.startswith(OLLAMA):
+        return msgspec.json.encode({"error": failure.message, "code": failure.code, "request_id": request_id})
+    said = {"message": failure.message, "type": failure.type, "param": None, "code": failure.code, "request_id": request_id}
+    return msgspec.json.encode({"error": said})
 
 
 class Reply(msgspec.Struct):
@@ -104,12 +116,13 @@ class Proxy:
             reply = await self._ask(served.name, path, headers, body, stack, ready=ready)
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": reply.first, "more_body": True})
-            tail = b""
+            tail, chunk = b"", reply.first
             try:
                 async for chunk in reply.rest:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ConnectionLost as error:
-                tail = self._broken(served, reply, error)
+                failure = self._broken(served, reply, error)
+                tail = _last_words(failure, path, headers, whole_line=chunk.endswith(b"\n"))
             await send({"type": "http.response.body", "body": tail})
             return reply.status
 
@@ -159,7 +172,7 @@ class Proxy:
         answer = await stack.enter_async_context(self._boards.post(f"{target.url}{path}", target.server_name, passed_up, body))
         rest = await stack.enter_async_context(contextlib.aclosing(answer.pieces()))
         first = await anext(rest, b"")
-        if not answer.headers.get(b"content-type", b"").startswith(_STREAM):  # one JSON value: whole or not at all
+        if not answer.headers.get(b"content-type", b"").startswith(_STREAMS):  # one JSON value: whole or not at all
             first = b"".join([first, *[chunk async for chunk in rest]])
         passed = [(name, value) for name, value in answer.headers.items() if name in _PASSED_DOWN]
         passed += [
@@ -181,36 +194,32 @@ class Proxy:
             else:
                 del self._outstanding[target.uid]
 
-    def _broken(self, served: Served, reply: Reply, error: ConnectionLost) -> bytes:
-        """Return how a stream ends whose board went away: with an error event, never by silence."""
+    def _broken(self, served: Served, reply: Reply, error: ConnectionLost) -> Failure:
+        """Count a stream whose board went away, and return what its client is told."""
         self._metrics.counter(names.GATEWAY_BROKEN_STREAMS, model_name=served.name).inc()
         _log.warning("stream broke", extra={"replica": reply.target.replica, "board": reply.target.board, "cause": error.message})
         message = (
             f"the connection to replica {reply.target.replica} on board {reply.target.board} broke after the answer had begun; ask again"
         )
-        failure = Failure(502, "stream_broken", message, type="server_error")
-        return b"\n\ndata: " + failure_body(failure) + b"\n\n"
+        return Failure(502, "stream_broken", message, type="server_error")
+
+
+def _last_words(failure: Failure, path: str, headers: list[tuple[bytes, bytes]], *, whole_line: bool) -> bytes:
+    """Return how a stream ends that broke: with an error event, never by silence. Ollama's clients stumble over an empty line."""
+    request_id = next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")
+    body = failure_body(failure, path, request_id)
+    if path.startswith(OLLAMA):
+        return (b"" if whole_line else b"\n") + body + b"\n"
+    return b"\n\ndata: " + body + b"\n\n"
+
+
+async def until_disconnect(work: Coroutine[Any, Any, int], receive: Receive) -> int | None:
+    """Run `work` to its end and return its result; None if the client has left before, which cancels it."""
+    finished = await run_until(work, _disconnected(receive))
+    return finished.result if finished is not None else None
 
 
 async def _disconnected(receive: Receive) -> None:
     """Return when the client has left."""
-    while True:
-        message: MutableMapping[str, Any] = await receive()
-        if message["type"] == "http.disconnect":
-            return
-
-
-async def until_disconnect(work: asyncio.Task[int], receive: Receive) -> bool:
-    """Wait for `work`; cancel it when the client leaves. Return whether the client stayed to the end."""
-    leaving = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return True
-        work.cancel()
-        await asyncio.wait((work,))
-        return False
-    finally:
-        work.cancel()
-        leaving.cancel()
-        await asyncio.wait((work, leaving))
+    while (await receive())["type"] != "http.disconnect":
+        pass

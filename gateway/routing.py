@@ -61,6 +61,14 @@ class Table(msgspec.Struct, frozen=True):
 
     models: dict[str, Served] = {}
 
+    def find(self, name: str) -> Served | None:
+        """Return what serves a name that a client wrote, or None.
+
+        A name that a deployment serves comes first; else what stands after the last colon is `latest` or an adapter, which the board knows.
+        """
+        found = self.models.get(name)
+        return found if found is not None or ":" not in name else self.models.get(name.rpartition(":")[0])
+
 
 def plan_table(
     deployments: Iterable[ModelDeployment],

@@ -93,6 +93,15 @@ class AssignedReplica(_Value, frozen=True, kw_only=True):
     replaces: str = ""
     serving: ServingParameters = ServingParameters()
 
+    def files_of(self, role: str) -> tuple[AssignedFile, ...]:
+        """Return the files of a role, in their order."""
+        return tuple(file for file in self.files if file.role == role)
+
+    @property
+    def weight(self) -> AssignedFile:
+        """The file that the runtime is given as the model: the first weight, or the first file where none is called so."""
+        return next(iter(self.files_of("weight")), self.files[0])
+
 
 class Assignment(_Value, frozen=True, kw_only=True):
     """All replicas of one board, sorted by namespace and name, and how its clocks are to run (`Board.spec.tuning.clocks`)."""

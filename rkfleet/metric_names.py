@@ -100,6 +100,11 @@ GENERATION_TOKENS: Final = _metric(
     name="rkfleet_generation_tokens_total", type="counter", unit="tokens", program="agent", labels=("namespace", "model_name"),
     help="Output tokens, also of answers that broke off.",
 )  # fmt: skip
+PARAMETERS_IGNORED: Final = _metric(
+    name="rkfleet_request_parameters_ignored_total", type="counter", unit="", program="agent",
+    labels=("namespace", "model_name", "parameter"),
+    help="Parameters that requests set and nothing honoured, as answers say in the header x-rkfleet-ignored.",
+)  # fmt: skip
 TIME_TO_FIRST_TOKEN: Final = _metric(
     name="rkfleet_time_to_first_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
     buckets=FIRST_TOKEN_SECONDS,
@@ -176,7 +181,7 @@ BOARD_STORAGE_FREE: Final = _metric(
 )  # fmt: skip
 BOARD_SIMULATED: Final = _metric(
     name="rkfleet_board_simulated", type="gauge", unit="boolean", program="agent",
-    help="1 when the board's hardware does not exist, so that every other figure of it is simulated; else 0.",
+    help="1 when the board's hardware, or what a runtime library needs of it, does not exist: figures of it are simulated; else 0.",
 )  # fmt: skip
 
 # The hardware, every 5 s; what is unknown has no sample. Temperatures and clocks that node_exporter shows too have its units.

@@ -25,6 +25,7 @@ import msgspec
 
 from rkfleet.clock import format_time
 from rkfleet.errors import FailedPrecondition, FleetError
+from rkfleet.racing import run_until
 
 __all__ = [
     "extra_fields",
@@ -124,16 +125,10 @@ def _handling_stop_signals(handle: Callable[[signal.Signals], None]) -> Iterator
 
 async def wait_for_stop(lifeline: int | None = None) -> str:
     """Return why the program should stop: a signal's name, or that its parent is gone."""
-    async with asyncio.TaskGroup() as tasks:
-        signals = tasks.create_task(wait_for_stop_signals())
-        waits: list[asyncio.Task[Any]] = [signals]
-        if lifeline is not None:
-            waits.append(tasks.create_task(watch_lifeline(lifeline)))
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        reason = signals.result() if signals.done() else "end of the lifeline"
-        for wait in waits:
-            wait.cancel()
-    return reason
+    if lifeline is None:
+        return await wait_for_stop_signals()
+    signal = await run_until(wait_for_stop_signals(), watch_lifeline(lifeline))
+    return signal.result if signal is not None else "end of the lifeline"
 
 
 async def run_until_stopped(work: Coroutine[Any, Any, None], lifeline: int | None = None) -> None:

@@ -1,7 +1,8 @@
 """What the data directory lies on: the kind of the device, and how fast it has been.
 
 In: the file system root and the data directory. Out: a `Disk`. Called by `telemetry.py` for the doctor: models are read from it at every
-load. Sources: `proc_pid_mountinfo(5)`; Linux `Documentation/block/stat.rst` (sectors of 512 bytes, time spent reading in milliseconds).
+load. Sources: `proc_pid_mountinfo(5)`; Linux `Documentation/block/stat.rst` (reads, sectors of 512 bytes, milliseconds that reads took,
+added up over those that ran at once, and milliseconds in which the device was busy).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["observe_disk"]
 SECTOR_BYTES: Final = 512
 # Less than this was read by boot itself, in pieces too small to tell a speed.
 MEASURED_BYTES_MIN: Final = 256 << 20
+# Models are read in large pieces. A device that was asked for small ones has not shown how fast it is.
+REQUEST_BYTES_MIN: Final = 32 << 10
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 _PARTITION: Final = re.compile(r"(mmcblk\d+|nvme\d+n\d+)(p\d+)?$|([sv]d[a-z]+)\d*$")
 
@@ -61,8 +64,11 @@ def _kind(root: Path, device: str) -> Literal["", "emmc", "sd", "nvme", "ata"]:
 
 
 def _speed(root: Path, device: str) -> float | None:
+    """Return bytes read by the time that it took. Both times are too long, one by reads at once, one by writes: the shorter is nearer."""
     words = (read_text(root / f"sys/block/{device}/stat") or "").split()
-    if len(words) < 4 or not all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words[:4]):
+    if len(words) < 10 or not all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words[:10]):
         return None
-    read_bytes, milliseconds = int(words[2]) * SECTOR_BYTES, int(words[3])
-    return read_bytes / (milliseconds / 1000) if read_bytes >= MEASURED_BYTES_MIN and milliseconds else None
+    requests, read_bytes, milliseconds = int(words[0]), int(words[2]) * SECTOR_BYTES, min(int(words[3]), int(words[9]))
+    if read_bytes < MEASURED_BYTES_MIN or read_bytes < requests * REQUEST_BYTES_MIN or not milliseconds:
+        return None
+    return read_bytes / (milliseconds / 1000)

@@ -18,7 +18,7 @@ __all__ = ["is_ours", "observe_masks", "parse_cpus"]
 CPUS_MAX: Final = 1024  # No board has as many; a broken file must not cost memory.
 _RANGE: Final = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _ALLOWED: Final = re.compile(r"^Cpus_allowed_list:\s*(\S+)", re.MULTILINE)
-_WORDS: Final = {"agent.workers.child": "worker", "agent": "agent"}
+_WORKERS: Final = "agent.workers."
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
@@ -35,7 +35,9 @@ def is_ours(root: Path, pid: int) -> str:
     """Return what a process is to rkfleet, agent or worker, by its command line; empty for everything else."""
     words = (read(root / f"proc/{pid}/cmdline").text or "").split("\x00")
     modules = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-m"]
-    return next((_WORDS[module] for module in modules if module in _WORDS), "")
+    if any(module.startswith(_WORKERS) for module in modules):
+        return "worker"
+    return "agent" if "agent" in modules else ""
 
 
 def observe_masks(root: Path) -> tuple[ProcessMask, ...]:

@@ -19,11 +19,12 @@ import msgspec
 
 from agent.board.libraries import RKLLM_NAME
 from agent.board.snapshot import BoardSnapshot, Frequency, ProcessMask
-from rkfleet.quantity import format_bytes
+from agent.failures.facts import version_of
+from agent.failures.modes import DRIVER_MIN, DRIVER_WANTED
+from rkfleet.quantity import format_bytes, round_bytes
 
 __all__ = [
     "CHECKS",
-    "DRIVER_MIN",
     "DRIVER_SMALL",
     "NPU_CHECKS",
     "Check",
@@ -33,7 +34,6 @@ __all__ = [
     "heat",
     "hottest",
     "is_throttled",
-    "version_of",
 ]
 
 Verdict = Literal["ok", "bad", "unknown"]
@@ -46,19 +46,19 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         check: Its name, for people and programs: npu-driver.
         sentence: What is so, with the value and the limit.
         command: What to type on the board; empty where nothing needs to be done.
+        failure: Row of the table of known failures (`agent/failures/modes.py`) that this is; 0 for none.
     """
 
     check: str
     verdict: Verdict
     sentence: str
     command: str = ""
+    failure: int = 0
 
 
 Check = Callable[[BoardSnapshot], Finding | None]
 
-# The runtime's documentation asks for 0.9.8 from release 1.1.0 on. With 0.9.7 it runs and large allocations fail; below, every matrix
-# multiplication may fail while the answer goes on as garbage.
-DRIVER_MIN: Final = (0, 9, 8)
+# With 0.9.7 the runtime runs and large allocations fail; below, every matrix multiplication may fail while the answer goes on as garbage.
 DRIVER_SMALL: Final = (0, 9, 7)
 # Where no zone names a trip point: above it, boards with a passive cooler were seen to slow down.
 HOT_CELSIUS: Final = 80.0
@@ -83,12 +83,6 @@ def diagnose(snapshot: BoardSnapshot, checks: Iterable[Check] | None = None) -> 
 
 
 # ---- facts that others ask for too ---------------------------------------------------------------------------------------------------
-
-
-def version_of(text: str) -> tuple[int, ...] | None:
-    """Return a version as numbers, or None if it is none."""
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isascii() and part.isdecimal() for part in parts) else None
 
 
 def hottest(snapshot: BoardSnapshot) -> float | None:
@@ -136,20 +130,23 @@ def _driver(seen: BoardSnapshot) -> Finding | None:
         return _unknown("npu-driver", "/sys cannot be read, so the NPU's driver is unknown", "sudo mount -t sysfs sysfs /sys")
     if seen.driver.family == "rocket":
         why = "the mainline kernel's driver rocket runs the NPU, which the vendor's runtime cannot use: it needs a vendor kernel with rknpu"
-        return _bad("npu-driver", why, "uname -r")
+        return _bad("npu-driver", why, "uname -r", 5)
     if not seen.driver.family:
         return _bad(
-            "npu-driver", "the kernel has no NPU driver: it needs a vendor kernel with rknpu 0.9.8", "sudo modprobe rknpu; uname -r"
+            "npu-driver",
+            f"the kernel has no NPU driver: it needs a vendor kernel with rknpu {DRIVER_WANTED}",
+            "sudo modprobe rknpu; uname -r",
+            4,
         )
     found = version_of(seen.driver.version) if seen.driver.version else None
     if found is None:
         return _unknown("npu-driver", "driver rknpu is there and nothing tells its version", "sudo cat /sys/kernel/debug/rknpu/version")
     if found < DRIVER_SMALL:
-        why = f"driver rknpu {seen.driver.version} is older than 0.9.8: models load and answer garbage or fail"
-        return _bad("npu-driver", f"{why}; a newer kernel image brings a newer driver", "cat /sys/module/rknpu/version")
+        why = f"driver rknpu {seen.driver.version} is older than {DRIVER_WANTED}: models load and answer garbage or fail"
+        return _bad("npu-driver", f"{why}; a newer kernel image brings a newer driver", "cat /sys/module/rknpu/version", 1)
     if found < DRIVER_MIN:
-        why = f"driver rknpu {seen.driver.version} is older than 0.9.8: models of more than about 2 GB may not find memory"
-        return _bad("npu-driver", why, "cat /sys/module/rknpu/version")
+        why = f"driver rknpu {seen.driver.version} is older than {DRIVER_WANTED}: models of more than about 2 GB may not find memory"
+        return _bad("npu-driver", why, "cat /sys/module/rknpu/version", 1)
     return _ok("npu-driver", f"rknpu {seen.driver.version}")
 
 
@@ -162,19 +159,19 @@ def _node(seen: BoardSnapshot) -> Finding | None:
         return None
     if seen.legacy_symlink:
         why = f"/dev/rknpu is a symbolic link to {seen.legacy_symlink}, which makes the runtime take the wrong path and crash"
-        return _bad("npu-node", why, "sudo rm /dev/rknpu")
+        return _bad("npu-node", why, "sudo rm /dev/rknpu", 6)
     if any(node.state == "usable" for node in seen.nodes):
         usable = next(node for node in seen.nodes if node.state == "usable")
         return _ok("npu-node", f"{usable.path} can be opened")
     if not seen.nodes or all(node.state == "missing" for node in seen.nodes):
         path = seen.nodes[0].path if seen.nodes else "/dev/dri/renderD*"
         why = f"the driver runs and its node {path} is not there, as in a container that was not given it"
-        return _bad("npu-node", why, f"docker run --device {seen.nodes[0].path if seen.nodes else '/dev/dri'} …")
+        return _bad("npu-node", why, f"docker run --device {seen.nodes[0].path if seen.nodes else '/dev/dri'} …", 4)
     node = next(one for one in seen.nodes if one.state != "missing")
     if node.state == "dead":
-        return _bad("npu-node", f"{node.path} is there and leads to no device", "sudo dmesg | grep -i rknpu")
+        return _bad("npu-node", f"{node.path} is there and leads to no device", "sudo dmesg | grep -i rknpu", 4)
     why = f"{node.path} may not be opened for reading and writing ({node.permissions})"
-    return _bad("npu-node", why, f"sudo usermod -aG $(stat -c %G {node.path}) rkfleet")
+    return _bad("npu-node", why, f"sudo usermod -aG $(stat -c %G {node.path}) rkfleet", 4)
 
 
 def _clients(seen: BoardSnapshot) -> Finding | None:
@@ -184,7 +181,7 @@ def _clients(seen: BoardSnapshot) -> Finding | None:
         named = ", ".join(f"{one.name} (process {one.pid})" for one in seen.clients[:NAMED_MAX])
         more = f" and {len(seen.clients) - NAMED_MAX} more" if len(seen.clients) > NAMED_MAX else ""
         why = f"{named}{more} also has the NPU open: two programs on it at once can hang the whole board"
-        return _bad("npu-clients", why, f"sudo systemctl status {seen.clients[0].pid}")
+        return _bad("npu-clients", why, f"sudo systemctl status {seen.clients[0].pid}", 14)
     if seen.clients is None or seen.hidden_processes:
         why = f"{seen.hidden_processes} processes do not show their files to this user, so another program may have the NPU open"
         return _unknown("npu-clients", why, "sudo rkfleet doctor")
@@ -199,12 +196,12 @@ def _load(seen: BoardSnapshot) -> Finding | None:
     match seen.load_problem:
         case "missing":
             how = "sudo mount -t debugfs -o gid=$(getent group render | cut -d: -f3),mode=750 debugfs /sys/kernel/debug"
-            return _unknown("npu-load", "debugfs is not mounted, so the NPU's load is unknown", how)
+            return _unknown("npu-load", "debugfs is not mounted, so the NPU's load is unknown", how, 23)
         case "garbled":
-            return _unknown("npu-load", "the driver's load file says nothing that can be read", "sudo cat /sys/kernel/debug/rknpu/load")
+            return _unknown("npu-load", "the driver's load file says nothing that can be read", "sudo cat /sys/kernel/debug/rknpu/load", 23)
         case _:
             how = "sudo mount -o remount,gid=$(getent group render | cut -d: -f3),mode=750 /sys/kernel/debug"
-            return _unknown("npu-load", "debugfs is closed to this user, so the NPU's load is unknown", how)
+            return _unknown("npu-load", "debugfs is closed to this user, so the NPU's load is unknown", how, 23)
 
 
 def _iommu(seen: BoardSnapshot) -> Finding | None:
@@ -231,7 +228,7 @@ def _openmp(seen: BoardSnapshot) -> Finding | None:
     if not seen.soc.npu_cores or seen.libraries is None:
         return None
     if not seen.libraries.openmp:
-        return _bad("openmp-library", f"libomp.so, which {RKLLM_NAME} loads, is not there", "sudo apt install libomp-dev")
+        return _bad("openmp-library", f"libomp.so, which {RKLLM_NAME} loads, is not there", "sudo apt install libomp-dev", 21)
     return _ok("openmp-library", seen.libraries.openmp)
 
 
@@ -249,7 +246,7 @@ def _governors(seen: BoardSnapshot) -> Finding | None:
         if not steady:
             at = "" if one.current_hertz is None else f" and run at {_mega(one.current_hertz)}"
             why = f"the fast cores of {one.name} are under governor {one.governor}{at}: decoding then gets as little as half its tokens/s"
-            return _bad("cpu-governor", why, f"echo performance | sudo tee {one.node}/scaling_governor")
+            return _bad("cpu-governor", why, f"echo performance | sudo tee {one.node}/scaling_governor", 18)
     return _ok("cpu-governor", ", ".join(f"{one.name} {one.governor}" for one in policies))
 
 
@@ -298,7 +295,7 @@ def _throttling(seen: BoardSnapshot) -> Finding | None:
     if throttled:
         held = [one.name for one in seen.frequencies if _is_held_down(one)] or [one.name for one in seen.cooling if one.state > 0]
         why = f"heat{at} keeps {', '.join(held[:NAMED_MAX])} below what is asked for: the board needs better cooling"
-        return _bad("throttling", why, "grep . /sys/class/thermal/thermal_zone*/temp")
+        return _bad("throttling", why, "grep . /sys/class/thermal/thermal_zone*/temp", 19)
     return _ok("throttling", f"no clock is held down{at}")
 
 
@@ -312,7 +309,7 @@ def _cpu_mask(seen: BoardSnapshot) -> Finding | None:
     for mask in seen.masks:
         if len(mask.cpus) < needed:
             why = f"{mask.name} {mask.pid} may use {_cores(mask)}: the runtime refuses fewer than the NPU's {needed} cores"
-            return _bad("cpu-mask", why, f"sudo taskset -apc 0-7 {mask.pid}")
+            return _bad("cpu-mask", why, f"sudo taskset -apc 0-7 {mask.pid}", 13)
         fast = seen.fast_cpus & set(mask.cpus)
         if seen.fast_cpus and len(fast) < min(needed, len(seen.fast_cpus)):
             first, last = min(seen.fast_cpus), max(seen.fast_cpus)
@@ -328,7 +325,7 @@ def _cores(mask: ProcessMask) -> str:
 def _memory(seen: BoardSnapshot) -> Finding:
     if seen.memory_available_bytes is None or seen.memory_total_bytes is None:
         return _unknown("memory", "the kernel does not tell how much memory is available", "cat /proc/meminfo")
-    shown = f"{format_bytes(seen.memory_available_bytes)} of {format_bytes(seen.memory_total_bytes)} is available"
+    shown = f"{round_bytes(seen.memory_available_bytes)} of {round_bytes(seen.memory_total_bytes)} is available"
     if seen.memory_available_bytes < MEMORY_AVAILABLE_MIN:
         return _bad("memory", f"{shown}, less than the {format_bytes(MEMORY_AVAILABLE_MIN)} of a small model", "ps aux --sort=-rss | head")
     return _ok("memory", shown)
@@ -352,7 +349,7 @@ def _storage(seen: BoardSnapshot) -> Finding:
     what = f"{disk.device}{f' ({disk.kind})' if disk.kind else ''}"
     test = f"sudo dd if={disk.device} of=/dev/null bs=4M count=64 iflag=direct"
     if speed is None:
-        return _unknown("storage", f"{what} has not read enough since boot to tell its speed", test)
+        return _unknown("storage", f"{what} has not read enough in large pieces since boot to tell its speed", test)
     if speed < STORAGE_BYTES_PER_SECOND_MIN:
         limit = f"{STORAGE_BYTES_PER_SECOND_MIN / MEGABYTE:.0f} MB/s"
         why = f"{what} has read {speed / MEGABYTE:.0f} MB/s since boot, less than {limit}"
@@ -377,9 +374,9 @@ def _ok(check: str, sentence: str) -> Finding:
     return Finding(check=check, verdict="ok", sentence=sentence)
 
 
-def _bad(check: str, sentence: str, command: str) -> Finding:
-    return Finding(check=check, verdict="bad", sentence=sentence, command=command)
+def _bad(check: str, sentence: str, command: str, failure: int = 0) -> Finding:
+    return Finding(check=check, verdict="bad", sentence=sentence, command=command, failure=failure)
 
 
-def _unknown(check: str, sentence: str, command: str) -> Finding:
-    return Finding(check=check, verdict="unknown", sentence=sentence, command=command)
+def _unknown(check: str, sentence: str, command: str, failure: int = 0) -> Finding:
+    return Finding(check=check, verdict="unknown", sentence=sentence, command=command, failure=failure)

@@ -1,24 +1,26 @@
 """What the kernel says about the machine: release, identity, boot.
 
-Called by `agent/board/facts.py` and `agent/app.py`. Sources: Linux `Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id),
-`machine-id(5)`.
+Called by `agent/board/facts.py` and `agent/board/clock_control.py`. Sources: Linux
+`Documentation/admin-guide/sysctl/kernel.rst` (random/boot_id), `machine-id(5)`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from agent.board.readings import read_text
+
 __all__ = ["observe_boot_id", "observe_kernel", "observe_machine_id"]
 
 
 def observe_kernel(root: Path) -> str:
     """Return the kernel's release, for example `6.1.84`; empty if it cannot be read."""
-    return _read(root / "proc/sys/kernel/osrelease")
+    return read_text(root / "proc/sys/kernel/osrelease") or ""
 
 
 def observe_boot_id(root: Path) -> str:
     """Return the id that changes with every boot; empty if it cannot be read."""
-    return _read(root / "proc/sys/kernel/random/boot_id")
+    return read_text(root / "proc/sys/kernel/random/boot_id") or ""
 
 
 def observe_machine_id(root: Path) -> str:
@@ -26,11 +28,5 @@ def observe_machine_id(root: Path) -> str:
 
     The chip's serial number comes before the machine id of the installation, because cards are cloned and chips are not.
     """
-    return _read(root / "proc/device-tree/serial-number") or _read(root / "etc/machine-id") or _read(root / "sys/class/dmi/id/product_uuid")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\x00 \n\t")
-    except OSError:
-        return ""
+    places = ("proc/device-tree/serial-number", "etc/machine-id", "sys/class/dmi/id/product_uuid")
+    return next((text for place in places if (text := read_text(root / place))), "")

@@ -1,7 +1,7 @@
 """What the kernel says from now on: a bounded reader of `/dev/kmsg`.
 
 In: the file system root (tests have a file of their own there). Out: a `KernelTail`, opened when a worker starts and read when it ends, so
-that only what happened meanwhile is told. Made in `agent/app.py`, handed to `agent/workers/backends.py`. Opening the log needs a
+that only what happened meanwhile is told. Made in `agent/parts.py`, handed to `agent/workers/backends.py`. Opening the log needs a
 privilege on most systems (`kernel.dmesg_restrict`); without it there are no lines, and `absent` says why. That is not an error.
 
 Source: Linux Documentation/ABI/testing/dev-kmsg: each read returns one record `priority,sequence,microseconds,flags;text`, EAGAIN at the

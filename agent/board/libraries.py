@@ -16,13 +16,17 @@ __all__ = ["RKLLM_NAME", "observe_libraries"]
 RKLLM_NAME: Final = "librkllmrt.so"
 # Where the loader looks on Debian, Ubuntu and Buildroot images of boards, and where people put what they copy by hand.
 _DIRECTORIES: Final = ("usr/lib", "usr/lib64", "usr/lib/aarch64-linux-gnu", "usr/local/lib", "lib", "lib/aarch64-linux-gnu")
+# Where rkfleet has several versions, as `agent/workers/libraries.py` looks for them.
+_SIDE_BY_SIDE: Final = "opt/rkfleet/runtimes"
 _OPENMP: Final = ("libomp.so", "libomp.so.5")
 
 
 def observe_libraries(root: Path, runtime_library: Path | None = None) -> Libraries:
     """Look where the loader would; a runtime that is named is looked for nowhere else."""
     places = [root / directory for directory in _DIRECTORIES]
-    candidates = [runtime_library] if runtime_library is not None else [place / RKLLM_NAME for place in places]
+    beside_each_other = sorted((root / _SIDE_BY_SIDE).glob(f"*/{RKLLM_NAME}"))
+    usual = [*(place / RKLLM_NAME for place in places), *beside_each_other]
+    candidates = [runtime_library] if runtime_library is not None else usual
     rkllm = next((one for one in candidates if one.is_file()), None)
     beside = [rkllm.parent] if rkllm is not None else []
     llvm = sorted((root / "usr/lib").glob("llvm-*/lib"))

@@ -1,7 +1,7 @@
 """Everything that the agent looks at on the machine, behind one seam.
 
-Made by `agent/app.py`, called by `agent/loop.py` each time it looks around and by the session for every Hello. A board that does not exist
-has sensors of its own (`simulation/boards/machine.py`).
+Made by `agent/parts.py`, called by `agent/loop.py` each time it looks around and by the session for every Hello. A board that does not
+exist has sensors of its own (`simulation/boards/machine.py`).
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Disk(_Value, frozen=True, kw_only=True):
 
     Attributes:
         kind: emmc, sd, nvme, ata (also USB), or empty if unknown.
-        read_bytes_per_second: Bytes read since boot by the time that reading took; None before there were enough.
+        read_bytes_per_second: Bytes read since boot by the time that reading took; None before there were enough, in large pieces.
     """
 
     device: str

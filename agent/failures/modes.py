@@ -1,7 +1,8 @@
 """The table of known failures: number, reason, what one sees, why it happens, and what helps.
 
 Out: `MODES` for `docs/generate.py`, and `failure`, which makes a `Failure` from a row and a sentence with the values of this case. Called
-by `agent/failures/lines.py` and `agent/failures/facts.py`. The numbers are stable: documentation and tests refer to them.
+by `agent/failures/lines.py` and `agent/failures/facts.py`; a finding of `agent/board/diagnosis.py` has the number of
+its row. The numbers are stable: documentation and tests refer to them.
 
 Sources stand in each row: threads of https://github.com/airockchip (rknn-llm, rknn-toolkit2) and of projects that stand on its runtime,
 and the driver's own source (drivers/rknpu of the vendor's kernel). What only a third party reported is worded as "may".
@@ -17,10 +18,11 @@ import msgspec
 from rkfleet import conditions
 from rkfleet.kinds.replica import ExitReason
 
-__all__ = ["DRIVER_WANTED", "MESSAGE_CHARACTERS_MAX", "MODES", "Failure", "Mode", "failure"]
+__all__ = ["DRIVER_MIN", "DRIVER_WANTED", "MESSAGE_CHARACTERS_MAX", "MODES", "Failure", "Mode", "failure"]
 
 # What every SDK release since 1.1.0 asks for in its manual. Source: RKLLM SDK manuals 1.1.0 to 1.3.0, chapter on the environment.
-DRIVER_WANTED: Final = "0.9.8"
+DRIVER_MIN: Final = (0, 9, 8)
+DRIVER_WANTED: Final = ".".join(map(str, DRIVER_MIN))
 
 # A condition message shows one sentence of a library, not its log; the log has its own command.
 MESSAGE_CHARACTERS_MAX: Final = 600

@@ -52,7 +52,7 @@ def _install(found: argparse.Namespace, more: tuple[str, ...]) -> None:
     if plan.is_hidden(found.python):
         raise FailedPrecondition(
             f"rkfleet runs from {found.python}, which a service does not see; install it where it does: python3 -m venv /opt/rkfleet && "
-            "/opt/rkfleet/bin/pip install 'rkfleet[agent,cpu]', then /opt/rkfleet/bin/rkfleet agent install"
+            "in a checkout /opt/rkfleet/bin/pip install '.[agent,cpu]', then /opt/rkfleet/bin/rkfleet agent install"
         )
     models = tuple(str(_readable_model(path.absolute(), found.prefix)) for path in found.models)
     if found.token_file is not None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from agent.packaging.plan import AGENT_UNIT, DATA_DIR, MANIFEST, USER, Entry
+from agent.board.clock_wire import RECORD_NAME
+from agent.packaging.plan import AGENT_UNIT, DATA_DIR, MANIFEST, STANDALONE_DIR, USER, Entry
 from rkfleet.errors import FailedPrecondition, Unavailable
 
 __all__ = ["RUNNING", "Installer", "unit_files"]
@@ -42,6 +45,12 @@ class _Manifest(msgspec.Struct, frozen=True):
 def unit_files() -> dict[str, str]:
     """Return every unit of this package, by name."""
     return {path.name: path.read_text() for path in Path(__file__).parent.glob("*.service")}
+
+
+def state_directories() -> tuple[str, ...]:
+    """Return where the services of this package keep what they know."""
+    found = (re.findall(r"(?m)^StateDirectory=(\S+)$", text) for text in unit_files().values())
+    return tuple(sorted(f"/var/lib/{name}" for names in found for name in names))
 
 
 class Installer:
@@ -87,7 +96,9 @@ class Installer:
             self._say(f"{AGENT_UNIT} starts when this system boots with systemd")
 
     def uninstall(self, *, purge: bool) -> None:
-        """Stop the service and remove what was written; with `purge` also what the agent kept: identity, ledger, artifacts.
+        """Stop the service, put its clocks back and remove what was written; with `purge` also what the agent kept.
+
+        That is identity, ledger and artifacts. Clocks that cannot be put back are said, and keep nothing from being removed.
 
         Raises:
             FailedPrecondition: A file cannot be removed.
@@ -96,6 +107,7 @@ class Installer:
         units = [one.path for one in before.entries if one.path.endswith(".service") and ".wants/" not in one.path]
         if self._systemd and units:
             self._call("systemctl", "stop", *(Path(unit).name for unit in units))
+        self._undo_clocks()
         for one in before.entries:
             self._remove(one)
         if not before.entries:
@@ -110,6 +122,20 @@ class Installer:
             self._purge()
         elif self._at(DATA_DIR).exists():
             self._say(f"{DATA_DIR} stays: identity, ledger and artifacts; --purge removes it")
+
+    def _undo_clocks(self) -> None:
+        """Undo what the helper, or an agent that is root, has set: nothing of this installation can do it later."""
+        for record in (self._at(f"{directory}/{RECORD_NAME}") for directory in (*state_directories(), STANDALONE_DIR)):
+            if not record.exists():
+                continue
+            where = ("--record", str(record), "--filesystem-root", str(self._root))
+            done = self._run(sys.executable, "-m", "agent.clocks", "--once", "undo", *where)
+            if done is not None:
+                for line in done.stdout.splitlines():
+                    self._say(f"  {line}")
+            if done is not None and done.returncode != 0:
+                why = done.stderr.strip().rpartition("\n")[2]
+                self._say(f"not every clock is as it was before{f' ({why})' if why else ''}; a reboot puts them back")
 
     def _ensure(self, entry: Entry, known_sha256: str | None, *, secret: bool) -> bool:
         """Write the entry if it is not as it should be; return whether it was not."""
@@ -155,12 +181,12 @@ class Installer:
         return True
 
     def _purge(self) -> None:
-        path = self._at(DATA_DIR)
-        if path.exists():
-            self._say(f"removes {path} and everything in it")
-            if not self._dry_run:
-                with _disk_errors(path):
-                    shutil.rmtree(path)
+        for path in map(self._at, state_directories()):
+            if path.exists():
+                self._say(f"removes {path} and everything in it")
+                if not self._dry_run:
+                    with _disk_errors(path):
+                        shutil.rmtree(path)
         self._say(f"user {USER} stays, so that its number is given to nobody else; remove it with: userdel {USER}")
 
     def _make_directories(self, path: Path) -> None:
@@ -202,16 +228,20 @@ class Installer:
         return self._root / path.removeprefix("/")
 
     def _call(self, *command: str) -> None:
-        self._say(f"runs {' '.join(command)}")
-        if self._dry_run:
-            return
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise Unavailable(f"{' '.join(command)}: {error}") from error
-        if done.returncode != 0:
+        done = self._run(*command)
+        if done is not None and done.returncode != 0:
             said = done.stderr.strip().rpartition("\n")[2]
             raise FailedPrecondition(f"{' '.join(command)} ended with status {done.returncode}: {said}; see: journalctl -u {AGENT_UNIT}")
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str] | None:
+        """Run a program to its end; None in a dry run, which runs nothing."""
+        self._say(f"runs {' '.join(command)}")
+        if self._dry_run:
+            return None
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unavailable(f"{' '.join(command)}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,19 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["AGENT_UNIT", "DATA_DIR", "JOIN_TOKEN", "MANIFEST", "USER", "Choices", "Entry", "agent_arguments", "entries", "is_hidden"]
+__all__ = [
+    "AGENT_UNIT",
+    "DATA_DIR",
+    "JOIN_TOKEN",
+    "MANIFEST",
+    "STANDALONE_DIR",
+    "USER",
+    "Choices",
+    "Entry",
+    "agent_arguments",
+    "entries",
+    "is_hidden",
+]
 
 AGENT_UNIT: Final = "rkfleet-agent.service"
 USER: Final = "rkfleet"

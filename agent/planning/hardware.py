@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from agent.board import diagnosis
-from agent.board.diagnosis import DRIVER_MIN, DRIVER_SMALL, Finding, diagnose, heat, is_throttled, version_of
+from agent.board.diagnosis import DRIVER_SMALL, Finding, diagnose, heat, is_throttled
 from agent.board.profile import Item
 from agent.board.snapshot import BoardSnapshot
+from agent.failures.facts import version_of
 from rkfleet import conditions
 from rkfleet.conditions import Condition, condition, explain
 
@@ -64,8 +65,7 @@ def _driver_reason(seen: BoardSnapshot) -> str:
     if driver.family == "rocket":
         return conditions.MAINLINE_DRIVER
     version = version_of(driver.version)
-    small = version is not None and DRIVER_SMALL <= version < DRIVER_MIN
-    return conditions.SMALL_MODELS_ONLY if small else conditions.DRIVER_TOO_OLD
+    return conditions.SMALL_MODELS_ONLY if version is not None and version >= DRIVER_SMALL else conditions.DRIVER_TOO_OLD
 
 
 def _node_reason(seen: BoardSnapshot) -> str:

@@ -112,8 +112,8 @@ def pack_domains(assigned: Mapping[str, AssignedReplica], abilities: Abilities, 
         claim = Claim(
             uid=uid,
             name=f"{replica.namespace}/{replica.name}",
-            memory_bytes=replica.memory_bytes or sum(file.size_bytes for file in replica.files if file.role == "weight"),
-            encoder_bytes=max((file.size_bytes for file in replica.files if file.role == "encoder"), default=0),
+            memory_bytes=replica.memory_bytes or sum(file.size_bytes for file in replica.files_of("weight")),
+            encoder_bytes=max((file.size_bytes for file in replica.files_of("encoder")), default=0),
             wanted=wanted,
             held=held,
         )

@@ -13,7 +13,7 @@ from typing import Final
 from agent.planning.values import Abilities, InstalledLibrary
 from agent.workers.base import WorkerSpec, share_threads, worker_key
 from agent.workers.pipe import Adapter, NpuLoad
-from rkfleet.assignment import AssignedFile, AssignedReplica
+from rkfleet.assignment import AssignedReplica
 from rkfleet.versions import meets
 
 __all__ = ["cache_name", "choose_library", "concurrent_of", "key_of", "npu_generation", "parse_cpus", "runs_on_npu", "spec_of"]
@@ -59,7 +59,7 @@ def cache_name(replica: AssignedReplica, library: InstalledLibrary) -> str:
     """
     if not replica.serving.prompt_cache_bytes:
         return ""
-    return f"{_weight(replica).digest.removeprefix('sha256:')}-{library.version or library.generation}"
+    return f"{replica.weight.digest.removeprefix('sha256:')}-{library.version or library.generation}"
 
 
 def spec_of(
@@ -91,7 +91,7 @@ def spec_of(
         name=replica.name,
         key=key_of(replica, library, abilities),
         runtime=replica.runtime,
-        model_path=paths[_weight(replica).digest],
+        model_path=paths[replica.weight.digest],
         context_tokens=replica.serving.context_tokens,
         max_concurrent=concurrent_of(replica, abilities),
         threads=share_threads(replica.serving.threads, abilities.cores, sharers),
@@ -123,8 +123,7 @@ def _npu_load(replica: AssignedReplica, library: InstalledLibrary, abilities: Ab
         keep_tokens=serving.keep_tokens if shifts else 0,
         adapters=tuple(
             Adapter(name=PurePosixPath(file.path).stem, path=paths[file.digest], scale=file.scale_percent / _PERCENT)
-            for file in replica.files
-            if file.role == "adapter"
+            for file in replica.files_of("adapter")
         ),
         encoder_path=_path_of("encoder", replica, paths),
         template_path=_path_of("template", replica, paths),
@@ -143,10 +142,6 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     return tuple(sorted(cpus))
 
 
-def _weight(replica: AssignedReplica) -> AssignedFile:
-    return next((file for file in replica.files if file.role == "weight"), replica.files[0])
-
-
 def _path_of(role: str, replica: AssignedReplica, paths: Mapping[str, str]) -> str:
     """Return the path of the first file of a role; empty for none."""
-    return next((paths[file.digest] for file in replica.files if file.role == role), "")
+    return next((paths[file.digest] for file in replica.files_of(role)), "")

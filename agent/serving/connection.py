@@ -1,7 +1,7 @@
 """The client's side of one HTTP request, over ASGI: what was asked, what is sent back, and whether anybody still listens.
 
-Called by `agent/serving/app.py` (whole answers) and `agent/serving/proxy.py` (streams). It stands apart so that both agree on the one
-fact that decides what a failure looks like: whether the head of the answer is out (`started`).
+Called by `agent/serving/app.py` and the dialects (whole answers) and `agent/serving/forward.py` (streams). It stands apart so that all
+agree on the one fact that decides what a failure looks like: whether the head of the answer is out (`started`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
 
-from agent.serving import openai
+from agent.serving.openai import OpenAi
+from agent.serving.request import Dialect
 from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
+from rkfleet.racing import run_until
 
 __all__ = ["Connection", "Message", "Receive", "Send"]
 
@@ -31,11 +33,19 @@ class _TooLarge(BadRequest):
 
 
 class Connection:
-    """One request's connection; `headers` go with whatever answer is sent."""
+    """One request's connection.
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    Attributes:
+        headers: Go with whatever answer is sent.
+        dialect: How errors are written.
+        request_id: Stands in every error.
+    """
+
+    def __init__(self, receive: Receive, send: Send, request_id: str = "") -> None:
         self._receive: Final = receive
         self._send: Final = send
+        self.request_id: Final = request_id
+        self.dialect: Dialect = OpenAi()
         self.headers: Headers = []
         self.started = False
         self._ended = False
@@ -57,9 +67,9 @@ class Connection:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    async def start_stream(self) -> None:
-        """Send the head of a stream of server-sent events."""
-        await self._head(200, [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")])
+    async def start_stream(self, content_type: bytes) -> None:
+        """Send the head of a stream."""
+        await self._head(200, [(b"content-type", content_type), (b"cache-control", b"no-cache")])
 
     async def send(self, piece: bytes, *, last: bool = False) -> None:
         """Send a piece of the body.
@@ -73,17 +83,21 @@ class Connection:
 
     async def json(self, body: bytes) -> None:
         """Send a whole JSON answer."""
-        await self._whole(200, body, [])
+        await self.whole(200, body)
+
+    async def text(self, body: bytes) -> None:
+        """Send a whole answer of plain text."""
+        await self.whole(200, body, content_type=b"text/plain; charset=utf-8")
 
     async def fail(self, error: FleetError) -> None:
         """Send an error as the whole answer, or as the last event of a stream that has begun: never a silent end."""
         if self._ended:
             return
         if self.started:
-            await self.send(openai.error_event(error), last=True)
+            await self.send(self.dialect.error_event(error, self.request_id), last=True)
             return
         retry = [(b"retry-after", str(error.retry_after_seconds).encode())] if isinstance(error, (Unavailable, ResourceExhausted)) else []
-        await self._whole(error.http_status, openai.error_body(error), retry)
+        await self.whole(error.http_status, self.dialect.error_body(error, self.request_id), retry)
 
     async def while_connected(self, answer: Coroutine[None, None, None]) -> None:
         """Run `answer` to its end, or cancel it when the client leaves.
@@ -91,22 +105,15 @@ class Connection:
         Raises:
             FleetError: What `answer` raised.
         """
-        answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(self._left())
-        try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-        finally:
-            for task in (answering, leaving):
-                task.cancel()
-            await asyncio.wait((answering, leaving))
+        await run_until(answer, self._left())
 
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _whole(self, status: int, body: bytes, headers: Headers) -> None:
-        await self._head(status, [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers])
+    async def whole(self, status: int, body: bytes, headers: Headers | None = None, *, content_type: bytes = b"application/json") -> None:
+        """Send a whole answer."""
+        await self._head(status, [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or [])])
         await self.send(body, last=True)
 
     async def _head(self, status: int, headers: Headers) -> None:

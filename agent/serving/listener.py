@@ -19,7 +19,7 @@ __all__ = ["Reply", "ask"]
 
 CONNECT_SECONDS_MAX: Final = 2.0  # Loopback answers in microseconds; longer means that the listener's backlog is full or it is gone.
 SILENCE_SECONDS_MAX: Final = 900.0  # The supervisor ends a hung worker, and with it the connection, long before.
-BODY_BYTES_MAX: Final = 1 << 20  # Of a body that is read whole: an error.
+BODY_BYTES_MAX: Final = 1 << 20  # Of a body that is read whole: an error, or one vector (a few thousand numbers).
 EVENT_BYTES_MAX: Final = 4 << 20  # One event: a token, with log probabilities some kilobytes.
 RETRY_SECONDS: Final = 2  # A worker that ended is loaded again in about that time.
 
@@ -71,7 +71,7 @@ class Reply:
 
 
 @contextlib.asynccontextmanager
-async def ask(endpoint: str, api_key: str, path: str, body: bytes) -> AsyncIterator[Reply]:
+async def ask(endpoint: str, api_key: str, path: str, body: bytes, request_id: str = "", *, method: str = "POST") -> AsyncIterator[Reply]:
     """Send one request and wait for the head of the answer; the end of the block closes the connection, which cancels the request.
 
     Raises:
@@ -80,14 +80,20 @@ async def ask(endpoint: str, api_key: str, path: str, body: bytes) -> AsyncItera
     address = urlsplit(endpoint)
     assert address.hostname is not None
     assert address.port is not None
-    headers = ((b"Authorization", b"Bearer " + api_key.encode()), (b"Content-Type", b"application/json"), (b"Connection", b"close"))
+    headers: tuple[tuple[bytes, bytes], ...] = (
+        (b"Authorization", b"Bearer " + api_key.encode()),
+        (b"Content-Type", b"application/json"),
+        (b"Connection", b"close"),
+    )
+    if request_id:
+        headers = (*headers, (b"X-Request-Id", request_id.encode()))
     try:
         connection = await Connection.open(address.hostname, address.port, seconds_max=CONNECT_SECONDS_MAX)
     except ConnectionLost as error:
         raise _gone() from error
     try:
         try:
-            head = await connection.ask("POST", path, headers, body, seconds_max=SILENCE_SECONDS_MAX)
+            head = await connection.ask(method, path, headers, body, seconds_max=SILENCE_SECONDS_MAX)
         except ConnectionLost as error:
             raise _gone() from error
         yield Reply(connection, head)

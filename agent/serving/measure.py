@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from agent.serving.request import PARAMETERS, Timing
 from agent.serving.routes import Route
 from rkfleet import metric_names as names
 from rkfleet.clock import Clock
@@ -34,8 +35,11 @@ class Journey:
         self.sent_at: float | None = None  # to the worker
         self.first_at: float | None = None  # first non-empty content from the worker
         self.last_at: float | None = None  # newest non-empty content from the worker
+        self.load_seconds = 0.0  # that it waited for its model
         self.prompt_tokens = 0
+        self.cached_tokens = 0  # of the prompt, computed by the worker for an earlier request
         self.output_tokens = 0
+        self.beat_at: float | None = None  # newest sign of life sent to the client during prefill
 
 
 class _Recent:
@@ -73,6 +77,46 @@ class Measurements:
             self._observe(names.INTER_TOKEN_LATENCY, journey.route, now - journey.last_at)
         journey.last_at = now
         journey.output_tokens += 1
+
+    def timing(self, journey: Journey) -> Timing:
+        """Return what the request took until now."""
+        first, sent = journey.first_at, journey.sent_at
+        return Timing(
+            total_seconds=self._clock.monotonic() - journey.arrived_at,
+            load_seconds=journey.load_seconds,
+            prefill_seconds=None if first is None or sent is None else first - sent,
+            decode_seconds=None if first is None or journey.last_at is None else journey.last_at - first,
+            prompt_tokens=journey.prompt_tokens,
+            output_tokens=journey.output_tokens,
+        )
+
+    def left(self, journey: Journey, deadline_seconds: float | None) -> float | None:
+        """Return the seconds that are left of a deadline that counts from arrival; None without one."""
+        if deadline_seconds is None:
+            return None
+        return max(0.0, deadline_seconds - (self._clock.monotonic() - journey.arrived_at))
+
+    def now(self) -> float:
+        """Return the monotonic second that every instant here is read from."""
+        return self._clock.monotonic()
+
+    def beat_due(self, journey: Journey, period_seconds: float) -> bool:
+        """Return whether the client should see a sign of life now, at most once a period."""
+        now = self._clock.monotonic()
+        if journey.beat_at is not None and now - journey.beat_at < period_seconds:
+            return False
+        journey.beat_at = now
+        return True
+
+    def drop(self, journey: Journey) -> None:
+        """It was no request for an answer; count nothing."""
+        self._waiting(journey.route, -1)
+
+    def ignored(self, journey: Journey, parameters: Iterable[str]) -> None:
+        """These parameters of the request have no effect."""
+        for parameter in parameters:
+            label = parameter if parameter in PARAMETERS else "other"
+            self._metrics.counter(names.PARAMETERS_IGNORED, **_labels(journey.route), parameter=label).inc()
 
     def end(self, journey: Journey, outcome: Outcome) -> None:
         """The request is over: the last byte was handed to the client's connection, or it never will be."""

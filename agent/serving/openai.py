@@ -1,45 +1,55 @@
-"""The OpenAI API as values: what clients may ask, what workers are asked, and how a worker's events become an answer.
+"""The OpenAI API as values: what its clients may ask, and how a worker's events become their answers.
 
-In: request bodies of clients and SSE events of a worker's listener. Out: request bodies for the worker and bytes for the client. It has no
-I/O and no time. Called by `agent/serving/proxy.py`.
-
-A worker is always asked for a stream, also when the client wants one JSON object: a stream shows progress during prefill, so that a
-client that left is noticed there, and it gives every answer the same instants to measure. `Gathered` puts the pieces together again.
-
-Only fields that are named here reach the worker. Runtimes know many more, some of which would undo limits (`n_predict`, `id_slot`);
-unknown fields are ignored, as OpenAI's clients expect. Source: https://platform.openai.com/docs/api-reference/chat.
+In: request bodies of clients and events of a worker. Out: `Request`s, and bytes for the client. It has no I/O and no time. Called by
+`agent/serving/openai_api.py`. Source: https://platform.openai.com/docs/api-reference/chat.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import msgspec
 
-from rkfleet.errors import BadRequest, FleetError, Internal
+from agent.serving.events import PRIVATE, Event, Usage, context_exceeded, decode_event, length_events, worker_error
+from agent.serving.request import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    INPUTS_MAX,
+    Answer,
+    EmbeddingRequest,
+    Kind,
+    Request,
+    Timing,
+    check_images,
+    check_limit,
+    read_body,
+    refuse,
+    worker_request,
+)
+from rkfleet.errors import BadRequest, FleetError
 
 __all__ = [
-    "DONE", "Answer", "Event", "Gathered", "Kind", "Request", "Streamed", "Usage", "context_exceeded", "decode_event", "error_body",
-    "error_event", "length_events", "model_card", "parse_request", "worker_error", "worker_request",
+    "DONE", "Answer", "Event", "Gathered", "Kind", "OpenAi", "Request", "Streamed", "Usage", "context_exceeded", "decode_event",
+    "embeddings_body", "error_body", "error_event", "length_events", "model_card", "parse_embeddings", "parse_request", "worker_error",
+    "worker_request",
 ]  # fmt: skip
 
-Kind = Literal["chat", "completion"]
-
 DONE: Final = b"data: [DONE]\n\n"
+EVENT_STREAM: Final = b"text/event-stream"
 
-_SAMPLING: Final = frozenset(
-    {
-        "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty", "repeat_penalty", "logit_bias",
-    }
-)  # fmt: skip
-_PASSED: Final[Mapping[Kind, frozenset[str]]] = {
-    "chat": _SAMPLING
-    | {"messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "logprobs", "top_logprobs", "reasoning_effort"},
-    "completion": _SAMPLING | {"prompt"},
-}
+_FIELDS: Final[Mapping[Kind, frozenset[str]]] = {"chat": CHAT_FIELDS, "completion": COMPLETION_FIELDS}
 _REQUIRED: Final[Mapping[Kind, str]] = {"chat": "messages", "completion": "prompt"}
-_PRIVATE: Final = ("timings", "prompt_progress", "__verbose")  # what llama.cpp adds to OpenAI's chunks
+_REFUSED: Final[Mapping[Kind, Mapping[str, str]]] = {
+    "chat": {"audio": "answers are text", "functions": "it was replaced by tools; send tools"},
+    "completion": {
+        "logprobs": "log probabilities come with chat completions (logprobs, top_logprobs)",
+        "echo": "the answer holds what the model wrote; put the prompt before it yourself",
+        "suffix": "no runtime here fills in the middle",
+    },
+}
+CACHE_KEY_CHARACTERS_MAX: Final = 256  # OpenAI says 64; a hash of anything fits.
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -55,22 +65,14 @@ class _Understood(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    best_of: int | None = None
+    prompt_cache_key: str | None = None
 
 
-class Request(msgspec.Struct, frozen=True):
-    """A request that may be sent to a worker.
-
-    Attributes:
-        max_tokens: The client's own limit, or None.
-        passed: Fields that go to the worker as they came.
-    """
-
-    kind: Kind
+class _AskedEmbeddings(msgspec.Struct, frozen=True):
     model: str
-    stream: bool
-    include_usage: bool
-    max_tokens: int | None
-    passed: Mapping[str, msgspec.Raw]
+    encoding_format: str | None = None
+    dimensions: int | None = None
 
 
 def parse_request(kind: Kind, body: bytes) -> Request:
@@ -79,130 +81,126 @@ def parse_request(kind: Kind, body: bytes) -> Request:
     Raises:
         BadRequest: The body is not a request; `details["param"]` names the field where one is at fault.
     """
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        understood = msgspec.json.decode(body, type=_Understood)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"request body: {error}", code="invalid_value") from error
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"request body is not JSON: {error}", code="invalid_json") from error
+    fields, understood = read_body(body, _Understood)
     needed = _REQUIRED[kind]
     if needed not in fields:
         raise BadRequest(f"request body has no field {needed}", code="missing_required_parameter", param=needed)
-    if kind == "completion" and not bytes(fields[needed]).startswith(b'"'):
-        raise BadRequest("prompt must be one string; token lists and several prompts are not served", code="invalid_value", param=needed)
-    if understood.n not in (None, 1):
-        raise BadRequest(f"n is {understood.n}; one answer per request is served", code="invalid_value", param="n")
+    refuse(fields, _REFUSED[kind])
+    for name in ("n", "best_of"):
+        if getattr(understood, name) not in (None, 1):
+            raise BadRequest(f"{name} is {getattr(understood, name)}; one answer per request is served", code="invalid_value", param=name)
+    if kind == "completion":
+        _check_prompt(bytes(fields[needed]))
+    else:
+        check_images(bytes(fields[needed]))
+    cache_key = understood.prompt_cache_key or ""
+    if len(cache_key) > CACHE_KEY_CHARACTERS_MAX:
+        raise BadRequest(
+            f"prompt_cache_key has {len(cache_key)} characters, at most {CACHE_KEY_CHARACTERS_MAX} are served",
+            code="invalid_value",
+            param="prompt_cache_key",
+        )
     limit_field = "max_completion_tokens" if understood.max_completion_tokens is not None else "max_tokens"
-    limit: int | None = getattr(understood, limit_field)
-    if limit is not None and limit < 1:
-        raise BadRequest(f"{limit_field} is {limit}; at least 1 is needed", code="invalid_value", param=limit_field)
     return Request(
         kind=kind,
         model=understood.model,
         stream=bool(understood.stream),
         include_usage=understood.stream_options is not None and understood.stream_options.include_usage,
-        max_tokens=limit,
-        passed={name: value for name, value in fields.items() if name in _PASSED[kind] and bytes(value) != b"null"},
+        max_tokens=check_limit(limit_field, getattr(understood, limit_field)),
+        passed={name: value for name, value in fields.items() if name in _FIELDS[kind] and bytes(value) != b"null"},
+        prompt_cache_key=cache_key,
     )
 
 
-def worker_request(request: Request, max_output_tokens: int) -> bytes:
-    """Return the body for the worker: always a stream with progress and usage, never above `max_output_tokens`."""
-    return msgspec.json.encode(
-        {
-            **request.passed,
-            "max_tokens": min(request.max_tokens or max_output_tokens, max_output_tokens),
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_progress": True,
-        }
-    )
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the worker counted them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
-class _Progress(msgspec.Struct, frozen=True):
-    total: int = 0
-
-
-class _Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: tuple[Any, ...] | None = None
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    delta: _Delta = _Delta()
-    text: str = ""
-    finish_reason: str | None = None
-
-
-class _WorkerError(msgspec.Struct, frozen=True):
-    code: int = 500
-    message: str = ""
-    type: str = ""
-    n_prompt_tokens: int = 0
-    n_ctx: int = 0
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One SSE event of a worker, as far as the agent acts on it."""
-
-    choices: tuple[_Choice, ...] = ()
-    usage: Usage | None = None
-    prompt_progress: _Progress | None = None
-    error: _WorkerError | None = None
-
-    @property
-    def has_content(self) -> bool:
-        """Whether the event carries output: text, reasoning or a part of a tool call."""
-        return any(one.text or one.delta.content or one.delta.reasoning_content or one.delta.tool_calls for one in self.choices)
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the answer ended, in the event that says so."""
-        return next((one.finish_reason for one in self.choices if one.finish_reason), None)
-
-
-def decode_event(data: bytes) -> Event:
-    """Read the data of one SSE event.
+def _check_prompt(prompt: bytes) -> None:
+    """Let one string or one list of token ids pass.
 
     Raises:
-        Internal: The worker did not keep to the API.
+        BadRequest: It is something else.
     """
+    if prompt.startswith(b'"'):
+        return
     try:
-        return msgspec.json.decode(data, type=Event)
+        tokens = msgspec.json.decode(prompt, type=list[int])
     except msgspec.MsgspecError as error:
-        raise Internal("the worker sent an event that is no chunk of an answer", code="worker_protocol") from error
+        raise BadRequest(
+            "prompt must be one string or one list of token ids; several prompts in one request are not served",
+            code="invalid_value",
+            param="prompt",
+        ) from error
+    if not tokens:
+        raise BadRequest("prompt is an empty list of tokens", code="invalid_value", param="prompt")
 
 
-def length_events(data: bytes, usage: Usage) -> tuple[bytes, bytes]:
-    """Return the two events that end an answer with finish reason `length`, made after the event `data` of that answer."""
-    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    for name in (*_PRIVATE, "usage"):
-        fields.pop(name, None)
-    ending = {"index": 0, "finish_reason": "length"}
-    choice = {**ending, "text": ""} if b'"text_completion"' in bytes(fields.get("object", b"")) else {**ending, "delta": {}}
-    return msgspec.json.encode({**fields, "choices": [choice]}), msgspec.json.encode({**fields, "choices": [], "usage": usage})
+def parse_embeddings(body: bytes) -> EmbeddingRequest:
+    """Read a request for vectors.
+
+    Raises:
+        BadRequest: It is not one; `details["param"]` names the field where one is at fault.
+    """
+    fields, understood = read_body(body, _AskedEmbeddings)
+    if "input" not in fields:
+        raise BadRequest("request body has no field input", code="missing_required_parameter", param="input")
+    if understood.encoding_format not in (None, "float", "base64"):
+        raise BadRequest(
+            f"encoding_format is {understood.encoding_format!r}; float and base64 are served", code="invalid_value", param="encoding_format"
+        )
+    if understood.dimensions is not None and understood.dimensions < 1:
+        raise BadRequest(f"dimensions is {understood.dimensions}; at least 1 is needed", code="invalid_value", param="dimensions")
+    return EmbeddingRequest(
+        model=understood.model,
+        inputs=split_inputs(fields["input"], "input"),
+        dimensions=understood.dimensions,
+        base64=understood.encoding_format == "base64",
+    )
 
 
-class Answer(Protocol):
-    """What the client gets, made event by event."""
+def split_inputs(value: msgspec.Raw, field: str) -> tuple[msgspec.Raw, ...]:
+    """Return the inputs of an embeddings request one by one: a text, a list of token ids, or a list of either.
 
-    def add(self, data: bytes, event: Event) -> bytes:
-        """Return what can be sent to the client after this event; empty for nothing yet."""
-        ...
+    Raises:
+        BadRequest: It is something else, empty, or more than INPUTS_MAX.
+    """
+    whole = bytes(value).strip()
+    try:
+        read = msgspec.json.decode(whole, type=str | list[int | str | list[int]])
+        if isinstance(read, list) and read and not all(isinstance(one, int) for one in read):
+            inputs = tuple(msgspec.json.decode(whole, type=list[msgspec.Raw]))
+            kinds = {type(one) for one in read}
+            if len(kinds) != 1:
+                raise BadRequest(f"{field} mixes texts and tokens; send lists of one kind", code="invalid_value", param=field)
+        else:
+            inputs = (msgspec.Raw(whole),)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(
+            f"{field} must be a text, a list of texts, a list of token ids or a list of such lists: {error}",
+            code="invalid_value",
+            param=field,
+        ) from error
+    if not read or any(bytes(one).strip() in (b'""', b"[]") for one in inputs):
+        raise BadRequest(f"{field} is empty; there is nothing to embed", code="invalid_value", param=field)
+    if len(inputs) > INPUTS_MAX:
+        raise BadRequest(f"{field} has {len(inputs)} entries; at most {INPUTS_MAX} are served", code="invalid_value", param=field)
+    return inputs
+
+
+def embeddings_body(request: EmbeddingRequest, vectors: tuple[bytes, ...], prompt_tokens: int) -> bytes:
+    """Return the answer to a request for vectors; each vector is little-endian float32."""
+    import array  # noqa: PLC0415 (only boards that serve embeddings need it)
+
+    def shown(vector: bytes) -> str | list[float]:
+        return base64.b64encode(vector).decode() if request.base64 else array.array("f", vector).tolist()
+
+    data = [{"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(vectors)]
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return msgspec.json.encode({"object": "list", "data": data, "model": request.model, "usage": usage})
 
 
 class Streamed:
-    """An answer as server-sent events: each event of the worker goes on at once, under the served model's name."""
+    """An answer as server-sent events: each event of the worker goes on at once, under the name that was asked for."""
+
+    whole = False
+    stream_type = EVENT_STREAM
 
     def __init__(self, request: Request) -> None:
         self._model: Final = msgspec.Raw(msgspec.json.encode(request.model))
@@ -213,14 +211,25 @@ class Streamed:
         if event.prompt_progress is not None or (not event.choices and not self._include_usage):
             return b""
         fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        for name in _PRIVATE if self._include_usage else (*_PRIVATE, "usage"):
+        for name in PRIVATE if self._include_usage else (*PRIVATE, "usage"):
             fields.pop(name, None)
         fields["model"] = self._model
         return b"data: " + msgspec.json.encode(fields) + b"\n\n"
 
+    def heartbeat(self, done: int, total: int) -> bytes:
+        """Return a comment, which clients of server-sent events skip."""
+        return b": prefill %d/%d\n\n" % (done, total)
+
+    def ending(self, _timing: Timing) -> bytes:
+        """Return the event that ends every stream."""
+        return DONE
+
 
 class Gathered:
     """An answer as one JSON object, complete when the worker's stream has ended."""
+
+    whole = True
+    stream_type = b""
 
     def __init__(self, request: Request) -> None:
         self._kind: Final = request.kind
@@ -259,7 +268,11 @@ class Gathered:
             for name, text in (part.get("function") or {}).items():
                 call["function"][name] = call["function"].get(name, "") + (text or "")
 
-    def body(self) -> bytes:
+    def heartbeat(self, _done: int, _total: int) -> bytes:
+        """Return nothing: one JSON value has no room for it."""
+        return b""
+
+    def ending(self, _timing: Timing) -> bytes:
         """Return the whole answer."""
         logprobs = {"content": self._logprobs} if self._logprobs else None
         ending = {"index": 0, "logprobs": logprobs, "finish_reason": self._finish_reason}
@@ -271,45 +284,39 @@ class Gathered:
         return msgspec.json.encode({**self._head, "object": name, "model": self._model, "choices": [choice], "usage": self._usage})
 
 
-def worker_error(body: bytes, context_tokens: int) -> FleetError:
-    """Return a worker's refusal as an error for the client."""
-    try:
-        error = msgspec.json.decode(body, type=Event).error or _WorkerError()
-    except msgspec.MsgspecError:
-        error = _WorkerError(message="the worker refused the request and did not say why")
-    if error.type == "exceed_context_size_error":
-        return context_exceeded(error.n_prompt_tokens, context_tokens)
-    if 400 <= error.code < 500 and error.code not in (401, 403):
-        return BadRequest(error.message, code="invalid_request")
-    return Internal(f"the worker failed: {error.message}", code="worker_failed")
-
-
-def context_exceeded(prompt_tokens: int, context_tokens: int) -> BadRequest:
-    """Return the error for a prompt that does not fit."""
-    return BadRequest(
-        f"the prompt has {prompt_tokens} tokens and the context of this model holds {context_tokens}; shorten the prompt",
-        code="context_length_exceeded",
-    )
-
-
-def error_body(error: FleetError) -> bytes:
-    """Return an error as OpenAI's clients read it."""
+def error_body(error: FleetError, request_id: str = "") -> bytes:
+    """Return an error as OpenAI's clients read it; estimates stand beside the sentence that names them."""
     kind = "invalid_request_error" if error.http_status < 500 and error.http_status != 429 else "server_error"
+    estimates = {name: value for name, value in error.details.items() if name.endswith(("_seconds", "_tokens"))}
     return msgspec.json.encode(
         {
             "error": {
                 "message": error.message,
-                "type": "rate_limit_error" if error.http_status == 429 else kind,
+                "type": {429: "rate_limit_error", 401: "authentication_error"}.get(error.http_status, kind),
                 "param": error.details.get("param"),
                 "code": error.details.get("code"),
+                **({"request_id": request_id} if request_id else {}),
+                **estimates,
             }
         }
     )
 
 
-def error_event(error: FleetError) -> bytes:
+def error_event(error: FleetError, request_id: str = "") -> bytes:
     """Return an error as the last event of a stream that has begun."""
-    return b"data: " + error_body(error) + b"\n\n"
+    return b"data: " + error_body(error, request_id) + b"\n\n"
+
+
+class OpenAi:
+    """OpenAI's errors; implements `Dialect`."""
+
+    def error_body(self, error: FleetError, request_id: str) -> bytes:
+        """Return an error as the whole answer."""
+        return error_body(error, request_id)
+
+    def error_event(self, error: FleetError, request_id: str) -> bytes:
+        """Return an error as the last event of a stream."""
+        return error_event(error, request_id)
 
 
 def model_card(name: str, context_tokens: int, *, simulated: bool = False) -> dict[str, Any]:

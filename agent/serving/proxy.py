@@ -1,78 +1,188 @@
 """One request on its way through the agent: wait for a place, ask the worker, hand every event on at once.
 
-In: a parsed request, the route that should answer it, and the client's connection. Out: the worker's answer under the served model's
-name, or an error in OpenAI's format. Called by `agent/serving/app.py`.
+In: a request of any dialect, the route that should answer it, and the call it came with. Out: the worker's answer, made by the dialect's
+`Answer`, or an error. Called by `agent/serving/desk.py`.
 
-Until the worker's first output exists nothing is sent to the client, so every failure before it has an HTTP status and whoever asks
-may try another replica. After it a failure is the stream's last event. When the client leaves, the task is cancelled; that closes the
-connection to the worker, which frees its place between two batches.
+What can be refused is refused before a worker is asked: a replica that drains or has no worker, a full queue, a deadline that the prompt
+alone exceeds. When the client leaves, the task is cancelled; that closes the connection to the worker, which frees its place between two
+batches.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-from agent.demand import Demand
-from agent.serving import listener, openai
-from agent.serving.connection import SEND_SECONDS_MAX, Connection
+import msgspec
+
+from agent.serving import events, listener
+from agent.serving.call import Call
+from agent.serving.connection import SEND_SECONDS_MAX
+from agent.serving.demand import Demand
+from agent.serving.forward import Forward
 from agent.serving.measure import Journey, Measurements, Outcome
-from agent.serving.queue import Queue
-from agent.serving.routes import Route, Routes
+from agent.serving.prefill import Estimates
+from agent.serving.queue import Queue, retry_after_seconds
+from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
+from agent.serving.routes import Chosen, Route, Routes
+from agent.serving.slots import Owner, Slots
+from agent.serving.vectors import shortened, vector_of, vector_request
 from agent.serving.waking import loading, wake
-from rkfleet.errors import BadRequest, FleetError, ResourceExhausted, Unavailable
+from rkfleet.benchmarks import Row, load_table
+from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, ResourceExhausted, Unavailable
 
 __all__ = ["Proxy"]
 
 DRAINING_RETRY_SECONDS: Final = 1
 
-_PATHS: Final[dict[openai.Kind, str]] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
-
 _log = logging.getLogger(__name__)
+
+
+class _PromptTooLong(BadRequest):
+    """The prompt takes longer than the client waits, even on an idle board."""
+
+    http_status = 413
 
 
 class Proxy:
     """Forwards requests to the workers of this board."""
 
     def __init__(self, routes: Routes, queue: Queue, measurements: Measurements, demand: Demand) -> None:
-        self._demand: Final = demand
         self._routes: Final = routes
         self._queue: Final = queue
         self._measurements: Final = measurements
+        self._demand: Final = demand
+        self._slots: Final = Slots()
+        self._estimates: Final = Estimates()
+        routes.on_replace(self._keep)
 
-    async def answer(self, request: openai.Request, route: Route, arrived_at: float, client: Connection) -> None:
+    def _keep(self, routes: tuple[Route, ...]) -> None:
+        uids = {route.uid for route in routes}
+        self._slots.keep(uids)
+        self._estimates.keep(uids)
+
+    async def answer(self, request: Request, answer: Answer, chosen: Chosen, call: Call, keep_seconds: float | None = None) -> None:
         """Answer one request.
 
         Raises:
             FleetError: It failed; the caller tells the client.
         """
-        journey = self._measurements.begin(route, arrived_at)
+        journey = self._measurements.begin(chosen.route, call.arrived_at)
+        owner = Owner(call.tenant, request.prompt_cache_key)
+
+        async def work(limit: asyncio.Timeout) -> Outcome:
+            estimate = self._check_deadline(request, chosen.route, owner, call)
+            async with self._place(chosen.route, owner, request.prompt) as place:
+                route = await self._current(chosen.route, journey)
+                self._measurements.sent(journey)
+                forward = Forward(self._measurements, request, answer, call, route=route, journey=journey, limit=limit, estimate=estimate)
+                extra = self._extra(msgspec.structs.replace(chosen, route=route), owner, place, request.prompt)
+                alone = len(self._queue.taken(route.uid)) == 1
+                outcome = await forward.run(extra)
+                if alone and not request.has_images:
+                    self._learn(request, journey)
+                return outcome
+
+        await self._measured(journey, call, keep_seconds, work)
+
+    async def embed(
+        self, request: EmbeddingRequest, chosen: Chosen, call: Call, keep_seconds: float | None = None
+    ) -> tuple[tuple[bytes, ...], Timing]:
+        """Return a vector of little-endian float32 for each input, and what it took.
+
+        Each is asked for by itself: the request holds one place, whatever its length, and a vector can only be the answer to its own text.
+
+        Raises:
+            FleetError: It failed; there are no vectors then.
+        """
+        journey = self._measurements.begin(chosen.route, call.arrived_at)
+        self._measurements.ignored(journey, named(request.ignored))
+        vectors: list[bytes] = []
+
+        async def work(_limit: asyncio.Timeout) -> Outcome:
+            async with self._place(chosen.route, Owner(call.tenant), b"") as place:
+                now = await self._current(chosen.route, journey)
+                self._measurements.sent(journey)
+                extra = {"adapter": chosen.adapter} if chosen.adapter else {}
+                for one in request.inputs:
+                    self._slots.forget(now.uid, but=self._queue.taken(now.uid) - {place})
+                    body = vector_request(one, {**extra, **self._tenant(now, Owner(call.tenant))})
+                    async with listener.ask(now.endpoint, now.api_key, "/v1/embeddings", body, call.request_id) as reply:
+                        answered = await reply.body()
+                        if reply.status != 200:
+                            raise events.worker_error(answered, now.context_tokens)
+                    vector, tokens = vector_of(answered)
+                    journey.prompt_tokens += tokens
+                    vectors.append(shortened(vector, request.dimensions))
+            return "stop"
+
+        await self._measured(journey, call, keep_seconds, work)
+        return tuple(vectors), self._measurements.timing(journey)
+
+    async def load(self, route: Route, call: Call, keep_seconds: float | None) -> float:
+        """Wait until the replica's model is loaded, keep it so, and return how long that took, in seconds.
+
+        Raises:
+            FleetError: It will not be loaded now.
+        """
+        _refuse_unless_ready(route)
+        journey = self._measurements.begin(route, call.arrived_at)
+        self._demand.want(route.uid)
+        try:
+            async with self._place(route, Owner(call.tenant), b""):
+                await self._current(route, journey)
+        finally:
+            self._measurements.drop(journey)
+            self._demand.touch(route.uid, keep_seconds)
+        return journey.load_seconds
+
+    async def _measured(
+        self, journey: Journey, call: Call, keep_seconds: float | None, work: Callable[[asyncio.Timeout], Awaitable[Outcome]]
+    ) -> None:
+        """Run `work` within the client's deadline and count what became of it."""
         outcome: Outcome = "cancelled"
+        route = journey.route
+        where = {"replica": f"{route.namespace}/{route.name}", "request_id": call.request_id}
         try:
             _refuse_unless_ready(route)
             self._demand.want(route.uid)
-            async with self._queue.place(
-                route.uid,
-                max_concurrent=route.max_concurrent,
-                max_queued=route.max_queued,
-                seconds_per_request=self._measurements.seconds_per_request(route.uid),
-            ):
-                current = await self._current(route)
-                self._measurements.sent(journey)
-                outcome = await self._forward(request, current, journey, client)
+            limit = asyncio.timeout(self._measurements.left(journey, call.deadline_seconds))
+            try:
+                async with limit:
+                    outcome = await work(limit)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"there is no output after {call.deadline_seconds:g} s, the deadline of this request; give it more time",
+                    code="deadline_exceeded",
+                    deadline_seconds=call.deadline_seconds,
+                ) from None
+            _log.debug("request answered", extra={**where, "outcome": outcome})
         except FleetError as error:
             outcome = _outcome(error)
             if outcome == "failed":
-                _log.warning("request failed", extra={"replica": f"{route.namespace}/{route.name}", "cause": error.message})
+                _log.warning("request failed", extra={**where, "cause": error.message})
             raise
         except TimeoutError:
-            _log.warning("client took nothing", extra={"replica": f"{route.namespace}/{route.name}", "seconds": SEND_SECONDS_MAX})
+            _log.warning("client took nothing", extra={**where, "seconds": SEND_SECONDS_MAX})
         finally:
-            self._demand.touch(route.uid)
             self._measurements.end(journey, outcome)
+            self._demand.touch(route.uid, keep_seconds)
 
-    async def _current(self, route: Route) -> Route:
+    def _place(self, route: Route, owner: Owner, prompt: bytes) -> contextlib.AbstractAsyncContextManager[int]:
+        return self._queue.place(
+            route.uid,
+            max_concurrent=route.max_concurrent,
+            max_queued=route.max_queued,
+            seconds_per_request=self._measurements.seconds_per_request(route.uid),
+            choose=lambda free: self._slots.choose(route.uid, free, owner, prompt),
+        )
+
+    async def _current(self, route: Route, journey: Journey) -> Route:
         """Return the route as it is now: the worker may have gone or come back while the request waited, or must be loaded first.
 
         Raises:
@@ -80,76 +190,84 @@ class Proxy:
         """
         now = self._routes.find(route.namespace, route.name)
         if now is not None and now.uid == route.uid and now.on_demand and not now.endpoint:
-            return await wake(now, self._routes, self._demand)
+            now = await wake(now, self._routes, self._demand)
         if now is None or now.uid != route.uid or not now.endpoint:
             raise loading(now or route)
+        if not route.endpoint:  # it was not loaded when the request came
+            journey.load_seconds = self._measurements.now() - journey.arrived_at
         return now
 
-    async def _forward(self, request: openai.Request, route: Route, journey: Journey, client: Connection) -> Outcome:
-        body = openai.worker_request(request, route.max_output_tokens)
-        async with listener.ask(route.endpoint, route.api_key, _PATHS[request.kind], body) as reply:
-            if reply.status != 200:
-                raise openai.worker_error(await reply.body(), route.context_tokens)
-            answer = openai.Streamed(request) if request.stream else openai.Gathered(request)
-            reason = await self._relay(reply, route, journey, answer, client)
-        if isinstance(answer, openai.Gathered):
-            await client.json(answer.body())
-        else:
-            await client.send(openai.DONE, last=True)
-        return reason
-
-    async def _relay(self, reply: listener.Reply, route: Route, journey: Journey, answer: openai.Answer, client: Connection) -> Outcome:
-        """Hand the worker's events on and return why the answer ended."""
-        reason: str | None = None
-        async with contextlib.aclosing(reply.events()) as events:
-            async for data in events:
-                if data == b"[DONE]":
-                    break
-                event = openai.decode_event(data)
-                self._note(event, data, route, journey)
-                reason = event.finish_reason or reason
-                await _pass_on(answer.add(data, event), client)
-                full = journey.prompt_tokens + journey.output_tokens >= route.context_tokens and not route.shifts
-                if reason is None and full:
-                    reason = await _end_by_length(data, journey, answer, client)
-                    break
-        if reason is None:
-            raise Unavailable("the worker ended its answer without a finish reason", code="worker_exited")
-        return "tool_calls" if reason == "tool_calls" else "length" if reason == "length" else "stop"
-
-    def _note(self, event: openai.Event, data: bytes, route: Route, journey: Journey) -> None:
-        """Count what the event says.
+    def _check_deadline(self, request: Request, route: Route, owner: Owner, call: Call) -> float | None:
+        """Return the estimated seconds of this prompt, None if nothing is known.
 
         Raises:
-            FleetError: It says that the worker failed, or that the prompt does not fit.
+            BadRequest: 413, it takes longer than the client waits even if it began now.
+            ResourceExhausted: 429, it does when those before it are through.
         """
-        if event.error is not None:
-            raise openai.worker_error(data, route.context_tokens)
-        if event.prompt_progress is not None:
-            journey.prompt_tokens = event.prompt_progress.total
-            if journey.prompt_tokens >= route.context_tokens:
-                raise openai.context_exceeded(journey.prompt_tokens, route.context_tokens)
-        if event.has_content:
-            self._measurements.token(journey)
-        if event.usage is not None:
-            journey.prompt_tokens, journey.output_tokens = event.usage.prompt_tokens, event.usage.completion_tokens
+        if request.has_images:
+            return None  # its length says nothing about tokens
+        self._estimates.start(route.uid, lambda: _row_of(route))
+        known = self._slots.remembered_bytes(route.uid, owner, request.prompt)
+        tokens = self._estimates.tokens(route.uid, len(request.prompt) - known)
+        seconds = self._estimates.seconds(route.uid, tokens)
+        deadline = call.deadline_seconds
+        if deadline is None:
+            return seconds
+        needed = seconds or 0.0
+        facts = {"estimate_seconds": round(needed, 1), "deadline_seconds": deadline, "estimate_tokens": tokens}
+        if needed > deadline:
+            raise _PromptTooLong(
+                f"the prompt has about {tokens} tokens, which take this board about {needed:.0f} s before the first output, and this "
+                f"request waits {deadline:g} s; shorten the prompt or give it more time",
+                code="prompt_too_long_for_deadline",
+                **facts,
+            )
+        if len(self._queue.taken(route.uid)) < route.max_concurrent:
+            return seconds
+        each = self._measurements.seconds_per_request(route.uid)
+        queued = (self._queue.waiting(route.uid) + 1) / route.max_concurrent * each
+        if needed + queued > deadline:
+            raise ResourceExhausted(
+                f"{self._queue.in_flight(route.uid)} requests are before this one, which takes about {queued:.0f} s, and its prompt about "
+                f"{needed:.0f} s; it waits {deadline:g} s",
+                retry_after_seconds=retry_after_seconds(self._queue.waiting(route.uid), route.max_concurrent, each),
+                code="deadline_before_turn",
+                queue_seconds=round(queued, 1),
+                **facts,
+            )
+        return seconds
+
+    def _learn(self, request: Request, journey: Journey) -> None:
+        if journey.first_at is not None and journey.sent_at is not None:
+            self._estimates.learn(
+                journey.route.uid,
+                prompt_bytes=len(request.prompt),
+                prompt_tokens=journey.prompt_tokens,
+                cached_tokens=journey.cached_tokens,
+                seconds=journey.first_at - journey.sent_at,
+            )
+
+    def _extra(self, chosen: Chosen, owner: Owner, place: int, prompt: bytes) -> dict[str, Any]:
+        """Return what the agent tells the worker besides the client's own fields."""
+        route = chosen.route
+        own = self._slots.take(route.uid, place, owner, prompt)
+        extra: dict[str, Any] = {"adapter": chosen.adapter} if chosen.adapter else {}
+        if route.runtime == "llamacpp":
+            return {**extra, "id_slot": place, "cache_prompt": own}
+        return {**extra, **self._tenant(route, owner)}
+
+    def _tenant(self, route: Route, owner: Owner) -> dict[str, Any]:
+        """Return whose request it is, for runtimes that keep prompts by themselves."""
+        if route.runtime != "rkllm":
+            return {}
+        return {"tenant": owner.tenant, **({"prompt_cache_key": owner.conversation} if owner.conversation else {})}
 
 
-async def _end_by_length(data: bytes, journey: Journey, answer: openai.Answer, client: Connection) -> str:
-    """End an answer that filled its context: a runtime may round the context up, the contract does not."""
-    total = journey.prompt_tokens + journey.output_tokens
-    usage = openai.Usage(prompt_tokens=journey.prompt_tokens, completion_tokens=journey.output_tokens, total_tokens=total)
-    for ending in openai.length_events(data, usage):
-        await _pass_on(answer.add(ending, openai.decode_event(ending)), client)
-    return "length"
-
-
-async def _pass_on(piece: bytes, client: Connection) -> None:
-    if not piece:
-        return
-    if not client.started:
-        await client.start_stream()
-    await client.send(piece)
+def _row_of(route: Route) -> Row | None:
+    """Return the row of the benchmark table that a replica refers to, or None."""
+    if not route.reference_model:
+        return None
+    return load_table().find(route.reference_model, route.dtype, route.soc, route.reference_sdk_version)
 
 
 def _outcome(error: FleetError) -> Outcome:
@@ -168,7 +286,8 @@ def _refuse_unless_ready(route: Route) -> None:
     """Let a new request pass to a route that takes new requests.
 
     Raises:
-        Unavailable: It drains or has no worker; `details["code"]` says which, so that a gateway asks another replica.
+        Unavailable: It drains, or has no worker and is not loaded on demand; `details["code"]` says which, so that a gateway asks another
+            replica.
     """
     if route.draining:
         raise Unavailable(

@@ -1,7 +1,7 @@
 """The bounded queue in front of each worker: so many requests run, so many wait, one more is refused.
 
-In: requests that want a place at a replica. Out: a place, in the order of arrival, or ResourceExhausted with the seconds after which a
-retry makes sense. Called by `agent/serving/proxy.py`; `in_flight` tells the loop when a draining replica is empty.
+In: requests that want a place at a replica. Out: a place, by its number, in the order of arrival, or ResourceExhausted with the seconds
+after which a retry makes sense. Called by `agent/serving/proxy.py`; `in_flight` tells the loop when a draining replica is empty.
 
 The runtime has a queue of its own, which is kept empty on purpose: it cannot refuse, and what waits in it cannot be told apart from what
 runs.
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from rkfleet.errors import ResourceExhausted
@@ -25,8 +25,8 @@ RETRY_AFTER_SECONDS_MAX: Final = 60  # Beyond a minute the estimate says nothing
 
 class _Line:
     def __init__(self) -> None:
-        self.running = 0
-        self.waiting: Final[deque[asyncio.Future[None]]] = deque()
+        self.taken: Final[set[int]] = set()
+        self.waiting: Final[deque[asyncio.Future[int]]] = deque()
 
 
 class Queue:
@@ -38,59 +38,80 @@ class Queue:
     def in_flight(self, uid: str) -> int:
         """Return the requests that run or wait at this replica."""
         line = self._lines.get(uid)
-        return line.running + len(line.waiting) if line else 0
+        return len(line.taken) + len(line.waiting) if line else 0
+
+    def taken(self, uid: str) -> frozenset[int]:
+        """Return the places in which requests run."""
+        line = self._lines.get(uid)
+        return frozenset(line.taken) if line else frozenset()
+
+    def waiting(self, uid: str) -> int:
+        """Return the requests that wait at this replica."""
+        line = self._lines.get(uid)
+        return len(line.waiting) if line else 0
 
     @contextlib.asynccontextmanager
-    async def place(self, uid: str, *, max_concurrent: int, max_queued: int, seconds_per_request: float) -> AsyncIterator[None]:
-        """Wait for a place at the replica and hold it for as long as the block runs.
+    async def place(
+        self,
+        uid: str,
+        *,
+        max_concurrent: int,
+        max_queued: int,
+        seconds_per_request: float,
+        choose: Callable[[Sequence[int]], int] = min,
+    ) -> AsyncIterator[int]:
+        """Wait for a place at the replica and hold it for as long as the block runs; yields its number, below `max_concurrent`.
 
         Args:
             uid: Uid of the Replica.
             max_concurrent: Requests that run at the same time.
             max_queued: Requests that may wait.
             seconds_per_request: What one took lately, for the advice to those who are refused.
+            choose: Picks one of several free places.
 
         Raises:
             ResourceExhausted: `max_queued` requests wait already.
         """
         line = self._lines.setdefault(uid, _Line())
-        if line.running < max_concurrent:
-            line.running += 1
+        free = [number for number in range(max_concurrent) if number not in line.taken]
+        if free and len(line.taken) < max_concurrent:
+            place = choose(free)
+            line.taken.add(place)
         elif len(line.waiting) >= max_queued:
             raise ResourceExhausted(
-                f"{line.running} requests run and {len(line.waiting)} wait at this replica; {max_queued} may wait (serving.maxQueued)",
+                f"{len(line.taken)} requests run and {len(line.waiting)} wait at this replica; {max_queued} may wait (serving.maxQueued)",
                 retry_after_seconds=retry_after_seconds(len(line.waiting), max_concurrent, seconds_per_request),
                 code="queue_full",
             )
         else:
-            await self._wait(uid, line)
+            place = await self._wait(uid, line)
         try:
-            yield
+            yield place
         finally:
-            self._leave(uid, line)
+            self._leave(uid, line, place)
 
-    async def _wait(self, uid: str, line: _Line) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _wait(self, uid: str, line: _Line) -> int:
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         line.waiting.append(turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave(uid, line)  # the place came together with the cancellation
+                self._leave(uid, line, turn.result())  # the place came together with the cancellation
             else:
                 with contextlib.suppress(ValueError):  # whoever left last has passed it over already
                     line.waiting.remove(turn)
             raise
 
-    def _leave(self, uid: str, line: _Line) -> None:
+    def _leave(self, uid: str, line: _Line, place: int) -> None:
         """Hand the place to the next in line, or give it up."""
         while line.waiting:
             turn = line.waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(place)
                 return
-        line.running -= 1
-        if not line.running:
+        line.taken.discard(place)
+        if not line.taken:
             del self._lines[uid]
 
 

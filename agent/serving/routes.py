@@ -1,7 +1,7 @@
 """Which replicas the board serves, as one value that is replaced whole.
 
 `agent/loop.py` makes a `Route` from each assigned replica and its worker's state and replaces the tuple; the HTTP application reads
-it per request. The table never waits and holds no requests: those are counted in `agent/serving/queue.py`.
+it per request. The table holds no requests: those are counted in `agent/serving/queue.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Route", "Routes"]
+__all__ = ["Chosen", "Route", "Routes"]
 
 
 class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -28,8 +28,19 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         api_key: Bearer token of the worker's listener.
         draining: Takes nothing new; what is running or queued finishes.
         waiting_reason: Sentence for clients and people while `endpoint` is empty.
+        adapters: Names of its LoRAs; clients ask for `<served_model_name>:<adapter>`.
+        runtime: Runtime of the variant: rkllm, rknn or llamacpp.
+        dtype: Quantization of the variant.
+        size_bytes: Bytes of its files.
+        digest: Hex sha256 of its weights.
+        memory_bytes: Memory that it takes while loaded.
         on_demand: A request may wait while the model is loaded for it (`agent/serving/waking.py`).
         shifts: The runtime goes on when the context is full.
+        images: Whether it has an encoder for images.
+        soc: Chip that the variant is for; with the next two, the row of the benchmark table that it refers to.
+        reference_model: Model of that row; empty for none.
+        reference_sdk_version: Release of that row; empty for the newest that has one.
+        simulated: No model runs behind it; every answer says so.
     """
 
     uid: str
@@ -47,8 +58,26 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     context_tokens: int = 1024
     draining: bool = False
     waiting_reason: str = ""
+    adapters: tuple[str, ...] = ()
+    runtime: str = ""
+    dtype: str = ""
+    size_bytes: int = 0
+    digest: str = ""
+    memory_bytes: int = 0
     on_demand: bool = False
     shifts: bool = False
+    images: bool = False
+    soc: str = ""
+    reference_model: str = ""
+    reference_sdk_version: str = ""
+    simulated: bool = False
+
+
+class Chosen(msgspec.Struct, frozen=True, gc=False):
+    """The replica that answers a request, and the LoRA that it asks for; empty for the model itself."""
+
+    route: Route
+    adapter: str = ""
 
 
 class Routes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from agent.demand import Demand
+from agent.serving.demand import Demand
 from agent.serving.routes import Route, Routes
 from rkfleet.errors import Unavailable
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
 import grpc
@@ -22,6 +22,7 @@ from agent.session.logs import Logs
 from agent.session.protocol import LOG_CHUNK_SECONDS_MIN, BoardSession
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, Unavailable
+from rkfleet.racing import until_first
 from rkfleet.report import BoardState, LogEntry, Sample
 from rkfleet.session import (
     AssignmentAnswer,
@@ -283,7 +284,7 @@ class Pump:
         """
         self._to_send.clear()
         pause = due - now
-        waits: list[Awaitable[object]] = [self._to_send.wait()]
+        waits: list[Coroutine[None, None, object]] = [self._to_send.wait()]
         log_due = self._session.log_due_at - now
         if 0 < log_due < float("inf"):
             waits.append(self._clock.sleep(log_due))
@@ -293,7 +294,7 @@ class Pump:
             waits.append(self._reports.changed(self._reports.version))
         if pause < float("inf") and self._reports.state is not None:
             waits.append(self._clock.sleep(pause))
-        await _first(waits)
+        await until_first(*waits)
 
     async def _lines_came(self, seen: int) -> None:
         """Wait until there are lines, and a moment more: a worker that prints much is answered for in few chunks."""
@@ -309,7 +310,7 @@ class Pump:
                 self._to_send.set()
 
     async def _expect_welcome(self) -> None:
-        await _first([self._welcomed.wait(), self._clock.sleep(self._session.welcome_due_at - self._clock.monotonic())])
+        await until_first(self._welcomed.wait(), self._clock.sleep(self._session.welcome_due_at - self._clock.monotonic()))
         if not self._welcomed.is_set():
             self._broken = "the controller took the connection and did not answer Hello"
             self._over.set()
@@ -337,14 +338,3 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     return str(error) or type(error).__name__
-
-
-async def _first(waits: list[Awaitable[object]]) -> None:
-    """Return when the first of these is done, and cancel the others."""
-    tasks = [asyncio.ensure_future(one) for one in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

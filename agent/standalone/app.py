@@ -21,6 +21,7 @@ import msgspec
 
 from agent import app
 from agent.notify import Notifier
+from agent.parts import Parts, machine_parts
 from agent.standalone.config import HOST, PORT, Options
 from agent.standalone.files import LocalFiles
 from agent.standalone.models import LocalModels
@@ -34,8 +35,8 @@ from rkfleet.process import lock_data_dir, run_until_stopped
 __all__ = ["run"]
 
 _INSTALL: Final = {
-    "llamacpp": "pip install 'rkfleet[agent,cpu]'",
-    "rkllm": "rkfleet agent run --standalone --help",
+    "llamacpp": "pip install '.[agent,cpu]' (in a checkout of rkfleet)",
+    "rkllm": "--runtime-library FILE, a librkllmrt.so of the vendor",
 }
 
 
@@ -60,7 +61,7 @@ async def _serve(options: Options) -> None:
     terminal = Terminal(sys.stderr, clock)
     models = LocalModels(options, LocalFiles(options.agent.data_dir, SystemDisk(), terminal.say), clock, terminal.say)
     config = msgspec.structs.replace(options.agent, ops_port=_port(options, terminal))
-    parts = msgspec.structs.replace(app.machine_parts(config, clock, jitter), local=models)
+    parts = msgspec.structs.replace(machine_parts(config, clock, jitter), local=models)
     drafts = models.drafts()
     _check(drafts, parts)
     await models.prove(terminal.progress)
@@ -82,7 +83,7 @@ def _refuse_a_joined_board(data_dir: Path) -> None:
         )
 
 
-def _check(replicas: Sequence[AssignedReplica], parts: app.Parts) -> None:
+def _check(replicas: Sequence[AssignedReplica], parts: Parts) -> None:
     """Refuse now what could only fail later.
 
     Raises:
@@ -93,9 +94,9 @@ def _check(replicas: Sequence[AssignedReplica], parts: app.Parts) -> None:
     for replica in replicas:
         if replica.runtime not in runtimes:
             have = ", ".join(sorted(runtimes)) or "none"
-            raise FailedPrecondition(
-                f"{replica.files[0].path} needs runtime {replica.runtime}, this machine has {have}; try: {_INSTALL[replica.runtime]}"
-            )
+            unused = "".join(f" ({problem})" for problem in parts.library_problems[:1] if replica.runtime == "rkllm")
+            needs = f"{replica.files[0].path} needs runtime {replica.runtime}, this machine has {have}{unused}"
+            raise FailedPrecondition(f"{needs}; try: {_INSTALL[replica.runtime]}")
     needed = sum(replica.memory_bytes for replica in replicas)
     allocatable = parts.sensors.facts(0).allocatable_memory_bytes
     if needed > allocatable:

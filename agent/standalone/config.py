@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from agent.config import Config, add_machine_options
+from agent.config import Config, add_client_options, add_machine_options, read_client_flags
 from rkfleet.ports import port_argument
 
 __all__ = ["HOST", "PORT", "Options", "parse_arguments"]
@@ -55,8 +55,14 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         parser.error(f"--model names {next(str(path) for path in models if models.count(path) > 1)} twice")
     if names and len(names) != len(models):
         parser.error(f"--name is given {len(names)} times and --model {len(models)} times; give a name for each model, or none")
+    read_client_flags(parser, values)
+    if values["client_host"] and not values["client_tls_cert"]:
+        parser.error(
+            f"--client-host {values['client_host']}: a board without a fleet has no certificate; give --client-tls-cert and its key"
+        )
     port, context_tokens = values["port"], values["context_tokens"]
-    machine = {name: value for name, value in values.items() if name in Config.__struct_fields__}
+    fields = ((name, values[name]) for name in Config.__struct_fields__ if name in values)
+    machine: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields}
     agent = Config(controller="", name=BOARD, ops_host=HOST, ops_port=port or 0, **machine)
     return Options(models=models, names=names, port=port, context_tokens=context_tokens, agent=agent)
 
@@ -85,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tokens of prompt and answer together (default: what the model was trained for, at most 4096)",
     )
+    add_client_options(parser)
     add_machine_options(parser, log_level="error")
     return parser
 

@@ -15,9 +15,9 @@ from typing import Final, Literal
 import msgspec
 
 from agent.ledger import Ledger
-from agent.standalone import gguf
 from agent.standalone.config import Options
 from agent.standalone.files import LocalFiles
+from agent.workers import gguf
 from rkfleet import simulated
 from rkfleet.assignment import (
     AssignedFile,
@@ -83,7 +83,7 @@ def served_names(options: Options) -> tuple[str, ...]:
 
 
 class LocalModels:
-    """The models of one command line; `Local` of `agent/app.py`.
+    """The models of one command line; `Local` of `agent/parts.py`.
 
     Attributes:
         files: The files behind them.

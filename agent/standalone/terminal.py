@@ -6,7 +6,6 @@ is written over while something goes on. Called by `agent/standalone/app.py`. It
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from agent.reports import Reports
 from rkfleet import conditions
 from rkfleet.assignment import AssignedReplica
 from rkfleet.clock import Clock
+from rkfleet.racing import until_first
 from rkfleet.report import ReplicaState
 
 __all__ = ["Terminal"]
@@ -71,13 +71,8 @@ class Terminal:
 
     async def _next(self, reports: Reports, version: int, *, moving: bool) -> None:
         """Return when there is something new to say, or when the moving line is due."""
-        async with asyncio.TaskGroup() as tasks:
-            waits: set[asyncio.Task[int] | asyncio.Task[None]] = {tasks.create_task(reports.changed(version))}
-            if moving:
-                waits.add(tasks.create_task(self._clock.sleep(TICK_SECONDS)))
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        due = [self._clock.sleep(TICK_SECONDS)] if moving else []
+        await until_first(reports.changed(version), *due)
 
     def _say_state(self, replica: AssignedReplica, state: ReplicaState | None, answers: bool) -> None:
         """Say why a model does not answer, each reason once however often it is tried again, and when it does after all."""

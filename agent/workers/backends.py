@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from agent.failures.lines import Ending
 
 __all__ = ["ChildBackend", "KernelTail", "exit_of", "llamacpp", "named", "rkllm"]
+
+PROGRAM: Final = ("-m", "agent.workers.child")  # Arguments of the interpreter.
 
 LOG_LINES_KEPT: Final = 40  # What a runtime says between the first error and its end.
 LOG_FIRST_LINES_KEPT: Final = 40  # Versions, driver, chip: a runtime on the NPU says them first, and they explain what comes later.
@@ -76,6 +78,7 @@ class ChildBackend:
         environ: Mapping[str, str],
         new_api_key: Callable[[], str],
         proc: Path = Path("/proc"),
+        program: Sequence[str] = PROGRAM,
         follow_kernel: Callable[[], KernelTail] | None = None,
     ) -> None:
         """Take what processes are made of.
@@ -86,10 +89,12 @@ class ChildBackend:
             new_api_key: Makes the key that a listener demands.
             proc: Where the kernel counts its kills.
             follow_kernel: Opens the kernel log at the start of a worker on the NPU; None for runtimes that the kernel says nothing about.
+            program: Arguments of the interpreter that start a worker.
         """
         self._follow_kernel: Final = follow_kernel
         self._on_npu: Final[set[int]] = set()  # process ids of workers on the NPU
         self._runtime: Final = runtime
+        self._program: Final = tuple(program)
         self._environ: Final = {**WORKER_ENVIRONMENT, **environ}
         self._new_api_key: Final = new_api_key
         self._proc: Final = proc
@@ -106,7 +111,7 @@ class ChildBackend:
             Unavailable: The process could not be started.
         """
         load = pipe.Load(
-            backend=self._runtime.backend,
+            backend=self._runtime.name,  # also where a simulated library stands behind it
             model_path=spec.model_path,
             context_tokens=spec.context_tokens,
             max_concurrent=spec.max_concurrent,
@@ -121,7 +126,7 @@ class ChildBackend:
         kernel = self._follow_kernel() if self._follow_kernel is not None and spec.npu is not None else None
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "agent.workers.child",
+                sys.executable, *self._program,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 limit=pipe.LINE_BYTES_MAX, env=self._environ, start_new_session=True,
             )  # fmt: skip
@@ -332,10 +337,10 @@ def exit_of(status: int, failed: pipe.Failed | None, said: tuple[str, ...], *, k
     """
     words = _first_error(said) if words is None else words
     if failed is not None:
-        if "failed to allocate" in words or "insufficient memory" in words:
-            return Exit(reason="OutOfMemory", message=f"{failed.message}: {words}")
-        told = not words or words in failed.message
-        return Exit(reason=failed.reason, message=failed.message if told else f"{failed.message}: {words}")
+        told = not words or words.removeprefix("E ") in failed.message
+        message = failed.message if told else f"{failed.message}: {words}"
+        no_memory = "failed to allocate" in words or "insufficient memory" in words
+        return Exit(reason="OutOfMemory" if no_memory else failed.reason, message=message)
     if kernel_killed:
         return Exit(reason="OutOfMemory", message="the kernel killed the worker because the board ran out of memory")
     if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):
@@ -395,5 +400,5 @@ def rkllm(
     beside = str(library.path.absolute().parent)
     rest = environ.get("LD_LIBRARY_PATH", "")
     own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
-    made = Runtime(name="rkllm", version=library.version, backend="rkllm")
+    made = Runtime(name="rkllm", version=library.version, backend="simulated" if library.simulated else "rkllm")
     return ChildBackend(made, environ=own, new_api_key=new_api_key, follow_kernel=follow_kernel)

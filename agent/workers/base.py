@@ -175,6 +175,13 @@ class Backend(Protocol):
     (`return_progress`), chunks with `prompt_progress: {"total": <prompt tokens>}` come before the first token: one when the request gets
     its place and one after each step of prefill. The last chunk has `usage`. A prompt that does not fit is 400 with the error type
     `exceed_context_size_error` and `n_prompt_tokens`.
+
+    A request may carry what the agent adds: header `X-Request-Id`; `adapter`, the name of a LoRA; for runtimes that keep prompts by
+    themselves `tenant` and `prompt_cache_key`, between which nothing that was computed is ever shared. The first event may name in
+    `ignored` the parameters that have no effect on this runtime.
+
+    It answers POST /v1/embeddings with `input`, one text or one list of token ids, and `encoding_format: base64` with one vector as OpenAI
+    does (numbers or base64 of little-endian float32) and `usage.prompt_tokens`, or refuses with a sentence when it has none to give.
     Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
     """
 
@@ -212,7 +219,7 @@ def worker_key(replica: AssignedReplica, library: str, *, on_npu: bool = False, 
     facts: list[object] = [replica.runtime, library, serving.context_tokens, files]
     facts.append([serving.context_overflow, serving.keep_tokens] if serving.context_overflow == "Shift" else [])
     if on_npu:
-        scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files if file.role == "adapter")
+        scales = sorted(f"{file.path}={file.scale_percent}" for file in replica.files_of("adapter"))
         facts += [scales, serving.max_output_tokens, serving.prompt_cache_bytes, serving.embed_flash, serving.cpus, serving.iommu_domain]
     else:
         facts += [serving.max_concurrent, serving.threads]

@@ -1,7 +1,7 @@
 """Which runtime libraries of the NPU this board has, and what each of them is.
 
 In: the files that the operator names, else those in the usual places. Out: one `Library` for each version that can be used, and a sentence
-for each file that cannot. Called once, by `agent/app.py` at start; nothing is mapped into the agent (`agent/workers/rkllm/identify.py`).
+for each file that cannot. Called once, by `agent/parts.py` at start; nothing is mapped into the agent (`agent/workers/rkllm/identify.py`).
 Several versions side by side are an ordinary state: each worker is told the file that it loads.
 """
 
@@ -44,12 +44,14 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: Its release; empty where only the generation is known.
         how: By what evidence the generation is known.
+        simulated: It needs no NPU.
     """
 
     path: Path
     version: str
     generation: Generation
     how: str
+    simulated: bool = False
 
 
 class Libraries(msgspec.Struct, frozen=True):
@@ -101,7 +103,11 @@ def find_libraries(named: Sequence[NamedLibrary], root: Path, probe: Callable[[P
             problems.append(_same_version(one.path, identified, before))
         else:
             found[identified.version] = Library(
-                path=one.path, version=identified.version, generation=identified.generation, how=identified.how
+                path=one.path,
+                version=identified.version,
+                generation=identified.generation,
+                how=identified.how,
+                simulated=identified.simulated,
             )
     newest_first = sorted(found.values(), key=lambda library: version_order(library.version), reverse=True)
     return Libraries(tuple(newest_first), tuple(problems))

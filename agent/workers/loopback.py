@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Final
 
 import h11
+
+from rkfleet.racing import run_until
 
 __all__ = ["Answer", "Request", "listen"]
 
@@ -61,7 +63,7 @@ class Answer:
             await self._writer.drain()
 
 
-Handler = Callable[[Request, Answer], Awaitable[None]]
+Handler = Callable[[Request, Answer], Coroutine[None, None, None]]
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +100,7 @@ async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio
         async with asyncio.timeout(REQUEST_SECONDS_MAX):
             request = await _read(protocol, reader)
         if request is not None:
-            await _while_connected(handler(request, Answer(protocol, writer)), reader)
+            await run_until(handler(request, Answer(protocol, writer)), _closed(reader))
             await writer.drain()
             writer.close()
     except (OSError, TimeoutError, h11.ProtocolError) as error:  # the client's side; it sees the connection end
@@ -128,19 +130,6 @@ async def _read(protocol: h11.Connection, reader: asyncio.StreamReader) -> Reque
                 return None
             case _:
                 protocol.receive_data(await reader.read(READ_BYTES))
-
-
-async def _while_connected(answer: Awaitable[None], reader: asyncio.StreamReader) -> None:
-    """Run `answer` to its end, or cancel it when the client closes."""
-    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_closed(reader))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            answering.result()
-    finally:
-        for task in (answering, leaving):
-            task.cancel()
-        await asyncio.wait((answering, leaving))
 
 
 async def _closed(reader: asyncio.StreamReader) -> None:

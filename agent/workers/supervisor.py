@@ -28,6 +28,7 @@ from rkfleet.errors import Unavailable
 from rkfleet.kinds.board import Runtime
 from rkfleet.kinds.replica import ExitReason, LastExit
 from rkfleet.metrics import Metrics
+from rkfleet.racing import until_first
 from rkfleet.versions import version_order
 
 __all__ = ["Limits", "Supervisor", "backoff_seconds"]
@@ -285,11 +286,7 @@ class Supervisor:
 
     async def _wait(self, changed: asyncio.Event, seconds: float) -> None:
         """Return when `changed` was set or the time has passed; clears `changed`."""
-        async with asyncio.TaskGroup() as tasks:
-            waits = {tasks.create_task(changed.wait()), tasks.create_task(self._clock.sleep(seconds))}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        await until_first(changed.wait(), self._clock.sleep(seconds))
         changed.clear()
 
     def _beat(self, slot: _Slot) -> None:

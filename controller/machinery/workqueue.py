@@ -16,6 +16,7 @@ from typing import Final
 
 from rkfleet.clock import Clock
 from rkfleet.meta import Ref
+from rkfleet.racing import until_first
 
 __all__ = ["CONFLICT_SECONDS_MAX", "RETRY_SECONDS_MAX", "WorkQueue"]
 
@@ -128,14 +129,6 @@ class WorkQueue:
                     del self._due[key]
                     self.add(key)
             if self._heap:
-                await self._sleep_or_sooner(self._heap[0][0] - now)
+                await until_first(self._sooner.wait(), self._clock.sleep(self._heap[0][0] - now))
             else:
                 await self._sooner.wait()
-
-    async def _sleep_or_sooner(self, seconds: float) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            sleeping = tasks.create_task(self._clock.sleep(seconds))
-            sooner = tasks.create_task(self._sooner.wait())
-            await asyncio.wait((sleeping, sooner), return_when=asyncio.FIRST_COMPLETED)
-            sleeping.cancel()
-            sooner.cancel()

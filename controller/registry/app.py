@@ -21,11 +21,12 @@ from controller.registry.config import Config
 from controller.registry.repositories import Repositories
 from controller.registry.routes import create_registry
 from controller.registry.uploads import Uploads
+from controller.trust.pki import certificate_end
 from controller.trust.pull_tokens import TokenVerifier
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import Disk, SystemDisk, in_thread
 from rkfleet.errors import FailedPrecondition
-from rkfleet.metric_names import REGISTRY_FREE_BYTES, REGISTRY_UPLOADS
+from rkfleet.metric_names import CERTIFICATE_EXPIRY, REGISTRY_FREE_BYTES, REGISTRY_UPLOADS
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
@@ -73,7 +74,9 @@ async def serve_registry(config: Config, clock: Clock, disk: Disk) -> AsyncItera
     blobs = BlobStore(config.data_dir / "blobs", disk, config.reserve_bytes)
     uploads = Uploads(config.data_dir / "uploads", blobs, disk, lambda: secrets.token_hex(16))
     repositories = Repositories(config.data_dir / "repositories", blobs, disk, uploads.scratch)
+    tls = Tls(config.pki_dir / "registry.crt", config.pki_dir / "registry.key")
     metrics = Metrics("registry")
+    metrics.gauge(CERTIFICATE_EXPIRY, certificate="registry").set(certificate_end(tls.cert_file).timestamp())
 
     def text() -> bytes:
         metrics.gauge(REGISTRY_UPLOADS).set(uploads.count())
@@ -81,7 +84,6 @@ async def serve_registry(config: Config, clock: Clock, disk: Disk) -> AsyncItera
         return metrics.text()
 
     app = create_registry(blobs, uploads, repositories, Gate(verifier, config.token_realm), metrics)
-    tls = Tls(config.pki_dir / "registry.crt", config.pki_dir / "registry.key")
     async with (
         serve_asgi(app, config.host, config.port, tls=tls) as api,
         serve_asgi(ops_app(lambda: "", text), config.ops_host, config.ops_port) as ops,

@@ -34,7 +34,7 @@ from controller.trust.files import make_private_directory, write_private
 from rkfleet.enrolment import server_name, serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 
-__all__ = ["MEMBER_LIFETIME", "NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "read_peer", "read_request"]
+__all__ = ["MEMBER_LIFETIME", "NOT_BEFORE", "BoardCertificates", "Peer", "Pki", "PublicKey", "certificate_end", "read_peer", "read_request"]
 
 NOT_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 CA_YEARS: Final = 30  # A CA is replaced by people, not by a date: its key hash stands in join commands.
@@ -150,10 +150,6 @@ class Pki:
             if not target.exists() or target.read_bytes() != content:
                 write_private(target, content)
 
-    def server_expiry(self, server: Literal["controller", "registry"]) -> datetime:
-        """Return when the certificate of a server ends."""
-        return _load_certificate(self.server_files(server)[0]).not_valid_after_utc
-
     def session_pem(self) -> bytes:
         """Return a certificate of the session listener over the controller's key, for its own name, which ends with the CA."""
         authority = self._authorities["servers"]
@@ -224,6 +220,15 @@ class Pki:
             until=now + SERVER_LIFETIME,
         )
         write_private(certificate_file, _pem(made).encode())
+
+
+def certificate_end(path: Path) -> datetime:
+    """Return when the certificate in a file ends.
+
+    Raises:
+        FailedPrecondition: It cannot be read.
+    """
+    return _load_certificate(path).not_valid_after_utc
 
 
 def read_request(csr_pem: str) -> PublicKey:

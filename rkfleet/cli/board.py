@@ -103,6 +103,33 @@ def samples(
     with_client(kubeconfig, work)
 
 
+@app.command("tune")
+def tune(
+    names: Names,
+    *,
+    clocks: Annotated[
+        Clocks,
+        typer.Option("--clocks", help="fixed: as the vendor's fix_freq script; unmanaged: what the agent changed is undone."),
+    ],
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Ask for it and end; ClocksPinned of the board says what came of it.")] = False,
+    timeout_seconds: Annotated[float, timeout_option("How long to wait for the boards; 0 waits for ever.")] = 60.0,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Fix the clocks of boards as the vendor's benchmarks have them, or leave them to the kernel again."""
+    from rkfleet.cli import live, tuning
+    from rkfleet.clock import SystemClock
+
+    async def work(client: ApiClient) -> None:
+        for name in names:
+            new = await tuning.want_clocks(client, name, clocks)
+            print(f"{_shown(name)} {'' if new else 'already '}has clocks {clocks.value}", flush=True)
+        if not no_wait:
+            say = lambda name, sentence: print(f"{_shown(name)} {sentence}", flush=True)  # noqa: E731 (one use)
+            await tuning.wait_for_clocks(client, SystemClock(), names, clocks, timeout_seconds, say=say, trouble=live.Outage(aloud=True))
+
+    with_client(kubeconfig, work)
+
+
 def _each(kubeconfig: Path | None, names: list[str], act: Callable[[ApiClient, str], Awaitable[bool]], word: str) -> None:
     """Do it to each board and say so, as kubectl does; what is so already is no fault."""
 

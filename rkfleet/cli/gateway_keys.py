@@ -1,4 +1,4 @@
-"""`rkfleet gateway-keys create`: what a gateway needs before it listens beyond loopback.
+"""`rkfleet gateway-keys`: what a gateway needs before it listens beyond loopback, and API keys for it and for boards.
 
 In: the names that clients dial. Out: `tls.crt`, `tls.key` and `api-keys` in a directory, for `--tls-cert`, `--tls-key` and
 `--api-key-file`. A fleet with a certificate of its own does not need it. The certificate signs itself: clients are given `tls.crt` to
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 LIFETIME_DAYS: Final = 3650  # Its clients hold a copy of it, so that it is replaced by people and not by a date.
-KEY_BYTES: Final = 24
 
 app = typer.Typer(help="Certificate and API keys of a gateway.", no_args_is_help=True)
 
@@ -34,8 +33,7 @@ def create(
     name: Annotated[list[str], typer.Option(help="Host name or address that clients dial; may be repeated.")],
 ) -> None:
     """Make a certificate for clients to trust, and a first API key."""
-    import secrets
-
+    from rkfleet.api_keys import new_key
     from rkfleet.clock import SystemClock
     from rkfleet.disk import SystemDisk, write_durably
     from rkfleet.errors import Unavailable
@@ -51,10 +49,30 @@ def create(
             write(key, made[1])
             write(certificate, made[0])
         if not api_keys.exists():
-            write(api_keys, f"{secrets.token_hex(KEY_BYTES)}\n".encode())
+            write(api_keys, f"{new_key()}\n".encode())
     except OSError as error:
         raise Unavailable(f"{directory} cannot be written: {error.strerror}") from error
     print(f"--tls-cert {certificate} --tls-key {key} --api-key-file {api_keys}")
+
+
+@app.command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="File of keys, for --api-key-file of a gateway or --api-keys-file of an agent.")],
+    name: Annotated[str, typer.Option(help="Whom the key belongs to. Keys with one name are one tenant.")],
+) -> None:
+    """Make an API key: its hash goes to the file, the key itself is printed once."""
+    from rkfleet.api_keys import key_line, new_key
+    from rkfleet.disk import SystemDisk, write_durably
+    from rkfleet.errors import Unavailable
+
+    key = new_key()
+    try:
+        before = file.read_bytes() if file.exists() else b""
+        ended = before if not before or before.endswith(b"\n") else before + b"\n"
+        write_durably(file, ended + key_line(name, key).encode(), file.with_name(f".{file.name}.partial"), SystemDisk())
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be written: {error.strerror}") from error
+    print(key)
 
 
 def _self_signed(names: list[str], now: datetime) -> tuple[bytes, bytes]:

@@ -19,8 +19,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from agent.app import Agent, Parts
+from agent.app import Agent
 from agent.config import Config
+from agent.parts import Parts
 from agent.workers.simulated import SimulatedBackend
 from rkfleet.benchmarks import load_table
 from rkfleet.clock import Clock

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rkfleet.clock import Clock, give_way
+from rkfleet.racing import until_first
 
 __all__ = ["Agenda"]
 
@@ -53,8 +54,4 @@ class Agenda:
         if seconds is None:
             await self._sooner.wait()
             return
-        async with asyncio.TaskGroup() as tasks:
-            waits = (tasks.create_task(self._sooner.wait()), tasks.create_task(self._clock.sleep(seconds)))
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+        await until_first(self._sooner.wait(), self._clock.sleep(seconds))

@@ -88,11 +88,6 @@ class HollowBoard:
         return self._session.connection.number > 0
 
     @property
-    def why_not(self) -> str:
-        """Why there is no session; empty while there is one."""
-        return self._session.connection.reason
-
-    @property
     def away(self) -> bool:
         """Whether the scenario keeps it from the controller now."""
         return self._clock.monotonic() < self._cut_until

@@ -54,7 +54,6 @@ NPU_CORES: Final[Mapping[str, int]] = {"rk3588": 3, "rk3576": 2}
 SYSTEM_BYTES: Final = 1 * GIB  # What agent and system of a board keep.
 STORAGE_BYTES: Final = 58 * GIB
 RUNTIME_VERSION: Final = "1.1.4"  # A release that the requirements of sample Models take.
-DRIVER_VERSION: Final = "0.9.8"
 STOP_SECONDS: Final = 0.1  # A worker's way out; a real one needs tens of milliseconds.
 PASSES_MAX: Final = 20  # At one moment: fetch, verify, start, and the same for each of a few replicas.
 EXIT_MESSAGE: Final = "[simulated] the scenario wants it so"

@@ -27,6 +27,10 @@ struct script {
     bool split_utf8;       /* tokens end within characters */
     bool null_text;        /* every second result has no text */
     long late_results;     /* results of the previous request that come in the next */
+    bool reply_varies;     /* the answer has the number of its run in it */
+    bool clear_ignored;    /* clearing the cache returns 0 and clears nothing */
+    bool history_ignored;  /* every run begins with an empty cache */
+    char numbers[16];      /* hidden states and logits: empty for those of the input, else zero | same | varying */
 
     /* Faults of init. */
     long init_ms;

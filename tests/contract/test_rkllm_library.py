@@ -29,7 +29,7 @@ from agent.workers.rkllm.library import (
     Tokens,
 )
 from agent.workers.rkllm.releases import VERSIONS, Generation
-from tests.support.runtimes import ALL_RELEASES, RELEASES, WIDTH, Loaded, keys, model_file, runtime
+from tests.support.runtimes import ALL_RELEASES, RELEASES, WIDTH, Loaded, model_file, runtime, script_file
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
@@ -41,10 +41,7 @@ HASH_OF_ROW = "{a591b9c3}"  # As the simulated runtime shows a row of embeddings
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Write the script that the library reads at each call."""
-    path = tmp_path / "script"
-    path.write_text("")
-    monkeypatch.setenv("RKLLM_SIMULATION", str(path))
-    return lambda **values: path.write_text(keys(**values)) and None
+    return script_file(tmp_path, monkeypatch)
 
 
 @pytest.fixture

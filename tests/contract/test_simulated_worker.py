@@ -30,6 +30,7 @@ def backend() -> SimulatedBackend:
 class TestSimulated(WorkerSuite):
     runtime = "rkllm"
     words_for_1000_tokens = 570
+    embeds = False  # what is simulated is time, not meaning
 
     @classmethod
     def spec(cls, model: Path, **changes: object) -> WorkerSpec:

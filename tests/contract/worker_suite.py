@@ -5,6 +5,7 @@ The suite talks to workers as the agent does: it starts them through the backend
 One loaded worker serves all tests that do not end it.
 """
 
+import array
 import asyncio
 import contextlib
 import itertools
@@ -19,9 +20,9 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from agent.serving import listener, openai
+from agent.serving import events, listener, openai, vectors
 from agent.workers.base import Backend, Exit, Worker, WorkerSpec
-from rkfleet.errors import Unavailable
+from rkfleet.errors import BadRequest, Unavailable
 from tests.support.serving import Stage, on_stage, undisturbed, until
 
 CANCEL_SECONDS = 1.0  # the product's promise: a request that nobody waits for is gone within a second
@@ -74,6 +75,7 @@ class WorkerSuite:
     places: ClassVar[int] = 2
     counts_before: ClassVar[bool] = True
     words_for_1000_tokens: ClassVar[int] = 1000
+    embeds: ClassVar[bool] = True  # whether the backend has vectors; one that has none refuses, in a sentence
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -166,6 +168,31 @@ class WorkerSuite:
     def test_a_loaded_worker_beats(self, shared: tuple[Stage, Running]) -> None:
         stage, running = shared
         stage.run(until(lambda: running.beats))
+
+    # ---- embeddings
+
+    def test_a_text_and_its_tokens_have_vectors_and_different_texts_different_ones(self, shared: tuple[Stage, Running]) -> None:
+        async def ask(text: object) -> tuple[bytes, int]:
+            body = vectors.vector_request(msgspec.Raw(msgspec.json.encode(text)), {})
+            async with listener.ask(running.endpoint, running.api_key, "/v1/embeddings", body) as reply:
+                answer = await reply.body()
+                if reply.status != 200:
+                    raise events.worker_error(answer, CONTEXT_TOKENS)
+                return vectors.vector_of(answer)
+
+        stage, running = shared
+        if not self.embeds:
+            with pytest.raises(BadRequest, match="not served"):
+                stage.run(ask("The sea"))
+            return
+        sea, land, again = stage.run(ask("The sea")), stage.run(ask("The land is green")), stage.run(ask("The sea"))
+        assert array.array("f", again[0]).tolist() == pytest.approx(array.array("f", sea[0]).tolist(), abs=1e-4)
+        assert sea[0] != land[0]
+        assert len(sea[0]) == len(land[0])
+        assert 0 < sea[1] < land[1]
+        assert stage.run(ask([1, 2, 3]))[1] == 3
+        with pytest.raises(BadRequest):
+            stage.run(ask(" ".join([self.long_prompt(4)] * 3)))
 
     # ---- cancel
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import ollama
 import openai
 import pytest
 
@@ -28,7 +29,7 @@ AGENT = "agent-cpu-1"
 # These have labels and count what goes wrong, so that a fleet without accidents has no sample of them.
 OF_ACCIDENTS = (
     metric_names.WORKER_EXITS, metric_names.GATEWAY_RETRIES, metric_names.GATEWAY_BROKEN_STREAMS, metric_names.CACHE_RELISTS,
-    metric_names.SESSION_ENDS,
+    metric_names.SESSION_ENDS, metric_names.RENEWALS,
 )  # fmt: skip
 
 # What a machine without an NPU, a thermal zone or cpufreq does not know; tests/integration/test_watch.py has samples.
@@ -46,6 +47,7 @@ def test_a_fleet_from_start_to_restart(tmp_path: Path, monkeypatch: pytest.Monke
         async with up(tmp_path / ".rkfleet", "--samples", "--board-memory", "4Gi") as fleet:
             await asyncio.to_thread(_commands_work, fleet)
             await _openai_clients_work(fleet)
+            await _ollama_clients_work(fleet)
             await _a_client_that_leaves_frees_the_worker(fleet)
             assert '"smollm2"' in await asyncio.to_thread(run_guide, "quickstart.md", fleet, tmp_path)
             day_two = await asyncio.to_thread(run_guide, "day-two.md", fleet, tmp_path)
@@ -128,8 +130,19 @@ async def _openai_clients_work(fleet: Up) -> None:
         assert chunks[-1].usage is not None
         with pytest.raises(openai.NotFoundError, match="model 'nope' is not served here"):
             await client.chat.completions.create(model="nope", messages=messages)  # type: ignore[arg-type]
+        assert len((await client.embeddings.create(model="smollm2", input=["red", "blue"])).data) == 2
     finally:
         await client.close()
+
+
+async def _ollama_clients_work(fleet: Up) -> None:
+    async with ollama.AsyncClient(host=fleet.endpoints.gateway) as client:
+        assert [model.model for model in (await client.list()).models] == ["smollm2:latest"]
+        options = {"num_predict": 8, "num_ctx": 64}  # the second has no effect, and a metric says so
+        ask = {"model": "smollm2:latest", "messages": [{"role": "user", "content": "Name a colour."}], "options": options}
+        parts = [part async for part in await client.chat(**ask, stream=True)]  # type: ignore[call-overload]
+        assert parts[-1].done
+        assert parts[-1].eval_count <= 8
 
 
 async def _a_client_that_leaves_frees_the_worker(fleet: Up) -> None:

@@ -7,13 +7,17 @@ import contextlib
 import hashlib
 import json
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from rkfleet.api_keys import key_line
 from rkfleet.assignment import AssignedFile, ServingParameters
+from rkfleet.enrolment import serving_name
+from rkfleet.identity import load_identity
 from tests.support.agents import BOARD, BoardScene, RunningAgent, board_scene, is_alive, running_agent
 from tests.support.registry import free_port
 from tests.support.runtimes import keys, runtime
@@ -24,6 +28,7 @@ from tests.support.wrong_clock import needs_compiler, wrong_clock
 pytestmark = [pytest.mark.model, pytest.mark.processes]
 
 WORKER_END_SECONDS = 2.0
+KEY = "0123456789abcdef0123456789abcdef"
 
 
 async def until_serving(agent: RunningAgent) -> None:
@@ -38,6 +43,20 @@ async def ask_as_gateway(s: BoardScene, agent: RunningAgent) -> tuple[int, str]:
         extensions = {"sni_hostname": s.serving_name}
         answer = await client.post(f"{endpoint}/v1/chat/completions", json=body, extensions=extensions)
     return answer.status_code, answer.headers["x-rkfleet-replica"]
+
+
+async def ask_with_key(agent: RunningAgent, data_dir: Path, key: str) -> int:
+    """Ask over TLS as a client of another machine, which trusts the fleet; the address stands in the agent's log."""
+    lines = [json.loads(line) for line in agent.log.read_text().splitlines() if "API key" in line]
+    identity = load_identity(data_dir / "identity")
+    assert identity is not None
+    trusting = ssl.create_default_context(cafile=str(identity.ca_file))
+    async with httpx2.AsyncClient(verify=trusting, trust_env=False) as client:
+        name = serving_name(identity.name, identity.fleet_id)
+        answer = await client.get(
+            f"{lines[-1]['url']}/v1/models", headers={"authorization": f"Bearer {key}"}, extensions={"sni_hostname": name}
+        )
+    return answer.status_code
 
 
 async def refused_without_certificate(s: BoardScene, agent: RunningAgent) -> bool:
@@ -72,9 +91,13 @@ def test_assignment_in_tokens_out_and_after_a_restart_without_a_controller_still
                 (worker,) = agent.worker_pids()
                 agent.kill()
                 await until(lambda: not is_alive(worker), WORKER_END_SECONDS)
-        async with running_agent(data_dir) as agent:
+        keys = tmp_path / "keys"
+        keys.write_text(key_line("alice", KEY))
+        async with running_agent(data_dir, "--client-host", "127.0.0.1", "--client-port", "0", "--api-keys-file", str(keys)) as agent:
             await until_serving(agent)
             assert (await agent.chat()).status_code == 200
+            assert await ask_with_key(agent, data_dir, "wrong") == 401
+            assert await ask_with_key(agent, data_dir, KEY) == 200
             assert await agent.metric("rkfleet_agent_session_open") == 0
             (worker,) = agent.worker_pids()
             assert await agent.stop() == 0
@@ -211,11 +234,14 @@ def test_an_agent_with_two_versions_of_the_npu_runtime_advertises_both_and_loads
                 serving = ServingParameters(context_tokens=512, load="OnDemand", idle_unload_seconds=1, runtime_version="<1.3")
                 await s.assign("npu", runtime="rkllm", files=(file,), serving=serving)
                 await s.until_condition("npu", "Ready", ("True", "OnDemand"))
-                found = [(one.name, one.version, one.backend) for one in (await s.sessions.board(BOARD)).status.runtimes]
-                assert [one for one in found if one[0] == "rkllm"] == [("rkllm", "1.3.0", "rkllm"), ("rkllm", "1.2.3", "rkllm")]
+                status = (await s.sessions.board(BOARD)).status
+                found = [(one.version, one.backend) for one in status.runtimes if one.name == "rkllm"]
+                assert found == [("1.3.0", "simulated"), ("1.2.3", "simulated")]
+                assert status.simulated, "figures of a simulated library would pass for an NPU's"
                 assert agent.worker_pids() == []
                 answer = await agent.chat()
                 assert "[simulated runtime 1.2.3 G3]" in answer.json()["choices"][0]["message"]["content"]
+                assert answer.headers["x-rkfleet-simulated"] == "true"
                 await until(lambda: agent.worker_pids() == [])
                 await s.until_condition("npu", "Loaded", ("False", "Unloaded"))
                 assert f"runtime library {bogus}" in agent.log.read_text()

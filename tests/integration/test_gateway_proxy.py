@@ -15,6 +15,7 @@ from gateway.app import GatewayApp, board_context
 from gateway.proxy import Proxy
 from gateway.routing import Served, Table, Target
 from rkfleet import metric_names as names
+from rkfleet.api_keys import ApiKeys, parse_api_keys
 from rkfleet.clock import SystemClock
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send, serve_asgi
@@ -45,7 +46,7 @@ def table_of(*targets: Target | None) -> Table:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    fleet: TestFleet, *targets: Target | None, keys: tuple[bytes, ...] = (), endpoints: FixedEndpoints | None = None
+    fleet: TestFleet, *targets: Target | None, keys: ApiKeys = ApiKeys(), endpoints: FixedEndpoints | None = None
 ) -> AsyncIterator[tuple[str, Metrics]]:
     metrics = Metrics("gateway")
     clock = SystemClock()
@@ -277,7 +278,7 @@ def test_keys_are_asked_for_where_they_are_set(fleet: TestFleet) -> None:
 
     async def test() -> None:
         key = "k" * 32
-        async with gateway(fleet, keys=(key.encode(),)) as (url, _), httpx2.AsyncClient() as http:
+        async with gateway(fleet, keys=parse_api_keys(key, "keys")) as (url, _), httpx2.AsyncClient() as http:
             assert (await http.get(f"{url}/v1/models")).status_code == 401
             answer = await http.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
             assert [model["id"] for model in json.loads(answer.content)["data"]] == ["m"]
@@ -303,5 +304,28 @@ def test_connections_to_a_board_are_kept_and_a_closed_one_is_replaced(fleet: Tes
             again = await stack.enter_async_context(scripted_board(fleet, "b1", answers_hello, port=port))
             assert (await http.post(f"{url}/v1/chat/completions", json=ASK)).status_code == 200
             assert again.asked == 1
+
+    run(test)
+
+
+def test_without_keys_web_pages_are_refused_and_programs_are_not(fleet: TestFleet) -> None:
+    """A page could send a plain-text POST to loopback without asking first; with its name pointed here it could read as well."""
+
+    async def test() -> None:
+        async with scripted_board(fleet, "a", answers_hello) as board, httpx2.AsyncClient() as client:
+            async with gateway(fleet, board.target) as (url, _):
+                for headers, code in (
+                    ({"origin": "https://evil.example"}, "origin_not_allowed"),
+                    ({"host": "evil.example"}, "host_not_allowed"),
+                ):
+                    refused = await client.post(f"{url}/v1/chat/completions", json=ASK, headers=headers)
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (403, code)
+                    assert (await client.get(f"{url}/api/tags", headers=headers)).status_code == 403
+                assert (await client.post(f"{url}/v1/chat/completions", json=ASK, headers={"host": "localhost:7480"})).status_code == 200
+            key = "0123456789abcdef"
+            async with gateway(fleet, board.target, keys=parse_api_keys(key, "keys")) as (url, _):
+                named = {"host": "gateway.lan", "authorization": f"Bearer {key}"}
+                assert (await client.get(f"{url}/v1/models", headers=named)).status_code == 200
+            assert board.asked == 1
 
     run(test)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import httpx2
 import msgspec
 import pytest
 
-from agent.planning.values import Abilities, InstalledLibrary
-from agent.workers import backends
-from agent.workers.libraries import NamedLibrary, find_libraries
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.support.assignments import replica
-from tests.support.loops import LoopWorld, loop_world
-from tests.support.runtimes import keys, runtime
+from tests.support.loops import LoopWorld
+from tests.support.npu_board import npu_board
+from tests.support.runtimes import keys
 from tests.support.sessions import until
 
 SCRIPT = "RKLLM_SIMULATION"  # Names a file that the library reads at each call.
@@ -30,18 +27,7 @@ async def board(root: Path, *versions: str) -> AsyncIterator[tuple[LoopWorld, ht
     """Run a board with these versions of the runtime; the path is that of the script of what goes wrong."""
     script = root / "script"
     script.write_text("")
-    found = await asyncio.to_thread(find_libraries, [NamedLibrary(runtime(version)) for version in versions], root)
-    assert found.problems == ()
-    installed = tuple(InstalledLibrary(version=one.version, path=str(one.path), generation=one.generation) for one in found.usable)
-    abilities = Abilities(
-        libraries={"rkllm": installed}, cores=8, memory_bytes=4 << 30, serving_url="", npu_lock_path=str(root / "npu.lock"),
-        prompt_cache_dir=str(root / "agent" / "prompt-cache"),
-    )  # fmt: skip
-    made = tuple(backends.rkllm(one, environ={**os.environ, SCRIPT: str(script)}, new_api_key=lambda: "k") for one in found.usable)
-    async with (
-        loop_world(root, backends=made, abilities=abilities) as w,
-        httpx2.AsyncClient(base_url=w.url, trust_env=False, verify=False, timeout=30) as client,
-    ):
+    async with npu_board(root, *versions, environ={SCRIPT: str(script)}) as (w, client):
         yield w, client, script
 
 

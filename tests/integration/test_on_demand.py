@@ -99,8 +99,8 @@ def test_an_idle_model_is_gone_from_memory_and_the_next_request_brings_it_back(t
             await until(lambda: w.supervisor.states() == {})
             await until(lambda: w.of_replica("Loaded", "chat") == ("False", "Unloaded"))
             assert w.of_replica("Ready", "chat") == ("True", "OnDemand")
-            w.demand.touch(one.uid, 0.0)  # not kept at all: every answer ends with an unload, which the next request may meet
             for _ in range(5):
+                w.demand.unload(one.uid)  # which the next request may meet at any point of the worker's way out
                 assert (await ask(client, "chat")).status_code == 200
             assert {entry.reason for entry in w.reports.log()} >= {"Unloaded", "ModelLoaded"}
 

@@ -24,7 +24,7 @@ from rkfleet.errors import FailedPrecondition, Internal, Invalid
 from simulation.runtime import build as building
 from simulation.runtime.__main__ import main
 from simulation.runtime.build import LIBRARY, build, generation_of
-from tests.support.runtimes import RELEASES, SYMBOLS, Loaded, keys, model_file, runtime
+from tests.support.runtimes import RELEASES, SYMBOLS, Loaded, model_file, runtime, script_file
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 
@@ -35,10 +35,7 @@ ATTEMPTS = 4  # A measurement of time on a busy machine may fail; a pace that is
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Write the script that the library reads at each call."""
-    path = tmp_path / "script"
-    path.write_text("")
-    monkeypatch.setenv("RKLLM_SIMULATION", str(path))
-    return lambda **values: path.write_text(keys(**values)) and None
+    return script_file(tmp_path, monkeypatch)
 
 
 def child(release: str, model: Path, requests: int = 1) -> subprocess.CompletedProcess[str]:

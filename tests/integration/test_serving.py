@@ -27,15 +27,6 @@ LONG_TOKENS_MIN = 1000  # Of this prompt; one that comes after it has a few doze
 class Board(BoardServing):
     """A board with one loaded replica, `default/chat-0`, uid `uid-0`."""
 
-    def __init__(self, connections: contextlib.AsyncExitStack) -> None:
-        super().__init__()
-        self.connections = connections
-
-    def client(self, path: str = "") -> openai.AsyncOpenAI:
-        client = openai.AsyncOpenAI(base_url=f"{self.url}{path}/v1", api_key="any", max_retries=0)
-        self.connections.push_async_callback(client.close)
-        return client
-
     def sample(self, entry: names.Metric, suffix: str = "", **labels: str) -> float:
         wanted = f"{entry.name}{suffix}"
         found = 0.0
@@ -52,7 +43,7 @@ def staged() -> Iterator[tuple[Stage, Board]]:
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Board]:
-        async with contextlib.AsyncExitStack() as connections, Board(connections).run() as board:
+        async with Board().run() as board:
             board.supervisor.ensure(spec_of(model))
             await board.ready()
             yield board
@@ -77,7 +68,7 @@ def board(staged: tuple[Stage, Board]) -> Iterator[Board]:
 
 
 def test_an_answer_comes_under_the_served_name_with_its_usage(stage: Stage, board: Board) -> None:
-    answer = stage.run(board.client().chat.completions.create(**ASK, max_tokens=6))
+    answer = stage.run(board.openai().chat.completions.create(**ASK, max_tokens=6))
     assert answer.model == "smollm2"
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].message.role == "assistant"
@@ -89,7 +80,7 @@ def test_an_answer_comes_under_the_served_name_with_its_usage(stage: Stage, boar
 def test_a_stream_has_its_usage_only_when_asked_for(stage: Stage, board: Board, include_usage: bool) -> None:
     async def ask() -> list[object]:
         options = {"stream_options": {"include_usage": True}} if include_usage else {}
-        return [chunk async for chunk in await board.client().chat.completions.create(**ASK, max_tokens=6, stream=True, **options)]
+        return [chunk async for chunk in await board.openai().chat.completions.create(**ASK, max_tokens=6, stream=True, **options)]
 
     chunks = stage.run(ask())
     assert {chunk.model for chunk in chunks} == {"smollm2"}
@@ -102,8 +93,8 @@ def test_a_stream_has_its_usage_only_when_asked_for(stage: Stage, board: Board, 
 def test_the_same_seed_streams_what_it_answers_whole(stage: Stage, board: Board) -> None:
     async def ask() -> tuple[str, str]:
         ask = {**ASK, "max_tokens": 12, "seed": 7, "temperature": 0}
-        whole = await board.client().chat.completions.create(**ask)
-        pieces = [chunk.choices[0].delta.content or "" async for chunk in await board.client().chat.completions.create(**ask, stream=True)]
+        whole = await board.openai().chat.completions.create(**ask)
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in await board.openai().chat.completions.create(**ask, stream=True)]
         return whole.choices[0].message.content, "".join(pieces)
 
     whole, streamed = stage.run(ask())
@@ -112,7 +103,7 @@ def test_the_same_seed_streams_what_it_answers_whole(stage: Stage, board: Board)
 
 def test_a_replica_has_its_own_base_url_and_completions(stage: Stage, board: Board) -> None:
     answer = stage.run(
-        board.client("/replicas/default/chat-0").completions.create(model="smollm2", prompt="Once upon a time", max_tokens=4)
+        board.openai("/replicas/default/chat-0").completions.create(model="smollm2", prompt="Once upon a time", max_tokens=4)
     )
     assert (answer.object, answer.model, answer.usage.completion_tokens) == ("text_completion", "smollm2", 4)
     assert answer.choices[0].text
@@ -120,10 +111,10 @@ def test_a_replica_has_its_own_base_url_and_completions(stage: Stage, board: Boa
 
 def test_models_lists_what_answers_now(stage: Stage, board: Board) -> None:
     async def listed() -> list[str]:
-        return [model.id for model in (await board.client().models.list()).data]
+        return [model.id for model in (await board.openai().models.list()).data]
 
     assert stage.run(listed()) == ["smollm2"]
-    assert stage.run(board.client().models.retrieve("smollm2")).id == "smollm2"
+    assert stage.run(board.openai().models.retrieve("smollm2")).id == "smollm2"
     board.change_route(draining=True)
     assert stage.run(listed()) == []
 
@@ -134,14 +125,14 @@ def test_models_lists_what_answers_now(stage: Stage, board: Board) -> None:
 @pytest.mark.parametrize("asked", [{}, {"max_tokens": 100}, {"max_completion_tokens": 100}, {"extra_body": {"n_predict": 100}}])
 def test_no_answer_is_longer_than_max_output_tokens(stage: Stage, board: Board, asked: dict[str, object]) -> None:
     board.change_route(max_output_tokens=3)
-    answer = stage.run(board.client().chat.completions.create(**ASK, **asked))
+    answer = stage.run(board.openai().chat.completions.create(**ASK, **asked))
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (3, "length")
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_it_is_computed(stage: Stage, board: Board) -> None:
     board.change_route(context_tokens=64)
     with pytest.raises(openai.BadRequestError) as caught:
-        stage.run(board.client().chat.completions.create(**LONG, stream=True))
+        stage.run(board.openai().chat.completions.create(**LONG, stream=True))
     assert caught.value.code == "context_length_exceeded"
     assert "64" in str(caught.value)
 
@@ -149,7 +140,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_it_is_computed(stage: Sta
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_fills_the_context_ends_there(stage: Stage, board: Board, stream: bool) -> None:
     async def ask() -> tuple[int, str]:
-        client = board.client()
+        client = board.openai()
         if not stream:
             answer = await client.chat.completions.create(**ASK)
             return answer.usage.total_tokens, answer.choices[0].finish_reason
@@ -162,7 +153,7 @@ def test_an_answer_that_fills_the_context_ends_there(stage: Stage, board: Board,
 
 def test_a_full_queue_answers_429_with_a_time_to_come_back(stage: Stage, board: Board) -> None:
     async def fill() -> openai.RateLimitError:
-        client = board.client()
+        client = board.openai()
         async with asyncio.TaskGroup() as tasks:
             open_requests = [tasks.create_task(client.chat.completions.create(**LONG, max_tokens=2)) for _ in range(2)]
             await until(lambda: board.serving.in_flight("uid-0") == 2)
@@ -185,7 +176,7 @@ def test_a_full_queue_answers_429_with_a_time_to_come_back(stage: Stage, board: 
 
 def test_an_unknown_model_is_404(stage: Stage, board: Board) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        stage.run(board.client().chat.completions.create(**{**ASK, "model": "gpt-4"}))
+        stage.run(board.openai().chat.completions.create(**{**ASK, "model": "gpt-4"}))
     assert caught.value.code == "model_not_found"
     assert "smollm2" in str(caught.value)
 
@@ -204,7 +195,7 @@ def test_what_another_replica_may_answer_is_503_with_a_code(
     rejected = board.sample(names.REQUESTS, outcome="rejected")
     board.change_route(**change)
     with pytest.raises(openai.InternalServerError) as caught:
-        stage.run(board.client(path).chat.completions.create(**ASK))
+        stage.run(board.openai(path).chat.completions.create(**ASK))
     assert (caught.value.status_code, caught.value.code) == (503, code)
     assert int(caught.value.response.headers["retry-after"]) >= 1
     assert board.sample(names.REQUESTS, outcome="rejected") == rejected + (code != "replica_not_here")
@@ -238,7 +229,7 @@ def test_a_request_that_cannot_be_answered_is_400_and_says_why(stage: Stage, boa
 def test_a_client_that_leaves_during_prefill_frees_the_worker_within_a_second(stage: Stage, board: Board, stream: bool) -> None:
     async def leave_and_ask(after_seconds: float) -> float | None:
         """Return how long the next request took; None when the worker had not begun with the prompt that was given up."""
-        client = board.client()
+        client = board.openai()
         cancelled = board.sample(names.REQUESTS, outcome="cancelled")
         prompts = board.sample(names.PROMPT_TOKENS)
         leaving = asyncio.ensure_future(client.chat.completions.create(**LONG, stream=stream))
@@ -287,7 +278,7 @@ def test_metrics_count_what_was_asked(stage: Stage, board: Board) -> None:
         prompt_tokens = 0
         for stream in (False, True, False):
             options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-            answer = await board.client().chat.completions.create(**ASK, max_tokens=5, temperature=0, **options)
+            answer = await board.openai().chat.completions.create(**ASK, max_tokens=5, temperature=0, **options)
             usages = [one.usage async for one in answer if one.usage] if stream else [answer.usage]
             prompt_tokens += usages[0].prompt_tokens
         return prompt_tokens
@@ -310,7 +301,7 @@ def test_metrics_count_what_was_asked(stage: Stage, board: Board) -> None:
 
 def test_a_killed_worker_ends_streams_in_an_error_and_comes_back(stage: Stage, board: Board) -> None:
     async def kill_in_stream() -> None:
-        stream = await board.client().chat.completions.create(**ASK, max_tokens=500, stream=True)
+        stream = await board.openai().chat.completions.create(**ASK, max_tokens=500, stream=True)
         async for chunk in stream:
             if chunk.choices[0].delta.content and (state := board.state()):
                 os.kill(state.pid, signal.SIGKILL)
@@ -323,7 +314,7 @@ def test_a_killed_worker_ends_streams_in_an_error_and_comes_back(stage: Stage, b
         await until(lambda: board.state().phase == "Ready" and board.state().pid != killed)
         state = board.state()
         assert (state.restarts, state.last_exit.reason) == (1, "Killed")
-        assert (await board.client().chat.completions.create(**ASK, max_tokens=2)).usage.completion_tokens == 2
+        assert (await board.openai().chat.completions.create(**ASK, max_tokens=2)).usage.completion_tokens == 2
 
     stage.run(scenario())
     assert board.sample(names.WORKER_EXITS, runtime="llamacpp", reason="Killed") == 1
@@ -331,7 +322,7 @@ def test_a_killed_worker_ends_streams_in_an_error_and_comes_back(stage: Stage, b
 
 def test_two_workers_on_two_cores_share_them(stage: Stage, board: Board, tmp_path: Path) -> None:
     async def tokens_per_second(path: str) -> float:
-        stream = await board.client(path).chat.completions.create(**ASK, max_tokens=24, stream=True)
+        stream = await board.openai(path).chat.completions.create(**ASK, max_tokens=24, stream=True)
         stamps = [time.perf_counter() async for chunk in stream if chunk.choices[0].delta.content]
         return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 

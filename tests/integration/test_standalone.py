@@ -12,6 +12,7 @@ import pytest
 
 from rkfleet.sample import SMOLLM2, ensure_sample
 from tests.support.agents import is_alive
+from tests.support.runtimes import model_file, runtime
 from tests.support.sessions import until
 from tests.support.standalone import Alone, standalone
 
@@ -124,5 +125,23 @@ def test_what_cannot_be_served_is_refused_with_a_sentence_before_anything_is_wri
         (tmp_path / "data/identity").mkdir()
         assert "belongs to a board of a fleet" in await refusal(1, "--model", str(sample))
         assert not (tmp_path / "data/ledger.json").exists()
+
+    asyncio.run(body())
+
+
+def test_a_model_of_the_npu_is_served_with_the_library_that_is_named(tmp_path: Path) -> None:
+    """The ending decides; without a library the option that helps is said, and one that is none is named."""
+
+    async def body() -> None:
+        model = model_file(tmp_path / "tiny.rkllm", reply="echo")
+        (tmp_path / "none.so").write_bytes(b"no library")
+        async with standalone(tmp_path, "--model", str(model), "--runtime-library", str(tmp_path / "none.so"), ready=False) as alone:
+            assert await asyncio.wait_for(alone.process.wait(), 15) == 1
+            assert f"{model} needs runtime rkllm, this machine has llamacpp (" in alone.said()
+            assert f"{tmp_path / 'none.so'}" in alone.said()
+            assert "try: --runtime-library FILE" in alone.said()
+        async with standalone(tmp_path, "--model", str(model), "--runtime-library", str(runtime("1.2.3")), "--context", "512") as alone:
+            assert "".join(await streamed(alone, "tiny")).startswith("[simulated runtime 1.2.3")
+            assert await alone.interrupt() == 0
 
     asyncio.run(body())

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import msgspec
 
-from agent.planning.values import Abilities, InstalledLibrary
-from agent.workers import backends
-from agent.workers.libraries import NamedLibrary, find_libraries
 from rkfleet.assignment import AssignedReplica, ServingParameters
 from tests.integration.test_image_encoder import STAND_IN
 from tests.support.assignments import replica
-from tests.support.loops import LoopWorld, loop_world
-from tests.support.runtimes import keys, runtime
+from tests.support.loops import LoopWorld
+from tests.support.npu_board import npu_board
+from tests.support.runtimes import keys
 from tests.support.sessions import until
 from tests.unit.test_images import data_url, picture, png_of
 
@@ -43,19 +40,8 @@ async def vision(w: LoopWorld, encoder: dict[str, object], config: dict[str, obj
 @contextlib.asynccontextmanager
 async def board(root: Path) -> AsyncIterator[tuple[LoopWorld, httpx2.AsyncClient]]:
     """Run a board with one version of the simulated runtime, and the stand-in for the encoder's library."""
-    found = await asyncio.to_thread(find_libraries, [NamedLibrary(runtime("1.3.0"))], root)
-    installed = tuple(InstalledLibrary(version=one.version, path=str(one.path), generation=one.generation) for one in found.usable)
-    abilities = Abilities(
-        libraries={"rkllm": installed}, cores=8, memory_bytes=4 << 30, serving_url="", npu_lock_path=str(root / "npu.lock"),
-        prompt_cache_dir=str(root / "agent" / "prompt-cache"),
-    )  # fmt: skip
-    environ = {**os.environ, "PYTHONPATH": f"{STAND_IN}:{ROOT}", "FAKE_RKNN_LOG": str(root / "log")}
-    made = tuple(backends.rkllm(one, environ=environ, new_api_key=lambda: "k") for one in found.usable)
-    async with (
-        loop_world(root, backends=made, abilities=abilities) as w,
-        httpx2.AsyncClient(base_url=w.url, trust_env=False, verify=False, timeout=30) as client,
-    ):
-        yield w, client
+    async with npu_board(root, "1.3.0", environ={"PYTHONPATH": f"{STAND_IN}:{ROOT}", "FAKE_RKNN_LOG": str(root / "log")}) as made:
+        yield made
 
 
 async def ask(client: httpx2.AsyncClient, *urls: str) -> httpx2.Response:

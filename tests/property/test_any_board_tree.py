@@ -12,7 +12,7 @@ from agent.board.diagnosis import diagnose
 from agent.board.slowness import slowness
 from agent.board.snapshot import BoardSnapshot
 from agent.board.telemetry import observe_board
-from tests.support.board_tree import BoardTree, rk3576_tree, rk3588_tree
+from tests.support.board_tree import MEMORY, BoardTree, rk3576_tree, rk3588_tree
 
 GARBAGE = st.one_of(
     st.binary(max_size=40),
@@ -49,11 +49,11 @@ def check_values(seen: BoardSnapshot) -> None:
     assert seen.memory_bus_bits is None or seen.memory_bus_bits > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.sampled_from([rk3588_tree, rk3576_tree]))
 def test_a_spoiled_tree_is_read_and_diagnosed(data: st.DataObject, make: object) -> None:
     """Each finding that is not ok has a command; figures stay in their bounds."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
         tree = make(Path(directory))  # type: ignore[operator]
         spoil(tree, data)
         seen = observe_board(tree.root, tree.data_dir)
@@ -77,11 +77,11 @@ NEEDS = {
 }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sets(st.sampled_from(sorted(set(NEEDS.values())))), st.sampled_from([rk3588_tree, rk3576_tree]))
 def test_what_cannot_be_read_is_never_well(gone: set[str], make: object) -> None:
     """Whole parts of the kernel's files are missing, as in a container."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
         tree = make(Path(directory))  # type: ignore[operator]
         for name in gone:
             tree.remove(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 
 from agent.board import tuning
 from agent.board.profile import PROFILES
-from tests.support.board_tree import BoardTree, rk3576_tree
+from tests.support.board_tree import MEMORY, BoardTree, rk3576_tree
+from tests.support.killed_tuning import killed_before_write
 
 NAMES = ["npu", "dram", "cpu0", "cpu4"]
 GOVERNORS = ["ondemand", "performance", "userspace"]
@@ -26,10 +26,6 @@ STEPS = st.lists(
     ),
     max_size=8,
 )
-
-
-class KilledError(BaseException):
-    """The process is gone."""
 
 
 class World:
@@ -60,19 +56,8 @@ class World:
         tuning.apply(self.tree.root, PROFILES["rk3576"], self.record, "boot-1")
 
     def killed(self, at: int, patch: pytest.MonkeyPatch) -> None:
-        real, left = tuning._put, at
-
-        def put(root: Path, path: str, text: str) -> str:
-            nonlocal left
-            left -= 1
-            if not left:
-                raise KilledError
-            return real(root, path, text)
-
-        with patch.context() as patched:
-            patched.setattr(tuning, "_put", put)
-            with contextlib.suppress(KilledError):
-                self.apply()
+        with killed_before_write(at, patch):
+            self.apply()
 
     def undo(self) -> None:
         before = {name: self.tree.governor(name) for name in NAMES}
@@ -88,15 +73,11 @@ class World:
                 assert now == before[name]
 
 
-MEMORY = Path("/dev/shm")
-"""Where flushing costs nothing: what a record survives is a matter of its order here, not of the disk."""
-
-
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_after_undoing_every_governor_is_one_that_others_set(steps: list[tuple[Any, ...]]) -> None:
     """Kills come in between, and other programs do."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory, pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory, pytest.MonkeyPatch.context() as patch:
         world = World(rk3576_tree(Path(directory)))
         for step in steps:
             world.step(step, patch)

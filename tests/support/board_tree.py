@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "BoardTree", "as_nobody", "rk3576_tree", "rk3588_tree"]
+__all__ = ["MEMORY", "NOBODY", "BoardTree", "as_nobody", "rk3576_tree", "rk3588_tree"]
 
 NOBODY: Final = 65534
+MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""Where trees by the hundred cost no disk, for `tempfile`."""
 RENDER_GID: Final = 105
 GI: Final = 1 << 30
 CPU: Final = "sys/devices/system/cpu"
@@ -330,7 +332,7 @@ class BoardTree:
             self.write(f"sys/block/{device}/device/type", {"emmc": "MMC", "sd": "SD"}[kind])
         read = 0 if megabytes_per_second is None else 4 * GI
         milliseconds = round(read / (megabytes_per_second * 1e6) * 1000) if megabytes_per_second else 0
-        return self.write(f"sys/block/{device}/stat", f"{read // 100000} 0 {read // 512} {milliseconds} 10 0 800 5 0 60 70")
+        return self.write(f"sys/block/{device}/stat", f"{read // 100000} 0 {read // 512} {milliseconds} 10 0 800 5 0 {milliseconds + 5} 70")
 
     def memory_bus(self, *channel_bits: int) -> BoardTree:
         """What the kernels that have /proc/dmcdbg tell of each channel."""

@@ -62,6 +62,8 @@ class ScriptedBoard:
         self.asked = 0
         self.callers: set[object] = set()
         self.bodies: list[bytes] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[bytes, bytes]] = []
         self.left = asyncio.Event()
         self.release = asyncio.Event()
         self._script = script
@@ -70,6 +72,8 @@ class ScriptedBoard:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         self.asked += 1
         self.callers.add(tuple(scope["client"]))
+        self.paths.append(scope["path"])
+        self.headers.append(dict(scope["headers"]))
         body = b""
         while True:
             message = await receive()

@@ -34,6 +34,7 @@ from agent.config import Config
 from agent.fetching import Bytes
 from agent.ledger import Ledger
 from agent.loop import Loop
+from agent.parts import Parts
 from agent.reports import Reports
 from agent.serving.routes import Routes
 from agent.session.runner import SessionRunner
@@ -253,7 +254,7 @@ def live(command: Command, data_dir: Path, log: Path, lifeline: int) -> None:
             data_dir=data_dir, controller="", name=BOARD, ops_port=command.port, serving_port=0, advertise_host="127.0.0.1",
             artifact_limit_bytes=LIMIT_BYTES,
         )  # fmt: skip
-        agent = app.Agent(config, app.Parts(backends=(backend,), sensors=sensors, identity=identity), clock=clock, jitter=jitter)
+        agent = app.Agent(config, Parts(backends=(backend,), sensors=sensors, identity=identity), clock=clock, jitter=jitter)
         await run_until_stopped(agent.run(), lifeline)
 
     asyncio.run(body())

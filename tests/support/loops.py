@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.app import route_of
 from agent.artifacts.cache import Cache
 from agent.artifacts.fetch import Fetcher
 from agent.artifacts.prompt_caches import PromptCaches
@@ -27,6 +26,7 @@ from agent.metrics import AgentMetrics
 from agent.planning.values import Abilities, Served
 from agent.reports import Reports
 from agent.serving.app import Serving
+from agent.serving.assigned import route_of
 from agent.serving.routes import Routes
 from agent.workers.base import Backend
 from agent.workers.supervisor import Supervisor

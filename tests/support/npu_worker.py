@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.serving import listener
-from agent.workers.backends import ChildBackend
+from agent.workers.backends import PROGRAM, ChildBackend
 from agent.workers.base import Exit, WorkerSpec
 from agent.workers.pipe import Adapter, NpuLoad
 from agent.workers.rkllm.releases import Generation
@@ -48,12 +48,17 @@ def npu(generation: Generation, directory: Path, *, template: str | None = None,
     )
 
 
-def backend(script: Path | None = None) -> ChildBackend:
-    """Return the backend; `script` is read by the library before each run, so that a test can change it meanwhile."""
+def backend(script: Path | None = None, options: Mapping[str, Any] | None = None) -> ChildBackend:
+    """Return the backend.
+
+    Args:
+        script: What the library reads before each run, so that a test can change it meanwhile.
+        options: Those of `tests.support.npu_child`, which then runs instead of the shipped program.
+    """
     environ = {**os.environ, **({"RKLLM_SIMULATION": str(script)} if script else {})}
-    return ChildBackend(
-        Runtime(name="rkllm", version="simulated", backend="rkllm"), environ=environ, new_api_key=lambda: secrets.token_hex(16)
-    )
+    runtime = Runtime(name="rkllm", version="simulated", backend="rkllm")
+    program = PROGRAM if options is None else ("-m", "tests.support.npu_child", msgspec.json.encode(options).decode())
+    return ChildBackend(runtime, environ=environ, new_api_key=lambda: secrets.token_hex(16), program=program)
 
 
 def spec_of(model: Path, npu: NpuLoad, **changes: Any) -> WorkerSpec:
@@ -147,11 +152,11 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(spec: WorkerSpec, script: Path | None = None) -> AsyncIterator[Running]:
-    """Load a worker for the block."""
+async def running(spec: WorkerSpec, script: Path | None = None, options: Mapping[str, Any] | None = None) -> AsyncIterator[Running]:
+    """Load a worker for the block; `options` are those of `tests.support.npu_child`, which then runs instead."""
     lines: list[str] = []
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(60):
-        worker = await backend(script).start(spec, tasks, lambda: None, lines.append)
+        worker = await backend(script, options).start(spec, tasks, lambda: None, lines.append)
         try:
             listening = await worker.loaded()
             assert listening is not None, (await worker.exited()).message

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import pytest
 
 from agent.workers.rkllm.library import Library, LoadParameters, Model, Result
 from agent.workers.rkllm.releases import VERSIONS, Generation
@@ -54,6 +56,14 @@ def model_file(path: Path, **values: object) -> Path:
     """Write a model for the simulated runtime: fast, unless it says otherwise."""
     path.write_text("RKLLMFAKE\n" + keys(**{"ttft_ms": 1, "tokens_per_s": 2000, **values}))
     return path
+
+
+def script_file(directory: Path, patch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what writes the script that libraries in this process read at each call."""
+    path = directory / "script"
+    path.write_text("")
+    patch.setenv("RKLLM_SIMULATION", str(path))
+    return lambda **values: path.write_text(keys(**values)) and None
 
 
 class Loaded:

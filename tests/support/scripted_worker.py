@@ -17,10 +17,15 @@ def chunk(content: str | None = None, **more: object) -> dict[str, object]:
 
 
 class ScriptedWorker:
-    """`say` sends an event to the request that is open, `end` ends its body as HTTP demands, `drop` cuts the connection."""
+    """`say` sends an event to the request that is open, `end` ends its body as HTTP demands, `drop` cuts the connection.
+
+    A request that comes while there are `replies` gets the first of them at once, whole, as one JSON value.
+    """
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
+        self.heads: list[bytes] = []
+        self.replies: list[bytes] = []
         self.left = asyncio.Event()
         self._open: asyncio.StreamWriter | None = None
         self._arrived = asyncio.Event()
@@ -38,6 +43,11 @@ class ScriptedWorker:
         self._open.write(b"0\r\n\r\n")
         await self._open.drain()
 
+    def reset(self) -> None:
+        """Wait anew with `say` for the next request, and with `left` for its end."""
+        self._arrived.clear()
+        self.left.clear()
+
     def drop(self) -> None:
         assert self._open is not None
         self._open.transport.abort()
@@ -46,6 +56,13 @@ class ScriptedWorker:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         self.asked.append(await reader.readexactly(length))
+        self.heads.append(head)
+        if self.replies:
+            reply = self.replies.pop(0)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(reply), reply))
+            await writer.drain()
+            writer.close()
+            return
         self._open = writer
         writer.write(HEAD)
         self._arrived.set()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import ollama
+import openai
 
 from agent.serving.app import Serving
 from agent.serving.routes import Route, Routes
@@ -20,7 +22,7 @@ from rkfleet.clock import SystemClock
 from rkfleet.metrics import Metrics
 from rkfleet.ops import serve_asgi
 
-ROUTE = {"served_model_name": "smollm2", "context_tokens": 2048}
+ROUTE = {"served_model_name": "smollm2", "context_tokens": 2048, "runtime": "llamacpp"}
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.01
 
@@ -55,10 +57,30 @@ def undisturbed(measure: Callable[[], float], limit: float) -> float:
     return min(tries)
 
 
-class BoardServing:
+class Clients:
+    """The client packages of a board's APIs; they are closed with it."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        self.closing = contextlib.AsyncExitStack()
+
+    def openai(self, path: str = "", **more: Any) -> openai.AsyncOpenAI:
+        client = openai.AsyncOpenAI(base_url=f"{self.url}{path}/v1", api_key="any", max_retries=0, **more)
+        self.closing.push_async_callback(client.close)
+        return client
+
+    def ollama(self) -> ollama.AsyncClient:
+        client = ollama.AsyncClient(host=self.url)
+        self.closing.push_async_callback(client.close)
+        return client
+
+
+class BoardServing(Clients):
     """Supervisor and serving application of one board, as `agent/app.py` wires them."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
+        super().__init__()
         self.metrics = Metrics("agent")
         self.routes = Routes()
         self.serving = Serving(self.routes, self.metrics, SystemClock())
@@ -66,7 +88,6 @@ class BoardServing:
         self.supervisor = Supervisor(
             [llamacpp()], clock=SystemClock(), random=random.Random(1), metrics=self.metrics, on_change=self._changed, limits=limits
         )
-        self.url = ""
         self.route_changes: dict[str, dict[str, Any]] = {}
 
     def _changed(self) -> None:
@@ -110,7 +131,8 @@ class BoardServing:
             self.url = listener.url
             running = tasks.create_task(self.supervisor.run())
             try:
-                yield self
+                async with self.closing:
+                    yield self
             finally:
                 running.cancel()
 

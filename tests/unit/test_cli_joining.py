@@ -33,7 +33,7 @@ def test_a_gateway_serves_with_what_was_made_and_only_clients_that_trust_it_talk
     run(*words)
     assert {path.name: path.read_bytes() for path in (tmp_path / "keys").iterdir()} == made
     config = parse_config(["--data-dir", "/data", "--controller", "https://c:7443", "--host", "0.0.0.0", *flags])
-    assert config.api_keys == (made["api-keys"].strip(),)
+    assert config.api_keys.name_of(b"Bearer " + made["api-keys"].strip())
     assert config.tls_cert is not None
     assert config.tls_key is not None
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from agent.workers.rknn.images import IMAGE_BYTES_MAX, IMAGES_MAX, inspect, parse_base64, parse_data_url, parse_images
+from agent.workers.rknn.images import IMAGE_BYTES_MAX, inspect, parse_base64, parse_data_url
 from rkfleet.errors import BadRequest
 
 
@@ -86,18 +86,6 @@ def test_a_type_that_is_not_what_the_file_is_is_refused() -> None:
     """Somebody mixed something up."""
     with pytest.raises(BadRequest, match=r"says image/jpeg and holds a PNG file"):
         parse_data_url(data_url(picture(), "image/jpeg"))
-
-
-def test_images_of_both_dialects_are_read_and_counted() -> None:
-    """OpenAI's clients send URLs, Ollama's base64."""
-    png, jpeg = picture(), picture("JPEG")
-    found = parse_images([data_url(png), base64.b64encode(jpeg).decode()])
-    assert [one.data for one in found] == [png, jpeg]
-    assert parse_images([one.data_url for one in found]) == found
-    with pytest.raises(BadRequest, match=r"images\[1\]: 'https://example.com/cat.png'"):
-        parse_images([data_url(png), "https://example.com/cat.png"])
-    with pytest.raises(BadRequest, match="9 images are more than the 8"):
-        parse_images([data_url(png)] * (IMAGES_MAX + 1))
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (16_385, 1), (6_000, 6_000), (0, 5)])

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from controller.trust.pki import MEMBER_LIFETIME, NOT_BEFORE, Pki, read_peer, read_request
+from controller.trust.pki import MEMBER_LIFETIME, NOT_BEFORE, Pki, certificate_end, read_peer, read_request
 from rkfleet.enrolment import serving_name
 from rkfleet.errors import BadRequest, FailedPrecondition, Unauthenticated
 from tests.support.sessions import make_key
@@ -60,7 +60,7 @@ def test_a_board_whose_clock_is_years_ahead_can_verify_the_session_listener(tmp_
         verify_server(pki, certificate, x509.DNSName("fleet.example"), NOW)
     key = serialization.load_pem_private_key(pki.server_files("controller")[1].read_bytes(), None)
     assert certificate.public_key() == key.public_key()
-    assert pki.server_expiry("controller") == NOW + timedelta(days=365)
+    assert certificate_end(pki.server_files("controller")[0]) == NOW + timedelta(days=365)
 
 
 def test_who_a_certificate_was_issued_to_is_told_after_its_end_and_only_by_its_own_authority(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import pytest
 
 from agent.workers.rkllm.asks import Ask, EmbeddingsAsk, floats_of, parse
 from agent.workers.rkllm.caches import TEMPORARY, Caches, model_identity
-from agent.workers.rkllm.conversation import Identity
+from agent.workers.rkllm.conversation import Identity, Wanted
 from agent.workers.rkllm.output import Counts, TooLong, counts_in, error_in, too_long_in
 from agent.workers.rkllm.templates import Template
+from agent.workers.rkllm.tokens import Counts as TokenCounts
+from agent.workers.rkllm.tokens import Guess, count
+from agent.workers.rkllm.values import Perf, Prompt
+from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rkllm.watch import Hung, Limits, Watch
+from agent.workers.rkllm.work import Work
 from rkfleet.errors import BadRequest, FailedPrecondition
 
 
@@ -138,11 +144,36 @@ def test_a_template_that_is_none_is_refused_with_its_line(tmp_path: Path) -> Non
         ("{{ ''.__class__.__mro__ }}", "line 1: .*unsafe"),
         ("{% for x in range(10000000) %}{% endfor %}", "line 1: Range too big"),
         ("{% for x in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "more than 16777216 characters"),
+        ("{{ 'a' * 10 ** 10 }}", "line 1: 1 times 10000000000 is more than 16777216"),
+        ("\n{{ 9 ** (9 ** 9) }}", "line 2: an exponent is 387420489, at most 64 is taken"),
+        ("{{ lipsum(n=100000) }}", "line 1: 'lipsum' is undefined"),
+        (
+            "{% set all = namespace(text='a' * 1000) %}\n{% for _ in range(40) %}{% set all.text = all.text ~ all.text %}{% endfor %}",
+            "line 2: it takes more than 256 MiB",
+        ),
     ],
 )
 def test_a_template_that_fails_names_line_and_reason_and_reaches_nothing(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         template(tmp_path, text).render([], [], thinking=True, variables={})
+
+
+def test_a_template_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    """Nothing comes of these loops, so no limit of size would notice."""
+
+    class SlowClock(StoppedClock):
+        def monotonic(self) -> float:
+            self.seconds += 0.01
+            return self.seconds
+
+    clock = SlowClock()
+    path = tmp_path / "template.jinja"
+    path.write_text("\n{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}")
+    with pytest.raises(BadRequest, match="line 2: it is not done after 5 s"):
+        Template(str(path), clock).render([], [], thinking=True, variables={})
+    assert sys.gettrace() is None
+    path.write_text("{{ messages[0].content }}")
+    assert Template(str(path), clock).render([{"content": "Hi"}], [], thinking=True, variables={}) == "Hi"
 
 
 # ---- saved prompts
@@ -223,8 +254,8 @@ def test_a_model_is_told_from_another_of_the_same_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("E rkllm: failed to load model", "failed to load model"),
-        ("E RKNN: [10:20:30.400] failed to malloc npu memory, size: 12", "failed to malloc npu memory, size: 12"),
+        ("E rkllm: failed to load model", "rkllm: failed to load model"),
+        ("E RKNN: [10:20:30.400] failed to malloc npu memory, size: 12", "RKNN: [10:20:30.400] failed to malloc npu memory, size: 12"),
         ("I rkllm: loading rkllm model from /x", ""),
         ("W rkllm: The rknpu driver version is too low", ""),
         ("what E rkllmx: is this", ""),
@@ -247,6 +278,44 @@ def test_tokens_are_read_from_the_table_of_every_release() -> None:
     ]
     assert counts_in(rows) == Counts(12, 40)
     assert counts_in(["I rkllm: hello"]) is None
+
+
+# ---- counting
+
+
+def text_of(size: int, tokens: int | None = None) -> Work:
+    return Work(
+        mode="generate",
+        wanted=Wanted(identity=ADA, text=bytes(size)),
+        compose=lambda _reused, _images: Prompt("x"),
+        answered=lambda raw, _ids: raw,
+        tokens=tokens,
+    )
+
+
+def test_the_length_of_a_prompt_is_guessed_from_those_that_were_counted() -> None:
+    guess, image = Guess(), ImageEmbedding(floats=b"", tokens=100)
+    assert guess.tokens(text_of(400), [], 0) == 100
+    assert guess.tokens(text_of(400), [image], 0) == 200
+    assert guess.tokens(text_of(400), [image], 200) == 50  # the image is in the part that is held
+    assert guess.tokens(text_of(40, tokens=10), [], 8) == 8
+    guess.learn(text_of(400), [image], 300)
+    assert guess.tokens(text_of(400), [], 0) == 200
+    guess.learn(text_of(400), [], 50)  # another kind of text counts for a part
+    assert guess.tokens(text_of(400), [], 0) == 400 / (2 + (8 - 2) / 4) // 1
+    guess.learn(text_of(400), [], 3)  # too short to say anything
+    guess.learn(text_of(400, tokens=20), [], 20)
+    assert guess.tokens(text_of(400), [], 0) == 114
+
+
+def test_a_prompt_is_counted_by_the_best_that_a_library_tells() -> None:
+    guessed, table = TokenCounts(50, 10, exact=False), [" Prefill  1.0   30   1.0  1.0"]
+    perf = Perf(1.0, 25, 1.0, 5, 1.0)
+    assert count(guessed, None, [], held_tokens=None, output_tokens=5, loaded=False) == guessed
+    assert count(guessed, None, table, held_tokens=None, output_tokens=5, loaded=False) == TokenCounts(40, 10, exact=True)
+    assert count(guessed, perf, table, held_tokens=40, output_tokens=5, loaded=False) == TokenCounts(35, 10, exact=True)
+    assert count(guessed, perf, [], held_tokens=105, output_tokens=5, loaded=True) == TokenCounts(100, 75, exact=True)
+    assert count(guessed, None, table, held_tokens=None, output_tokens=5, loaded=True) == TokenCounts(50, 20, exact=False)
 
 
 # ---- hanging
@@ -284,6 +353,27 @@ def test_silence_is_explained_by_the_prompt_and_by_what_this_board_measured() ->
     clock.seconds += 30
     assert not hangs(watch)
     clock.seconds += 5
+    assert hangs(watch)
+
+
+def test_a_prompt_that_is_saved_may_take_the_time_that_storage_takes() -> None:
+    clock = StoppedClock()
+    watch = Watch(clock, Limits())
+    watch.preparing()
+    clock.seconds += 45  # a saved one is read
+    assert not hangs(watch)
+    watch.prefilling(10, saves=True)
+    clock.seconds += 45
+    assert not hangs(watch)
+    watch.sign()
+    clock.seconds += 45
+    assert not hangs(watch)
+    clock.seconds += 16
+    assert hangs(watch)
+    watch.idle()
+    watch.prefilling(10)
+    watch.sign()
+    clock.seconds += 16
     assert hangs(watch)
 
 

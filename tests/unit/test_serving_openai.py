@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from agent.serving import openai
+from agent.serving.request import Timing
 from rkfleet.errors import BadRequest, Internal, ResourceExhausted, Unavailable
 
 
@@ -81,7 +82,7 @@ def test_tool_calls_that_come_in_parts_are_gathered() -> None:
     ):
         answer.add(*piece(delta))
     answer.add(*piece({}, "tool_calls"))
-    (choice,) = msgspec.json.decode(answer.body())["choices"]
+    (choice,) = msgspec.json.decode(answer.ending(Timing(total_seconds=0.0)))["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"] == [
         {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}},
@@ -95,7 +96,7 @@ def test_reasoning_and_log_probabilities_are_gathered() -> None:
     answer.add(*piece({"reasoning_content": "yes"}))
     for token in ("a", "b"):
         answer.add(*event(choices=[{"index": 0, "delta": {"content": token}, "logprobs": {"content": [{"token": token}]}}]))
-    (choice,) = msgspec.json.decode(answer.body())["choices"]
+    (choice,) = msgspec.json.decode(answer.ending(Timing(total_seconds=0.0)))["choices"]
     assert choice["message"] == {"role": "assistant", "content": "ab", "reasoning_content": "hm yes"}
     assert choice["logprobs"] == {"content": [{"token": "a"}, {"token": "b"}]}
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from agent.serving.queue import Queue, retry_after_seconds
+from rkfleet.clock import give_way
 from rkfleet.errors import ResourceExhausted
 
 
@@ -117,3 +118,28 @@ def test_as_many_run_at_once_as_may() -> None:
 )
 def test_the_time_to_come_back_follows_the_queue_within_bounds(waiting: int, concurrent: int, seconds: float, after: int) -> None:
     assert retry_after_seconds(waiting, concurrent, seconds) == after
+
+
+def test_requests_that_run_together_have_places_of_their_own_and_hand_them_on() -> None:
+    """The number of a place is the runtime's slot: below the limit, and never given to two at once."""
+    held: set[int] = set()
+    seen: list[int] = []
+
+    async def hold(queue: Queue) -> None:
+        async with queue.place("u", max_concurrent=3, max_queued=20, seconds_per_request=1.0, choose=max) as place:
+            assert place not in held
+            assert queue.taken("u") >= held
+            held.add(place)
+            seen.append(place)
+            await give_way()
+            held.discard(place)
+
+    async def scenario() -> None:
+        queue = Queue()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(12):
+                tasks.create_task(hold(queue))
+        assert (queue.in_flight("u"), queue.waiting("u"), queue.taken("u")) == (0, 0, frozenset())
+
+    asyncio.run(scenario())
+    assert sorted(seen) == [0] * 4 + [1] * 4 + [2] * 4

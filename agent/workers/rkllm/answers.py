@@ -15,7 +15,7 @@ import msgspec
 from agent.workers.rkllm.asks import Ask
 from agent.workers.rkllm.stops import Stops
 from agent.workers.rkllm.tools import Parser
-from agent.workers.rkllm.work import Done, Work
+from agent.workers.rkllm.work import Began, Done, Work
 from rkfleet.errors import FleetError
 
 __all__ = ["Chunks", "error_body", "error_event", "event"]
@@ -39,9 +39,9 @@ class Chunks:
         self._parser: Final = Parser(tools=work.callable, thinking=work.thinking_open, new_id=lambda index: f"call_{id}_{index}")
         self.over = False
 
-    def begin(self, prompt_tokens: int, ignored: tuple[str, ...]) -> bytes:
-        """Return the first event: the request has its place."""
-        progress = {"total": prompt_tokens, "processed": 0, "cache": 0}
+    def begin(self, began: Began, ignored: tuple[str, ...]) -> bytes:
+        """Return the first event: the request has its place, and these fields of it have no effect."""
+        progress = {"total": began.prompt_tokens, "processed": began.cached_tokens, "cache": began.cached_tokens}
         return self._event([self._choice({})], prompt_progress=progress, **({"ignored": ignored} if ignored else {}))
 
     def feed(self, text: bytes) -> bytes:

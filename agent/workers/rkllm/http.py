@@ -14,7 +14,7 @@ import math
 import re
 import threading
 from array import array
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +23,7 @@ from agent.workers import loopback
 from agent.workers.rkllm.answers import Chunks, error_body, error_event
 from agent.workers.rkllm.asks import Ask, EmbeddingsAsk, parse
 from agent.workers.rkllm.prompts import Prompts
-from agent.workers.rkllm.runner import Runner
+from agent.workers.rkllm.runner import Runner, place_of
 from agent.workers.rkllm.values import Tensor
 from agent.workers.rkllm.work import Began, Done, Event, Failed, Numbers, Piece, Work
 from rkfleet.clock import Clock
@@ -36,7 +36,7 @@ EVENTS: Final = b"text/event-stream"
 
 # How long the head of an answer waits for the library to refuse the request: what it refuses (a prompt that is too long, an adapter) it
 # refuses at once, and then the answer has a status of its own. A token that comes sooner ends the wait.
-REFUSAL_SECONDS: Final = 0.1
+REFUSAL_SECONDS: Final = 0.25
 
 START_SECONDS_MAX: Final = 10.0  # For a thread to bind a port on loopback.
 _NAME: Final = re.compile(rb"[\x21-\x7e]{1,64}")  # An id of a request that may stand in a log line.
@@ -45,13 +45,13 @@ _NAME: Final = re.compile(rb"[\x21-\x7e]{1,64}")  # An id of a request that may 
 class Front:
     """Answers requests for one model."""
 
-    def __init__(self, runner: Runner, prompts: Prompts, supports: AbstractSet[str], *, api_key: str, clock: Clock) -> None:
-        """Take what runs, what makes prompts, and the key that callers must send."""
+    def __init__(self, runner: Runner, prompts: Prompts, *, api_key: str, clock: Clock, log: Callable[[str], None]) -> None:
+        """Take what runs, what makes prompts, the key that callers must send, and where lines go."""
         self._runner: Final = runner
         self._prompts: Final = prompts
-        self._supports: Final = supports
         self._bearer: Final = f"Bearer {api_key}".encode()
         self._clock: Final = clock
+        self._log: Final = log
         self._count = 0
 
     async def answer(self, request: loopback.Request, answer: loopback.Answer) -> None:
@@ -64,6 +64,10 @@ class Front:
         except FleetError as error:
             await answer.begin(error.http_status, JSON)
             await answer.piece(error_body(error, name))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # A mistake of ours. Its message may hold what a user wrote, so only its place is told; the connection breaks off.
+            self._log(f"E rkfleet: request {name}: {place_of(error)}")
+            raise ConnectionAbortedError from None
         await answer.end()
 
     async def _route(self, request: loopback.Request, answer: loopback.Answer, name: str) -> None:
@@ -91,7 +95,6 @@ class Front:
     async def _stream(self, ask: Ask, work: Work, name: str, answer: loopback.Answer, *, chat: bool) -> None:
         id = f"{'chatcmpl' if chat else 'cmpl'}-{name}"
         chunks = Chunks(ask, work, chat=chat, id=id, created=int(self._clock.now().timestamp()))
-        ignored = ask.ignored(self._supports)
         async with _Run(self._runner, work, name) as run:
             began = await run.next()
             if not isinstance(began, Began):
@@ -100,7 +103,7 @@ class Front:
             if isinstance(early, Failed):
                 raise early.error
             await answer.begin(200, EVENTS)
-            await answer.piece(chunks.begin(began.prompt_tokens, ignored))
+            await answer.piece(chunks.begin(began, self._prompts.ignored(ask)))
             event = early or await run.next()
             while True:
                 match event:

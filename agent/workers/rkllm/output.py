@@ -34,7 +34,7 @@ READ_BYTES: Final = 4096
 
 # What the runtime and the NPU library inside it put before an error.
 # Source: https://github.com/airockchip/rknn-llm/issues/195 and others, where users show whole logs.
-_ERROR: Final = re.compile(r"(?:^|\s)E (?:rkllm|RKNN): ?(?:\[[^\]]*\] ?)?(.*)")
+_ERROR: Final = re.compile(r"(?:^|\s)E ((?:rkllm|RKNN): .*)")
 _TOO_LONG: Final = re.compile(r"prompt gather than max context \(prompt: (\d+)(?: tokens)?, max context: (\d+)")
 # Rows of the table that RKLLM_LOG_LEVEL=1 prints after each run: stage, total ms, tokens, ms per token, tokens per second.
 _ROW: Final = re.compile(r"\b(Prefill|Generate)\s+([\d.]+)\s+(\d+)\s+([\d.]+)\s+([\d.]+)")
@@ -163,7 +163,7 @@ class Output:
 
 
 def error_in(line: str) -> str:
-    """Return the words of an error that the library printed; empty for other lines."""
+    """Return an error that the library printed, with the name of its part (`rkllm: ...`); empty for other lines."""
     if too_long_in(line) is not None:
         return ""  # the client's mistake, told by its own error
     found = _ERROR.search(line)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, Protocol
 
@@ -80,6 +80,11 @@ class Prompts:
         self._output_tokens_max: Final = output_tokens_max
         self._has_encoder: Final = has_encoder
 
+    @property
+    def _wraps(self) -> bool:
+        """Whether the runtime puts its own template around every text."""
+        return self._template is None and "built_in_chat_template" in self._supports
+
     def chat(self, ask: Ask) -> Work:
         """Return the work of a chat.
 
@@ -89,12 +94,11 @@ class Prompts:
         if not ask.messages:
             raise BadRequest("request body has no messages", param="messages")
         images: list[bytes | ImageEmbedding] = []
-        messages = [self._plain(message, images) for message in ask.messages]
-        if images and any(IMAGE in text for message in ask.messages for text in _texts(message)):
-            raise BadRequest(f"a message contains {IMAGE}, which marks the place of an image", param="messages")
+        plain = (lambda text: text) if not _has_images(ask) else _unmarked
+        messages = [self._plain(message, images, plain) for message in ask.messages]
         if self._template is not None:
             return self._rendered(self._template, ask, messages, tuple(images))
-        if "built_in_chat_template" not in self._supports:
+        if not self._wraps:
             raise BadRequest(NO_TEMPLATE)
         return self._wrapped(ask, messages, tuple(images))
 
@@ -124,9 +128,17 @@ class Prompts:
         """
         return self.completion(Ask(prompt=given, adapter=adapter, tenant=tenant), "hidden")
 
+    def ignored(self, ask: Ask) -> tuple[str, ...]:
+        """Return the fields that have no effect with this library and this template."""
+        names = ask.ignored(self._supports)
+        if self._template is not None:
+            return names
+        # The runtime's own template knows one variable at most: whether to think.
+        wrapped = ("raw",) if ask.raw and isinstance(ask.prompt, str) and self._wraps else ()
+        return (*names, *ask.template_fields(but_thinking="enable_thinking" in self._supports), *wrapped)
+
     def _rendered(self, template: Renderer, ask: Ask, messages: list[dict[str, Any]], images: tuple[bytes | ImageEmbedding, ...]) -> Work:
-        variables = {name: value for name, value in (ask.chat_template_kwargs or {}).items() if name != "enable_thinking"}
-        text = template.render(messages, ask.functions, thinking=ask.thinking, variables=variables)
+        text = template.render(messages, ask.functions, thinking=ask.thinking, variables=ask.template_variables())
         if not text:
             raise BadRequest("the chat template makes an empty prompt of these messages", param="messages")
         return self._text(ask, "generate", text, images)
@@ -134,8 +146,7 @@ class Prompts:
     def _text(self, ask: Ask, mode: Mode, text: str, images: tuple[bytes | ImageEmbedding, ...] = ()) -> Work:
         raw = text.encode(errors="replace")
         # What the runtime wraps as a message of its own is no continuation of the message before.
-        wraps = self._template is None and "built_in_chat_template" in self._supports
-        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if wraps else None)
+        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if self._wraps else None)
 
         def compose(reused: int, embeddings: Sequence[ImageEmbedding]) -> Input:
             rest = raw[reused:].decode()
@@ -251,8 +262,8 @@ class Prompts:
             images=tuple(hashlib.sha256(one if isinstance(one, bytes) else one.floats).hexdigest() for one in images),
         )
 
-    def _plain(self, message: Mapping[str, Any], images: list[bytes | ImageEmbedding]) -> dict[str, Any]:
-        """Return a message whose content is one text; its images go to `images`.
+    def _plain(self, message: Mapping[str, Any], images: list[bytes | ImageEmbedding], plain: Callable[[str], str]) -> dict[str, Any]:
+        """Return a message whose content is one text, each piece by way of `plain`; its images go to `images`.
 
         Raises:
             BadRequest: A part of it is nothing that can be read.
@@ -261,15 +272,15 @@ class Prompts:
         if not isinstance(role, str) or not role:
             raise BadRequest("a message has no role", param="messages")
         if content is None or isinstance(content, str):
-            return {**message, "content": content or ""}
+            return {**message, "content": plain(content or "")}
         if not isinstance(content, list):
             raise BadRequest("content of a message must be a text or a list of parts", param="messages")
-        return {**message, "content": "".join(self._part(part, images) for part in content)}
+        return {**message, "content": "".join(self._part(part, images, plain) for part in content)}
 
-    def _part(self, part: Any, images: list[bytes | ImageEmbedding]) -> str:
+    def _part(self, part: Any, images: list[bytes | ImageEmbedding], plain: Callable[[str], str]) -> str:
         match part:
             case {"type": "text", "text": str(text)}:
-                return text
+                return plain(text)
             case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
                 if not self._has_encoder:
                     raise BadRequest(
@@ -296,11 +307,14 @@ class Prompts:
         return IMAGE
 
 
-def _texts(message: Mapping[str, Any]) -> list[str]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return [content]
-    return [part["text"] for part in content or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
+def _has_images(ask: Ask) -> bool:
+    parts = (part for message in ask.messages if isinstance(message.get("content"), list) for part in message["content"])
+    return any(isinstance(part, dict) and part.get("type") in {"image_url", "image_embeds"} for part in parts)
+
+
+def _unmarked(text: str) -> str:
+    """Return a text that marks no place of an image: what others write as a tag (SVG does) gets a space, which changes nothing there."""
+    return text.replace(IMAGE, f"{IMAGE[:-1]} >")
 
 
 def _names_of(ask: Ask) -> frozenset[str] | None:
@@ -316,8 +330,8 @@ def _system_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _calls_of(message: Mapping[str, Any]) -> list[list[str]]:
     calls = message.get("tool_calls")
-    functions = [one.get("function") or {} for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
-    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions]
+    functions = [one.get("function") for one in calls if isinstance(one, dict)] if isinstance(calls, list) else []
+    return [[str(one.get("name", "")), str(one.get("arguments", ""))] for one in functions if isinstance(one, dict)]
 
 
 def _line(role: str, content: str, calls: list[list[str]]) -> bytes:

@@ -32,8 +32,9 @@ from agent.workers.rkllm.conversation import End, Held, held_after, reusable_byt
 from agent.workers.rkllm.errors import AbortFailed, CallFailed, KvCacheFailed, PromptCacheFailed, RunFailed, Unsupported
 from agent.workers.rkllm.library import Model
 from agent.workers.rkllm.lock import BoardLock
-from agent.workers.rkllm.output import Lines, Output, counts_in, too_long_in
+from agent.workers.rkllm.output import Lines, Output, too_long_in
 from agent.workers.rkllm.prompts import RESPONSE_TAG
+from agent.workers.rkllm.tokens import Counts, Guess, count
 from agent.workers.rkllm.values import Input, Perf, Result, RunOptions, Tensor
 from agent.workers.rkllm.vision import Encoder, ImageEmbedding
 from agent.workers.rkllm.watch import Watch
@@ -41,12 +42,10 @@ from agent.workers.rkllm.work import Began, Done, Event, Failed, Functions, Numb
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, FleetError, Internal, ResourceExhausted, Unavailable
 
-__all__ = ["Runner", "Settings"]
+__all__ = ["Runner", "Settings", "place_of"]
 
 WAITING_MAX: Final = 64  # The agent lets one request through at a time; more are those that were cancelled just now, and direct callers.
 REQUEST_NUMBER_MAX: Final = (1 << 31) - 1  # What the library carries as userdata (library.REQUEST_MAX).
-BYTES_PER_TOKEN: Final = 4.0  # English with the vocabularies of these models, until this model has been measured.
-MEASURED_TOKENS_MIN: Final = 16  # A shorter prompt is mostly template.
 FLOAT_BYTES: Final = 4
 
 
@@ -119,7 +118,8 @@ class Runner:
         self._model: Model | None = None
         self._held: Held | None = None
         self._functions: Functions | None = None
-        self._bytes_per_token = BYTES_PER_TOKEN
+        self._guess: Final = Guess()
+        self._refusals = 0
 
     def start(self, model: Model) -> None:
         """Begin to run what waits, with this model."""
@@ -202,15 +202,13 @@ class Runner:
             except FleetError as error:
                 event = Failed(error)
             except Exception as error:  # noqa: BLE001 (the edge of a request: a mistake in one must not end the worker)
-                # No message: it may hold what a user wrote.
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                self._output.log(f"E rkfleet: request {job.name}: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}")
-                self._clear()
+                self._output.log(f"E rkfleet: request {job.name}: {place_of(error)}")
                 event = Failed(Internal("internal error in the worker; its log has the cause"))
-            finally:
-                with self._changed:
-                    self._current = None
-                self._watch.idle()
+            if self._held is None:
+                self._clear()
+            with self._changed:
+                self._current = None
+            self._watch.idle()
             job.post(event)
 
     def _abort(self, number: int) -> None:
@@ -237,8 +235,9 @@ class Runner:
         with self._board.hold():
             if job.cancelled:
                 return Done("abort", 0, 0, 0)
-            images = self._encode(job.work)
-            reused = self._reusable(job.work, images)
+            self._watch.preparing()
+            reused = self._reusable(job.work)
+            images = [] if reused else self._encode(job.work)
             held, self._held = self._held, None  # unknown, until the run has ended well
             if not reused or held is None:
                 self._begin_empty(job.work)
@@ -249,7 +248,7 @@ class Runner:
 
     def _run(self, job: _Job, images: list[ImageEmbedding], reused: int, cached_tokens: int) -> Event:
         work, model = job.work, self._require_model()
-        new_tokens = self._estimate(work, images, reused)
+        new_tokens = self._guess.tokens(work, images, reused)
         total = cached_tokens + new_tokens
         job.tokens_max = min(work.tokens_max, self._settings.output_tokens_max)
         if not self._settings.shift:
@@ -258,15 +257,20 @@ class Runner:
         input = work.compose(reused, images)
         with self._saved_prompt(work, reused) as saved:
             options = self._options(job, str(self._caches.temporary) if saved == "save" else "")
-            job.post(Began(min(total, self._settings.context_tokens - 1)))
+            job.post(Began(min(total, self._settings.context_tokens - 1), cached_tokens))
             lines = self._call(job, input, options, new_tokens)
         end = self._end_of(job)
         counted = self._counted()
-        counts = _count(
-            job, lines, _Counts(total, cached_tokens, exact=False), counted if end == "stop" else None, loaded=saved == "loaded"
+        counts = count(
+            Counts(total, cached_tokens, exact=False),
+            job.perf,
+            lines.kept,
+            held_tokens=counted if end == "stop" else None,
+            output_tokens=len(job.ids),
+            loaded=saved == "loaded",
         )
-        if counts.exact:
-            self._learn(work, images, counts.prompt_tokens)
+        if counts.exact and not (reused and work.images):
+            self._guess.learn(work, images, counts.prompt_tokens)
         if saved == "save":
             self._save(work, end)
         if work.mode == "generate" and "keep_history" in model.supports:
@@ -278,8 +282,6 @@ class Runner:
                 tokens_counted=counted,
                 context_tokens=self._settings.context_tokens,
             )
-        if self._held is None:
-            self._clear()
         if job.numbers is not None:
             job.post(Numbers(job.numbers))
         return Done(end, counts.prompt_tokens, counts.cached_tokens, len(job.ids))
@@ -288,8 +290,7 @@ class Runner:
         """Run the library and return what it printed.
 
         Raises:
-            BadRequest: The input cannot be given to the library.
-            _TooLong: The prompt does not fit.
+            BadRequest: The input cannot be given to the library, or the prompt does not fit.
             Unavailable: The run failed.
         """
 
@@ -298,7 +299,7 @@ class Runner:
             self._abort(job.number)
 
         model, lines, failure, began = self._require_model(), self._output.collect(break_off), "", self._clock.monotonic()
-        self._watch.prefilling(new_tokens)
+        self._watch.prefilling(new_tokens, saves=bool(options.save_prompt_cache))
         if job.cancelled:  # an abort from before the run is lost in the library
             self._output.settle(f"request {job.name} ({job.number}) was cancelled before it began")
             return lines
@@ -311,10 +312,8 @@ class Runner:
         finally:
             seconds = self._clock.monotonic() - began
             self._output.settle(f"request {job.name} ({job.number}) ran {seconds:.3f} s and has {len(job.ids)} tokens")
-        if failure or job.broken:
-            self._clear()
-            if options.save_prompt_cache:
-                self._caches.drop(self._caches.temporary)
+        if (failure or job.broken) and options.save_prompt_cache:
+            self._caches.drop(self._caches.temporary)
         for line in lines.kept:
             if failure and (long := too_long_in(line)) is not None:
                 raise BadRequest(
@@ -324,7 +323,7 @@ class Runner:
                     n_ctx=self._settings.context_tokens,
                 )
         if failure or job.broken:
-            raise Unavailable(f"the runtime failed: {lines.error or failure}")
+            raise Unavailable(f"the runtime failed: {lines.error.removeprefix('rkllm: ') or failure}")
         return lines
 
     def _encode(self, work: Work) -> list[ImageEmbedding]:
@@ -337,13 +336,13 @@ class Runner:
         for image in work.images:
             if isinstance(image, bytes):
                 assert self._encoder is not None, "prompts refuse images without an encoder"
-                self._watch.encoding()
+                self._watch.preparing()
                 embeddings.append(self._encoder.encode(image))
             else:
                 embeddings.append(image)
         return embeddings
 
-    def _reusable(self, work: Work, images: list[ImageEmbedding]) -> int:
+    def _reusable(self, work: Work) -> int:
         """Return how much of the prompt the cache has, 0 to begin empty."""
         if work.mode != "generate":
             return 0
@@ -351,7 +350,7 @@ class Runner:
         if not reused or self._held is None or self._settings.shift:
             return reused
         # The library would shift to make room; begun empty, it says how long the prompt is.
-        fits = self._held.tokens + self._estimate(work, images, reused) < self._settings.context_tokens
+        fits = self._held.tokens + self._guess.tokens(work, (), reused) < self._settings.context_tokens
         return reused if fits else 0
 
     def _begin_empty(self, work: Work) -> None:
@@ -365,12 +364,14 @@ class Runner:
             try:
                 model.clear_kv_cache()
             except KvCacheFailed as error:
+                self._refused(error)
                 raise Unavailable(f"the cache of the last request cannot be cleared, so no other is answered: {error.message}") from error
         if work.functions != self._functions:
             functions = work.functions or Functions("", "")
             try:
                 model.set_function_tools(functions.system, functions.tools, RESPONSE_TAG if work.functions else "")
             except CallFailed as error:
+                self._refused(error)
                 self._functions = Functions("?", "?")  # unknown: set again before the next run
                 raise Unavailable(f"the runtime did not take the tools: {error.message}") from error
             self._functions = work.functions
@@ -378,9 +379,12 @@ class Runner:
     def _clear(self) -> None:
         """Forget what is not known for certain; a failure is met again, and told, by the next request."""
         model = self._require_model()
-        if "clear_kv_cache" in model.supports:
-            with contextlib.suppress(KvCacheFailed):
-                model.clear_kv_cache()
+        if "clear_kv_cache" not in model.supports:
+            return
+        try:
+            model.clear_kv_cache()
+        except KvCacheFailed as error:
+            self._refused(error)
 
     @contextlib.contextmanager
     def _saved_prompt(self, work: Work, reused: int) -> Iterator[Literal["", "loaded", "save"]]:
@@ -397,7 +401,7 @@ class Runner:
             try:
                 self._require_model().release_prompt_cache()
             except PromptCacheFailed as error:
-                self._output.log(f"W rkfleet: {error.message}")
+                self._refused(error)
 
     def _load_saved(self, work: Work) -> bool:
         path = self._caches.find(work.wanted.identity, work.cache_key, work.wanted.text)
@@ -406,7 +410,7 @@ class Runner:
         try:
             self._require_model().load_prompt_cache(str(path))
         except PromptCacheFailed as error:
-            self._output.log(f"W rkfleet: a saved prompt is deleted, because the runtime refused it: {error.message}")
+            self._refused(error)
             self._caches.drop(path)
             return False
         return True
@@ -431,6 +435,11 @@ class Runner:
             max_new_tokens=job.tokens_max if "max_new_tokens" in supports and work.mode == "generate" else None,
         )
 
+    def _refused(self, error: CallFailed) -> None:
+        """Note that the library refused a call, and wait for what it printed about it, which must not count for the next run."""
+        self._refusals += 1
+        self._output.settle(f"refusal {self._refusals}: {error.message}")
+
     # ---- counting
 
     def _end_of(self, job: _Job) -> End:
@@ -444,47 +453,12 @@ class Runner:
         except KvCacheFailed:
             return None
 
-    def _estimate(self, work: Work, images: list[ImageEmbedding], reused: int) -> int:
-        """Return about how many tokens the library has to read."""
-        pictures = 0 if reused else sum(image.tokens for image in images)
-        if work.tokens is not None:
-            return work.tokens - reused // FLOAT_BYTES
-        return pictures + max(1, round((len(work.wanted.text) - reused) / self._bytes_per_token))
-
-    def _learn(self, work: Work, images: list[ImageEmbedding], prompt_tokens: int) -> None:
-        """Take the length of a text in tokens as the measure for the next."""
-        tokens = prompt_tokens - sum(image.tokens for image in images)
-        if work.tokens is None and tokens >= MEASURED_TOKENS_MIN:
-            self._bytes_per_token = max(1.0, len(work.wanted.text) / tokens)
-
     def _require_model(self) -> Model:
         assert self._model is not None, "start comes first"
         return self._model
 
 
-class _Counts(msgspec.Struct, frozen=True):
-    """Tokens of a prompt, how many of them were not computed, and whether the library said so."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    exact: bool
-
-
-def _count(job: _Job, lines: Lines, estimated: _Counts, counted: int | None, *, loaded: bool) -> _Counts:
-    """Return what a run has read, by the best that this library tells.
-
-    Args:
-        job: The run.
-        lines: What was printed meanwhile: before 1.2.1 the table in it is all that there is.
-        estimated: What is known without the library; its cached tokens are those that the cache held.
-        counted: Tokens in the cache after the run, where the library can count them and the run ended by itself.
-        loaded: A saved prompt was loaded, of unknown length: part of what was not computed.
-    """
-    table = counts_in(lines.kept)
-    prefilled = job.perf.prefill_tokens if job.perf is not None else table.prefill_tokens if table is not None else None
-    if prefilled is None:
-        return estimated
-    if not loaded:
-        return _Counts(estimated.cached_tokens + prefilled, estimated.cached_tokens, exact=True)
-    prompt_tokens = max(prefilled, estimated.prompt_tokens if counted is None else counted - len(job.ids))
-    return _Counts(prompt_tokens, prompt_tokens - prefilled, exact=counted is not None)
+def place_of(error: BaseException) -> str:
+    """Return what an error is and where it was raised, without its message, which may hold what a user wrote."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"

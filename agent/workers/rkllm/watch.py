@@ -27,13 +27,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long the library may be silent.
 
     Attributes:
-        grace_seconds: On top of every estimate: a board that swaps or throttles, a prompt cache that is read from storage.
+        grace_seconds: On top of every estimate: a board that swaps or throttles.
         prefill_tokens_per_second: Before anything was measured. The slowest row of the vendor's table (ChatGLM3-6B w8a8_g128 on RK3588, 64
             tokens in 2.19 s) has 29; a third of it leaves room for 8B models and for wrong governors.
             Source: https://github.com/airockchip/rknn-llm/blob/main/benchmark.md.
         factor: Times the estimate. Prefill of long prompts is slower for each token than of short ones, and boards throttle.
         token_seconds: Between two tokens: the slowest row has 0.4 s.
-        encode_seconds: For an image encoder's run; vision models of 2 GB take seconds.
+        prepare_seconds: For what comes with a run and is no run: an image encoder (45 s at most), a saved prompt that is read from or
+            written to storage (500 MB at 20 MB/s take 25 s).
         abort_seconds: From an abort until the run has returned. A prefill that does not look up sooner is ended with its process: loading
             again takes less than the rest of it would.
     """
@@ -42,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_per_second: float = 10.0
     factor: float = 3.0
     token_seconds: float = 15.0
-    encode_seconds: float = 60.0
+    prepare_seconds: float = 60.0
     abort_seconds: float = 10.0
 
 
@@ -69,21 +70,29 @@ class Watch:
         self._deadline: float | None = None  # None while nothing runs
         self._doing = ""
         self._aborted = False
+        self._saves = False
         self._prefill_from = 0.0
         self._prefill_tokens = 0
 
-    def encoding(self) -> None:
-        """Note that an image encoder begins."""
+    def preparing(self) -> None:
+        """Note that a run is prepared: an image is encoded, a saved prompt is read."""
         with self._lock:
-            self._expect(self._limits.encode_seconds, "encoding an image")
+            self._expect(self._limits.prepare_seconds, "preparing a run")
 
-    def prefilling(self, tokens: int) -> None:
-        """Note that a run begins which has to read about this many prompt tokens first."""
+    def prefilling(self, tokens: int, *, saves: bool = False) -> None:
+        """Note that a run begins which has to read about this many prompt tokens first.
+
+        Args:
+            tokens: About how many.
+            saves: It writes the prompt's state to a file, before its first token or after its last.
+        """
         limits = self._limits
+        self._saves = saves
         with self._lock:
             rate = min(self._rates, default=limits.prefill_tokens_per_second)
             self._prefill_from, self._prefill_tokens = self._clock.monotonic(), tokens
-            self._expect(limits.grace_seconds + limits.factor * tokens / rate, f"reading a prompt of about {tokens} tokens")
+            seconds = limits.grace_seconds + limits.factor * tokens / rate + (limits.prepare_seconds if saves else 0)
+            self._expect(seconds, f"reading a prompt of about {tokens} tokens")
 
     def sign(self) -> None:
         """Note that the library called back."""
@@ -94,7 +103,7 @@ class Watch:
                     self._rates.append(self._prefill_tokens / seconds)
                 self._prefill_tokens = 0
             if not self._aborted:
-                self._expect(self._limits.token_seconds, "between two tokens")
+                self._expect(self._limits.prepare_seconds if self._saves else self._limits.token_seconds, "between two tokens")
 
     def aborting(self) -> None:
         """Note that the run in progress was told to end; the first time counts."""

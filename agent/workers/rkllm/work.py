@@ -56,9 +56,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Began(msgspec.Struct, frozen=True, gc=False):
-    """The run has the NPU; `prompt_tokens` is an estimate unless the client sent tokens."""
+    """The run has the NPU; `prompt_tokens` is an estimate unless the client sent tokens, `cached_tokens` of it are in the cache."""
 
     prompt_tokens: int
+    cached_tokens: int
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):

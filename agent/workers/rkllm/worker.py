@@ -8,6 +8,7 @@ process only (`agent/workers/child.py`). Three threads work here: the main one b
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,12 @@ from agent.workers.pipe import Load, NpuLoad
 from agent.workers.rkllm import http
 from agent.workers.rkllm.caches import Caches, model_identity
 from agent.workers.rkllm.errors import AdapterFailed, CallFailed, InitFailed, RkllmError
+from agent.workers.rkllm.identify import OVERRIDE, identify
 from agent.workers.rkllm.library import SUPPORTS, Library, LoadParameters, Model
 from agent.workers.rkllm.lock import BoardLock
 from agent.workers.rkllm.output import Output, error_in
 from agent.workers.rkllm.prompts import Marks, Prompts, Renderer
-from agent.workers.rkllm.releases import GENERATIONS, Generation
+from agent.workers.rkllm.releases import GENERATIONS, VERSIONS, Generation
 from agent.workers.rkllm.runner import Runner, Settings
 from agent.workers.rkllm.vision import Encoder
 from agent.workers.rkllm.watch import Limits, Watch
@@ -36,9 +38,16 @@ __all__ = ["Rkllm", "load"]
 
 CONFIG_BYTES_MAX: Final = 16 << 20  # config.json of a model has some kilobytes; with a vocabulary in it some megabytes.
 
+ONE_IMAGE: Final = "1.2.0"  # The release whose input has room for one image, unlike others of its generation.
+
 # The runtime prints a table of counts after each run, which is the only way to know the length of a prompt before 1.2.1.
 # Source: the environment variable RKLLM_LOG_LEVEL in the manual of https://github.com/airockchip/rknn-llm.
 LOG_LEVEL: Final = ("RKLLM_LOG_LEVEL", "1")
+
+# Source: section "Log" of the manual; the line has been the same since 1.0.1 but for its prefix.
+_BANNER: Final = re.compile(r"rkllm-runtime version: ([^,\s]+),")
+
+RESTART: Final = "to have it looked at anew: systemctl restart rkfleet-agent"
 
 # What the runtime says when memory is what is missing; the agent then knows that starting again will not help by itself.
 _NO_MEMORY: Final = ("failed to allocate", "failed to malloc", "Cannot allocate memory")
@@ -88,6 +97,7 @@ def load(
         raise FailedPrecondition(
             f"the rkllm runtime answers one request at a time, not {load.max_concurrent}; set serving.maxConcurrent: 1"
         )
+    _check_library(npu, generation)
     marks = _marks(npu.config_path)
     template = _template(npu.template_path, clock)
     caches = Caches(npu.cache_dir, npu.cache_bytes, model_identity(load.model_path, npu.library, npu.library_version, generation))
@@ -100,6 +110,8 @@ def load(
         os.environ.setdefault(*LOG_LEVEL)
 
     output = Output.capture()
+    for name in _without_effect(npu, generation):
+        output.log(f"W rkfleet: {name} has no effect: runtimes before 1.2 have no such parameter")
     watch = Watch(clock, limits)
     settings = Settings(context_tokens=load.context_tokens, output_tokens_max=load.max_output_tokens, shift=npu.shift)
     runner = Runner(settings, output=output, lock=lock, caches=caches, watch=watch, clock=clock, encoder=encoder)
@@ -113,8 +125,9 @@ def load(
     except RkllmError as error:
         raise FailedPrecondition(f"{load.model_path}: {error.message}") from error
     _load_adapters(model, npu, output)
+    supports = model.supports - {"images"} if npu.library_version == ONE_IMAGE else model.supports
     prompts = Prompts(
-        supports=model.supports,
+        supports=supports,
         adapters={one.name for one in npu.adapters},
         template=template,
         marks=marks,
@@ -122,12 +135,31 @@ def load(
         has_encoder=encoder is not None,
     )
     runner.start(model)
-    return Rkllm(http.serve(http.Front(runner, prompts, model.supports, api_key=load.api_key, clock=clock)), watch)
+    return Rkllm(http.serve(http.Front(runner, prompts, api_key=load.api_key, clock=clock, log=output.log)), watch)
+
+
+def _check_library(npu: NpuLoad, generation: Generation) -> None:
+    """Look at the file again: an upgrade may have replaced it since the agent looked, and releases of one generation differ as well.
+
+    Raises:
+        FailedPrecondition: It is not what the agent took it for.
+    """
+    path = Path(npu.library)
+    try:
+        same = identify(path, override=generation).version == npu.library_version
+        if not same and not npu.library_version:  # without the operator's word, a version that nobody knows counts for none
+            found = identify(path)
+            same = (found.generation, found.version) == (generation, "")
+    except RkllmError as error:
+        raise FailedPrecondition(f"{error.message}; the agent took it for {npu.library_version or generation}; {RESTART}") from error
+    if not same:
+        was = npu.library_version or f"an unknown release of {generation}"
+        raise FailedPrecondition(f"runtime library {path} is not {was} any more, which it was when the agent started; {RESTART}")
 
 
 def _parameters(load: Load, npu: NpuLoad, marks: Marks, generation: Generation) -> LoadParameters:
     supports = SUPPORTS[generation]
-    cpus = npu.cpus if "cpus" in supports else ()
+    cpus = npu.cpus if "cpus" in supports else ()  # what a generation does not have, `_without_effect` tells
     return LoadParameters(
         model_path=load.model_path,
         max_context_tokens=load.context_tokens,
@@ -156,11 +188,26 @@ def _init(library: Library, parameters: LoadParameters, output: Output, runner: 
         failure = error.message
     output.settle(f"rkllm_init took {clock.monotonic() - began:.1f} s")
     words = "; ".join(dict.fromkeys(found for line in lines.kept if (found := error_in(line))))
+    words = words or _contradiction(lines.kept, library.generation)
     if model is not None and not words:
         return model
     refusal = _not_loaded(Path(parameters.model_path), words or failure)
     output.log(refusal.message)
     raise refusal
+
+
+def _contradiction(lines: list[str], generation: Generation) -> str:
+    """Return what is wrong if the library says that it is of another generation than it was taken for."""
+    said = next((found[1] for line in lines if (found := _BANNER.search(line))), "")
+    if VERSIONS.get(said, generation) == generation:
+        return ""
+    return f"the library says that it is {said} ({VERSIONS[said]}) and was taken for {generation}; check {OVERRIDE}"
+
+
+def _without_effect(npu: NpuLoad, generation: Generation) -> list[str]:
+    """Return the parameters that the library has no place for."""
+    given = {"embed_flash": npu.embed_flash, "cpus": npu.cpus, "keep_tokens": npu.keep_tokens}
+    return [name for name, value in given.items() if value and name not in SUPPORTS[generation]]
 
 
 def _not_loaded(path: Path, words: str) -> FleetError:

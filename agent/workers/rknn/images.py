@@ -13,14 +13,13 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from rkfleet.errors import BadRequest
 
-__all__ = ["IMAGES_MAX", "IMAGE_BYTES_MAX", "PIXELS_MAX", "Format", "Picture", "inspect", "parse_base64", "parse_data_url", "parse_images"]
+__all__ = ["IMAGES_MAX", "IMAGE_BYTES_MAX", "PIXELS_MAX", "Format", "Picture", "inspect", "parse_base64", "parse_data_url"]
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -35,8 +34,6 @@ IMAGES_MAX: Final = 8
 # Of segments before a JPEG says its size; metadata of cameras takes a dozen.
 _JPEG_SEGMENTS_MAX: Final = 256
 _SHOWN_CHARACTERS: Final = 40
-# A colon, which base64 does not have, ends the scheme of a URL; the longest in use are shorter.
-_SCHEME_CHARACTERS: Final = 32
 
 _MIMES: Final[dict[str, Format]] = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/webp": "webp"}
 
@@ -48,27 +45,6 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     width: int
     height: int
-
-    @property
-    def data_url(self) -> str:
-        """Return it as OpenAI's requests carry it."""
-        return f"data:image/{self.format};base64,{base64.b64encode(self.data).decode()}"
-
-
-def parse_images(sent: Sequence[str], field: str = "images") -> tuple[Picture, ...]:
-    """Return the images of one request, each a URL or base64.
-
-    Args:
-        sent: URLs, as OpenAI's clients send them, or base64, as Ollama's do.
-        field: Where they stood in the request, for messages, which add the number.
-
-    Raises:
-        BadRequest: There are more than `IMAGES_MAX`, or one of them is refused by `parse_data_url` or `parse_base64`.
-    """
-    if len(sent) > IMAGES_MAX:
-        raise BadRequest(f"{field}: {len(sent)} images are more than the {IMAGES_MAX} of one request")
-    named = ((f"{field}[{number}]", text) for number, text in enumerate(sent))
-    return tuple(parse_data_url(text, name) if ":" in text[:_SCHEME_CHARACTERS] else parse_base64(text, name) for name, text in named)
 
 
 def parse_data_url(url: str, field: str = "image_url") -> Picture:

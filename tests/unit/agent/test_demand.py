@@ -23,18 +23,19 @@ def test_only_what_changes_something_wakes_the_loop() -> None:
     assert len(wakes) == 4
 
 
-def test_how_long_a_client_wants_a_model_kept_holds_until_somebody_says_otherwise() -> None:
-    """Idle time counts from the last word."""
+def test_the_last_request_says_how_long_a_model_is_kept() -> None:
+    """Idle time counts from the last word; one that says nothing leaves it to the deployment."""
     clock = ManualClock()
     demand = Demand(clock, lambda: None)
     began = clock.monotonic()
     demand.touch("a", math.inf)
     clock.advance(5)
     demand.want("a")
-    demand.touch("a")
     assert demand.uses() == {"a": Use(last_at=began + 5, keep_seconds=math.inf)}
     demand.touch("a", 300.0)
     assert demand.uses()["a"].keep_seconds == 300.0
+    demand.touch("a")
+    assert demand.uses()["a"].keep_seconds is None
 
 
 def test_what_was_let_go_is_remembered_to_have_been_loaded_and_what_left_the_board_is_forgotten() -> None:

@@ -58,7 +58,7 @@ FAULTS: list[tuple[str, str, Seed, str]] = [
     ("cpu-mask", "0 are fast ones", lambda tree: tree.worker(900, cpus="0-3"), "taskset -apc 4-7 900"),
     ("memory", "less than the 1Gi", lambda tree: tree.memory(8 * GI, GI // 2), "ps aux"),
     ("storage", "has read 23 MB/s", lambda tree: tree.storage("sd", megabytes_per_second=23), "dd if=/dev/mmcblk1"),
-    ("storage", "not read enough", lambda tree: tree.storage("emmc", megabytes_per_second=None), "dd if=/dev/mmcblk0"),
+    ("storage", "not read enough in large", lambda tree: tree.storage("emmc", megabytes_per_second=None), "dd if=/dev/mmcblk0"),
 ]  # fmt: skip
 
 
@@ -105,6 +105,34 @@ def test_what_a_user_may_not_read_is_unknown_and_not_well(tmp_path: Path) -> Non
     assert "closed to this user" in left["npu-load"].sentence
     assert "remount,gid=" in left["npu-load"].command
     assert set(left) == {"npu-load", "npu-clients"}
+
+
+@pytest.mark.parametrize(
+    ("stat", "megabytes"),
+    [
+        ("8000 0 8388608 40000 0 0 0 0 0 60000 0", 107),  # one read at a time, and writes beside them
+        ("8000 0 8388608 400000 0 0 0 0 0 20000 0", 215),  # ten reads at a time
+        ("800000 0 8388608 400000 0 0 0 0 0 200000 0", None),  # of 5 kB each
+        ("8 0 8000 10 0 0 0 0 0 10 0", None),
+        ("1 2 3", None),
+    ],
+)
+def test_a_disk_is_as_fast_as_it_was_in_large_pieces(tmp_path: Path, stat: str, megabytes: int | None) -> None:
+    disk = seen(rk3588_tree(tmp_path).write("sys/block/nvme0n1/stat", stat)).disk
+    assert disk is not None
+    assert (disk.device, disk.kind) == ("/dev/nvme0n1", "nvme")
+    found = disk.read_bytes_per_second
+    assert (None if found is None else round(found / 1e6)) == megabytes
+
+
+def test_a_library_beside_others_is_found_and_an_encoder_is_a_worker(tmp_path: Path) -> None:
+    """As the agent itself looks for them, and starts them."""
+    tree = rk3588_tree(tmp_path).libraries(rkllm=False).write("opt/rkfleet/runtimes/1.2.3/librkllmrt.so", "\x7fELF")
+    tree.process(901, "python", "/usr/bin/python3", "-m", "agent.workers.rknn.child", "3", cpus="4-7")
+    found = seen(tree)
+    assert found.libraries is not None
+    assert found.libraries.rkllm == "/opt/rkfleet/runtimes/1.2.3/librkllmrt.so"
+    assert [(one.pid, one.name) for one in found.masks or ()] == [(900, "worker"), (901, "worker")]
 
 
 def test_children_of_the_agent_are_no_strangers(tmp_path: Path) -> None:

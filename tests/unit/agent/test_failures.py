@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from agent.board.diagnosis import diagnose
+from agent.board.npu import Account
+from agent.board.profile import Item, Outcome
+from agent.board.telemetry import observe_board
 from agent.failures import facts
 from agent.failures.lines import Ending, first_error, recognise
 from agent.failures.modes import MODES, Failure
+from agent.planning.hardware import clocks_pinned
 from rkfleet import conditions
+from tests.support.board_tree import BoardTree, rk3588_tree
 
 SEGV = -int(signal.SIGSEGV)
 KILL = -int(signal.SIGKILL)
+AGENT = Account(990, frozenset({990, 105}))
 
 BANNER = (
     "I rkllm: rkllm-runtime version: 1.2.1, rknpu driver version: 0.9.8, platform: RK3588",
@@ -104,17 +113,7 @@ def test_a_failure_is_recognised_by_its_lines(case: tuple[int, list[str], list[s
 FACTS = [
     (1, facts.driver_too_old("0.9.6"), "0.9.6"),
     (5, facts.mainline_driver("rocket"), "rocket"),
-    (6, facts.link_to_render_node("/dev/dri/renderD129"), "renderD129"),
-    (14, facts.npu_shared(["frigate (812)"]), r"frigate \(812\) uses"),
     (16, facts.run_lost("1.2.1b1"), "1.2.1b1"),
-    (18, facts.cpu_clock_low(408_000_000, 2_352_000_000, "powersave"), "powersave .* 408 of 2352 MHz"),
-    (18, facts.speed_below_table(12.0, 24.0), "12.0 tokens/s, 50% of the table's 24.0"),
-    (18, facts.speed_below_table(12.0, 24.0, facts.cpu_clock_low(408_000_000, 2_352_000_000, "ondemand")), "50% .* ondemand"),
-    (19, facts.clock_below_request("NPU", 600_000_000, 1_000_000_000, 91.4), "600 instead of 1000 MHz.* 91 C"),
-    (22, facts.clock_below_request("NPU", 600_000_000, 1_000_000_000, 40.0), "NPU was set"),
-    (22, facts.tuning_without_effect("dmc/userspace/set_freq", "2112000000", ""), "no such node"),
-    (23, facts.npu_load_unknown("No such file or directory"), "No such file"),
-    (23, facts.npu_load_unknown("Permission denied"), "Permission denied"),
     (25, facts.model_not_unloaded(77, 3 << 30, 12.0), "process 77 .* 12 s .* 3072 MiB"),
     (25, facts.model_not_unloaded(77, 3 << 30, 12.0, killed=True), "killed 12 s ago, waits inside a driver"),
 ]
@@ -129,10 +128,48 @@ def test_a_failure_is_recognised_by_what_was_measured(number: int, found: Failur
     assert found.remedy
 
 
+Seed = Callable[[BoardTree], BoardTree]
+BOARDS: list[tuple[int, Seed, str]] = [
+    (1, lambda tree: tree.old_driver("0.9.6"), "0.9.6"),
+    (4, lambda tree: tree.no_driver(), "no NPU driver"),
+    (4, lambda tree: tree.no_node(), "is not there"),
+    (4, lambda tree: tree.forbidden_node(), "may not be opened"),
+    (5, lambda tree: tree.mainline(), "rocket"),
+    (6, lambda tree: tree.legacy_symlink(), "renderD129"),
+    (13, lambda tree: tree.worker(900, cpus="6"), "core 6"),
+    (14, lambda tree: tree.client(812, "frigate"), r"frigate \(process 812\)"),
+    (18, lambda tree: tree.clock("cpu4", "powersave", 408_000_000), "powersave and run at 408 MHz"),
+    (19, lambda tree: tree.throttled(), "heat at 96 °C"),
+    (21, lambda tree: tree.libraries(openmp=False), "libomp"),
+    (23, lambda tree: tree.no_debugfs(), "debugfs is not mounted"),
+    (23, lambda tree: tree.load_text("?"), "nothing that can be read"),
+]
+
+
+@pytest.mark.parametrize(("number", "seed", "words"), BOARDS)
+def test_a_failure_is_recognised_on_the_board(tmp_path: Path, number: int, seed: Seed, words: str) -> None:
+    """What ails the board itself is a finding of the doctor with the number of its row, and nothing else has one."""
+    tree = seed(rk3588_tree(tmp_path))
+    found = [one for one in diagnose(observe_board(tree.root, tree.data_dir, account=AGENT)) if one.failure]
+    assert [one.failure for one in found] == [number]
+    assert re.search(words, found[0].sentence), found[0].sentence
+    assert found[0].command
+
+
+@pytest.mark.parametrize(("outcome", "got"), [("differs", "userspace 1000 MHz"), ("missing", "")])
+def test_clocks_that_are_not_as_they_were_set_are_failure_22(outcome: Outcome, got: str) -> None:
+    """It is a condition of the board, which names what is wanted and what is read back."""
+    item = Item("dram", "/sys/class/devfreq/dmc", "userspace 2112 MHz", got, outcome)
+    pinned = clocks_pinned("Fixed", [item], has_npu=True, has_profile=True)
+    assert pinned is not None
+    assert pinned.status == "False"
+    assert all(words in pinned.message for words in ("/sys/class/devfreq/dmc", "2112 MHz", got))
+
+
 def test_all_25_are_recognised_by_something() -> None:
     """A row that nothing recognises would be a promise without a program."""
     assert [mode.number for mode in MODES] == list(range(1, 26))
-    assert {case[0] for case in LINES} | {case[0] for case in FACTS} == set(range(1, 26))
+    assert {case[0] for case in (*LINES, *FACTS, *BOARDS)} | {22} == set(range(1, 26))
     assert len({mode.reason for mode in MODES}) == 25
     assert all(re.fullmatch(r"[A-Z][A-Za-z]+", mode.reason) for mode in MODES)
 
@@ -140,11 +177,8 @@ def test_all_25_are_recognised_by_something() -> None:
 @pytest.mark.parametrize(
     "found",
     [
-        facts.driver_too_old("0.9.8"), facts.driver_too_old(""), facts.mainline_driver("rknpu"), facts.link_to_render_node(""),
-        facts.npu_shared([]), facts.run_lost("1.2.2"), facts.cpu_clock_low(0, 0, ""), facts.cpu_clock_low(2_208_000_000, 2_352_000_000, ""),
-        facts.speed_below_table(30.0, 32.9), facts.speed_below_table(0, 32.9), facts.speed_below_table(3, 0),
-        facts.clock_below_request("NPU", 1_000_000_000, 1_000_000_000, 95.0), facts.clock_below_request("NPU", 0, 1, None),
-        facts.tuning_without_effect("a", "1", "1"), facts.npu_load_unknown(""), facts.model_not_unloaded(1, 1 << 20, 9.0),
+        facts.driver_too_old("0.9.8"), facts.driver_too_old(""), facts.mainline_driver("rknpu"), facts.run_lost("1.2.2"),
+        facts.model_not_unloaded(1, 1 << 20, 9.0),
     ],
 )  # fmt: skip
 def test_what_is_well_or_unknown_is_no_failure(found: Failure | None) -> None:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.board import tuning
+from agent.board.kernel import observe_boot_id
+from agent.board.profile import PROFILES
 from agent.packaging import plan
 from agent.packaging.config import parse_arguments
-from agent.packaging.install import Installer, unit_files
+from agent.packaging.install import Installer, state_directories, unit_files
 from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied
+from tests.support.board_tree import RK3588, BoardTree
 
 FLEET = ("--controller", "https://10.0.0.1:7443", "--name", "board-1", "--python", "/bin/sh")
 UNITS = "etc/systemd/system"
@@ -97,11 +101,15 @@ def test_uninstall_removes_exactly_what_was_written(root: Path, capsys: pytest.C
     assert tree(root) == before
     assert sorted(path.name for path in (root / "etc").iterdir()) == ["fstab"]
     run(root, "install", *FLEET)
+    for directory in state_directories():
+        (root / directory.removeprefix("/")).mkdir(parents=True, exist_ok=True)
     unit = root / UNITS / "rkfleet-agent.service"
     unit.write_text("# mine\n")
     run(root, "uninstall", "--purge")
     assert f"leaves {unit}, which was changed since it was written" in capsys.readouterr().out
     assert set(tree(root)) == {"etc/fstab", f"{UNITS}/rkfleet-agent.service"}
+    assert plan.DATA_DIR in state_directories()
+    assert list((root / "var/lib").iterdir()) == []
     run(root, "uninstall")
     assert "nothing is installed here" in capsys.readouterr().out
 
@@ -133,6 +141,31 @@ def test_where_systemd_runs_the_service_is_started_and_interrupted_only_when_som
     (tools / "broken").touch()
     with pytest.raises(FailedPrecondition, match=r"systemd-sysusers .* ended with status 3: no; see: journalctl -u rkfleet-agent"):
         asked()
+
+
+def test_uninstall_puts_the_clocks_back_before_anything_that_could_is_gone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the helper had fixed is as before, by the program that the helper is; one that cannot be put back is said, and no more."""
+    run(root, "install", *FLEET)
+    board = BoardTree(root, RK3588).untuned()
+    before = {name: board.governor(name) for name in ("npu", "dram", "cpu4")}
+    record = root / "var/lib/rkfleet-clocks/clocks.json"
+    tuning.apply(root, PROFILES["rk3588"], record, observe_boot_id(root))
+    assert board.governor("dram") == "userspace"
+    run(root, "uninstall", "--dry-run")
+    assert board.governor("dram") == "userspace"
+    run(root, "uninstall")
+    assert {name: board.governor(name) for name in before} == before
+    assert not record.exists()
+
+    run(root, "install", *FLEET)
+    tuning.apply(root, PROFILES["rk3588"], record, observe_boot_id(root))
+    board.clock("dram", "powersave", 528_000_000)
+    capsys.readouterr()
+    run(root, "uninstall")
+    said = capsys.readouterr().out
+    assert "not every clock is as it was before" in said
+    assert "somebody else has changed it, so it is left" in said
+    assert not (root / UNITS / plan.AGENT_UNIT).exists()
 
 
 def test_a_file_that_somebody_else_wrote_is_kept_beside_ours(root: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from agent.config import Config
 from agent.reports import Reports
-from agent.standalone import gguf
 from agent.standalone.config import Options, parse_arguments
 from agent.standalone.files import LocalFile, LocalFiles
 from agent.standalone.models import LocalModels, check_file, served_names
 from agent.standalone.terminal import Terminal
+from agent.workers import gguf
 from rkfleet import simulated
 from rkfleet.assignment import AssignedFile
 from rkfleet.clock import SystemClock

@@ -11,6 +11,7 @@ import pytest
 from agent.board.profile import PROFILES, Item
 from agent.board.tuning import apply, can_write, read, read_record, undo
 from tests.support.board_tree import BoardTree, as_nobody, rk3576_tree, rk3588_tree
+from tests.support.killed_tuning import killed_before_write
 
 BOTH = [rk3588_tree, rk3576_tree]
 
@@ -192,43 +193,21 @@ def test_a_spoiled_record_is_said_and_replaced(tmp_path: Path, body: bytes) -> N
     assert {one.outcome for one in tuned.apply().values()} == {"pinned"}
 
 
-class KilledError(BaseException):
-    """The process is gone."""
-
-
 @pytest.mark.parametrize("make", BOTH)
 def test_a_kill_at_any_write_leaves_a_record_that_undoes_all(
     tmp_path: Path, make: Callable[[Path], BoardTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before each of its writes in turn; the next start undoes."""
-    from agent.board import tuning
-
-    real = tuning._put
     for kill_at in range(1, 40):
         tuned = Tuned(make(tmp_path / str(kill_at)))
         before = {name: governor for name, (governor, _) in tuned.clocks().items()}
-        left = kill_at
-
-        def put(root: Path, path: str, text: str) -> str:
-            nonlocal left
-            left -= 1
-            if not left:
-                raise KilledError
-            return real(root, path, text)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(tuning, "_put", put)
-            try:
-                tuned.apply()
-            except KilledError:
-                killed = True
-            else:
-                killed = False
+        with killed_before_write(kill_at, monkeypatch) as killed:
+            tuned.apply()
         assert json.loads(tuned.record.read_text())["bootId"] == "boot-1"
         assert {one.outcome for one in tuned.undo().values()} == {"restored"}
         assert {name: governor for name, (governor, _) in tuned.clocks().items()} == before
         assert tuned.idle() == ["0"] * 8
-        if not killed:
+        if not killed[0]:
             return
     raise AssertionError("a profile has fewer writes than that")
 

@@ -1,0 +1,35 @@
+"""A board with versions of the simulated NPU runtime: the shipped agent's parts and real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import httpx2
+
+from agent.parts import installed_libraries
+from agent.planning.values import Abilities
+from agent.workers import backends
+from agent.workers.libraries import NamedLibrary, find_libraries
+from tests.support.loops import LoopWorld, loop_world
+from tests.support.runtimes import runtime
+
+
+@contextlib.asynccontextmanager
+async def npu_board(root: Path, *versions: str, environ: Mapping[str, str]) -> AsyncIterator[tuple[LoopWorld, httpx2.AsyncClient]]:
+    """Run a board whose workers see `environ` besides what this process has, and a client for it."""
+    found = await asyncio.to_thread(find_libraries, [NamedLibrary(runtime(version)) for version in versions], root)
+    assert found.problems == ()
+    made = tuple(backends.rkllm(one, environ={**os.environ, **environ}, new_api_key=lambda: "k") for one in found.usable)
+    abilities = Abilities(
+        libraries=installed_libraries([one.runtime for one in made], found.usable), cores=8, memory_bytes=4 << 30, serving_url="",
+        npu_lock_path=str(root / "npu.lock"), prompt_cache_dir=str(root / "agent" / "prompt-cache"),
+    )  # fmt: skip
+    async with (
+        loop_world(root, backends=made, abilities=abilities) as w,
+        httpx2.AsyncClient(base_url=w.url, trust_env=False, verify=False, timeout=30) as client,
+    ):
+        yield w, client
