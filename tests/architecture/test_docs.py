@@ -21,10 +21,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ma
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    """A link in a page that names a file of the repository finds it."""
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    """A link in a page that names a file of the repository finds it, and the heading in it."""
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            assert not anchor or anchor in _anchors(file), f"{page.relative_to(ROOT)} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return what headings of a page are linked by: lower case, hyphens for spaces, nothing else but letters, digits and underscores."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_metric_is_documented_with_its_meaning() -> None:

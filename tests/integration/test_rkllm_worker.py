@@ -148,6 +148,7 @@ def test_a_lora_as_hugging_face_has_it_is_refused_with_what_to_do(setup: Setup) 
     assert exit.reason == "LoadFailed"
     assert f"adapter law was not loaded from {path}" in exit.message
     assert "convert it together with its model" in exit.message
+    assert exit.message.count("was not loaded from") == 1
 
 
 def test_a_placeholder_that_the_library_refuses_is_called_one(setup: Setup) -> None:
