@@ -357,6 +357,7 @@ class Runner:
         """Forget everything, and tell the runtime's own template which functions there are.
 
         Raises:
+            BadRequest: The system prompt or the functions cannot be given to the library.
             Unavailable: The library does not forget; then nothing may be run, or it would go on with another's conversation.
         """
         model = self._require_model()
@@ -370,6 +371,8 @@ class Runner:
             functions = work.functions or Functions("", "")
             try:
                 model.set_function_tools(functions.system, functions.tools, RESPONSE_TAG if work.functions else "")
+            except Unsupported as error:  # a text that no C string can hold; the library was not called
+                raise BadRequest(error.message) from error
             except CallFailed as error:
                 self._refused(error)
                 self._functions = Functions("?", "?")  # unknown: set again before the next run
