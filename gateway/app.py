@@ -38,7 +38,7 @@ __all__ = ["GatewayApp", "TableSource", "board_context", "run"]
 
 _FORWARDED: Final = frozenset(
     {
-        "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/logits",
         "/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show",
     }
 )  # fmt: skip

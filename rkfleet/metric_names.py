@@ -108,7 +108,7 @@ PARAMETERS_IGNORED: Final = _metric(
 TIME_TO_FIRST_TOKEN: Final = _metric(
     name="rkfleet_time_to_first_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
     buckets=FIRST_TOKEN_SECONDS,
-    help="Time to first token (TTFT), queue included.",
+    help="Time to first token (TTFT), queue and a load on demand included.",
     instants="From arrival to the first non-empty content from the worker.",
 )  # fmt: skip
 INTER_TOKEN_LATENCY: Final = _metric(

@@ -54,7 +54,11 @@ def _install(found: argparse.Namespace, more: tuple[str, ...]) -> None:
             f"rkfleet runs from {found.python}, which a service does not see; install it where it does: python3 -m venv /opt/rkfleet && "
             "in a checkout /opt/rkfleet/bin/pip install '.[agent,cpu]', then /opt/rkfleet/bin/rkfleet agent install"
         )
-    models = tuple(str(_readable_model(path.absolute(), found.prefix)) for path in found.models)
+    models = []
+    for model in (path.absolute() for path in found.models or ()):
+        named = [one for one in found.companions if one.model == model]
+        for option, path in (("--model", model), *((f"--{one.role}", one.path) for one in named)):
+            models.append((option, str(_readable_model(path, found.prefix))))
     if found.token_file is not None:
         read_join_token(found.token_file)  # says now what the service would say later
     choices = plan.Choices(
@@ -62,7 +66,7 @@ def _install(found: argparse.Namespace, more: tuple[str, ...]) -> None:
         controller=found.controller,
         name=found.name or platform.node().partition(".")[0].lower(),
         token=found.token_file.read_bytes() if found.token_file is not None else b"",
-        models=models,
+        models=tuple(models),
         more=more,
         npu_load=found.npu_load,
     )
@@ -124,15 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--token-file", type=Path, metavar="FILE", help="token and pin of the first start: rkfleet join-token create --token-file FILE")
     add("--name", default="", help="name of the board (default: the host's)")
     add("--standalone", action="store_true", help="serve by itself, without a fleet")
-    add(
-        "--model",
-        dest="models",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="model file; may be repeated",
-    )
+    standalone_config.add_model_options(install, required=False)
     add("--npu-load", action="store_true", help="let the agent read the load of the NPU from debugfs (mounts it with a group)")
     add("--python", default=sys.executable, help="interpreter that has rkfleet, as the running system sees it (default: this one)")
     uninstall = commands.add_parser("uninstall", allow_abbrev=False, help="stop, and remove what install wrote")

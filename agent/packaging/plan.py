@@ -52,7 +52,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
         controller: URL of the fleet's API; empty for a board without a fleet.
         name: Name of the board.
         token: Content of the file with the join token; empty for a board that has joined.
-        models: Model files of a board without a fleet, absolute.
+        models: Options and absolute paths of model files, and of what goes with them, of a board without a fleet.
         more: Further arguments of the agent.
         npu_load: Whether the group of the agent may look into debugfs, where the driver shows the load of the NPU.
     """
@@ -61,7 +61,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     controller: str = ""
     name: str = ""
     token: bytes = b""
-    models: tuple[str, ...] = ()
+    models: tuple[tuple[str, str], ...] = ()
     more: tuple[str, ...] = ()
     npu_load: bool = False
 
@@ -78,7 +78,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def agent_arguments(choices: Choices) -> tuple[str, ...]:
     """Return the arguments of `python -m agent`."""
     if choices.models:
-        models = (word for model in choices.models for word in ("--model", model))
+        models = (word for option_and_path in choices.models for word in option_and_path)
         return ("--standalone", "--data-dir", STANDALONE_DIR, *models, *choices.more)
     token = ("--token-file", f"${{CREDENTIALS_DIRECTORY}}/{_CREDENTIAL}") if choices.token else ()
     return ("--data-dir", DATA_DIR, "--controller", choices.controller, "--name", choices.name, *token, *choices.more)
@@ -117,7 +117,7 @@ def _drop_in(choices: Choices) -> str:
     lines = ["# Written by rkfleet agent install, which also takes it away.", "[Service]", "ExecStart=", f"ExecStart={words}"]
     if choices.token:
         lines.append(f"LoadCredential={_CREDENTIAL}:{JOIN_TOKEN}")
-    seen = sorted({str(PurePosixPath(model).parent) for model in choices.models if _below(model, _HOMES)})
+    seen = sorted({str(PurePosixPath(path).parent) for _, path in choices.models if _below(path, _HOMES)})
     if seen:
         # The directory, not the file: a file that is replaced is another file.
         lines += ["ProtectHome=tmpfs", *(f"BindReadOnlyPaths={unit_word(path.replace(':', chr(92) + ':'))}" for path in seen)]

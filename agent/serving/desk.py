@@ -19,7 +19,7 @@ from agent.serving.demand import Demand
 from agent.serving.measure import Measurements
 from agent.serving.proxy import Proxy
 from agent.serving.queue import Queue
-from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
+from agent.serving.request import Answer, EmbeddingRequest, Logits, LogitsRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from rkfleet.errors import BadRequest, NotFound
 from rkfleet.simulated import HEADER as SIMULATED_HEADER
@@ -123,6 +123,25 @@ class Desk:
             if ignored := named(request.ignored):
                 call.client.headers.append((b"x-rkfleet-ignored", ", ".join(ignored).encode()))
             await call.client.json(finish(vectors, timing))
+
+        await call.client.while_connected(work())
+
+    async def logits(self, request: LogitsRequest, call: Call, finish: Callable[[Logits], bytes]) -> None:
+        """Answer with the logits of the token that would come next; `finish` writes them down.
+
+        Raises:
+            FleetError: It failed.
+        """
+        chosen = self._chosen(request.model, call)
+        if chosen.route.runtime != "rkllm":
+            raise BadRequest(
+                f"model {request.model!r} runs on {chosen.route.runtime or 'another runtime'}, which gives no logits; runtime rkllm does, "
+                "and chat completions have logprobs",
+                code="not_supported",
+            )
+
+        async def work() -> None:
+            await call.client.json(finish(await self._proxy.logits(request, chosen, call)))
 
         await call.client.while_connected(work())
 

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from agent.ledger import Ledger
+from agent.standalone.companions import companions_of
 from agent.standalone.config import Options
 from agent.standalone.files import LocalFiles
 from agent.workers import gguf
@@ -101,7 +102,7 @@ class LocalModels:
 
         Raises:
             FailedPrecondition: A file is none that can be served.
-            Invalid: Two models have one name.
+            Invalid: Two models have one name, or a file was named for a model that takes none.
         """
         names = served_names(self._options)
         return tuple(_replica(index, names[index], path, self._options) for index, path in enumerate(self._options.models))
@@ -113,7 +114,7 @@ class LocalModels:
             NotFound: One is gone.
             FailedPrecondition: One cannot be read.
         """
-        for path in self._options.models:
+        for path in (Path(file.path) for draft in self.drafts() for file in draft.files):
             await self.files.prove(path, functools.partial(progress, path))
 
     async def assign(self, ledger: Ledger) -> None:
@@ -126,10 +127,11 @@ class LocalModels:
         """
         replicas = []
         for draft in self.drafts():
-            (file,) = draft.files
-            proven = await self.files.prove(Path(file.path))
-            files = (msgspec.structs.replace(file, digest=proven.digest, size_bytes=proven.size_bytes),)
-            replicas.append(msgspec.structs.replace(draft, files=files))
+            files = []
+            for file in draft.files:
+                proven = await self.files.prove(Path(file.path))
+                files.append(msgspec.structs.replace(file, digest=proven.digest, size_bytes=proven.size_bytes))
+            replicas.append(msgspec.structs.replace(draft, files=tuple(files)))
         body = encode_assignment(Assignment(replicas=tuple(replicas)))
         sha256 = assignment_sha256(body)
         if ledger.held.sha256 == sha256:
@@ -154,6 +156,8 @@ class LocalModels:
 def _replica(index: int, name: str, path: Path, options: Options) -> AssignedReplica:
     runtime = check_file(path)
     size_bytes = path.stat().st_size
+    companions = companions_of(path, runtime, [one for one in options.companions if one.model == path])
+    loaded_bytes = size_bytes + sum(file.size_bytes for file in companions)
     context = options.context_tokens or CONTEXT_TOKENS_MAX
     if runtime == "llamacpp" and not options.context_tokens:
         context = min(context, gguf.context_length(path) or context)
@@ -168,7 +172,7 @@ def _replica(index: int, name: str, path: Path, options: Options) -> AssignedRep
         soc="any",
         dtype="",
         runtime=runtime,
-        files=(AssignedFile(path=str(path), digest="", size_bytes=size_bytes),),
-        memory_bytes=default_memory_bytes(size_bytes, context),
+        files=(AssignedFile(path=str(path), digest="", size_bytes=size_bytes), *companions),
+        memory_bytes=default_memory_bytes(loaded_bytes, context),
         serving=ServingParameters(context_tokens=context, max_output_tokens=context, drain_seconds=0),
     )

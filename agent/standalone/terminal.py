@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from agent.reports import Reports
+from agent.standalone.companions import said_of
 from rkfleet import conditions
 from rkfleet.assignment import AssignedReplica
 from rkfleet.clock import Clock
@@ -90,7 +91,7 @@ class Terminal:
 
     def _say_ready(self, replicas: tuple[AssignedReplica, ...], url: str, seconds: float) -> None:
         body = {"model": replicas[0].served_model_name, "messages": [{"role": "user", "content": "Hello"}]}
-        self.say(f"ready after {seconds:.1f} s: {url}/v1 serves {', '.join(replica.served_model_name for replica in replicas)}")
+        self.say(f"ready after {seconds:.1f} s: {url}/v1 serves {', '.join(map(said_of, replicas))}")
         self.say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {_quoted(json.dumps(body))}")
         self.say("Ctrl-C stops it.")
 

@@ -236,10 +236,13 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     model->runs++;
     struct request request = request_of(input, infer, &model->parameters);
     int code = (int)model->script.run_code;
+    long long began = now_ns();
     if (code)
         LINE("E", "rkllm run failed");
     else
         code = run(model, &request, userdata);
+    if (model->script.run_times)
+        LINE("I", "simulation: ran from %lld to %lld ns", began, now_ns());
     model->previous_userdata = userdata;
     atomic_store(&model->busy, false);
     return code;

@@ -33,7 +33,8 @@ static const struct key KEYS[] = {
     KEY(FLAG, init_crash), KEY(NUMBER, init_exit), KEY(NUMBER, npu_memory), KEY(FLAG, npu_memory_crash), KEY(NUMBER, run_code),
     KEY(NUMBER, error_at), KEY(NUMBER, error_code), KEY(NUMBER, hang_at), KEY(FLAG, hang_ignores_abort), KEY(NUMBER, crash_at),
     KEY(NUMBER, exit_at), KEY(NUMBER, exit_code), KEY(NUMBER, abort_ms), KEY(FLAG, abort_at_token), KEY(REAL, heat_factor),
-    KEY(REAL, heat_seconds), KEY(NUMBER, matmul_failures), KEY(NUMBER, token_lines), KEY(NUMBER, abort_code), KEY(NUMBER, destroy_code), KEY(NUMBER, lora_code),
+    KEY(REAL, heat_seconds), KEY(NUMBER, matmul_failures), KEY(NUMBER, token_lines), KEY(FLAG, run_times), KEY(NUMBER, abort_code),
+    KEY(NUMBER, destroy_code), KEY(NUMBER, lora_code),
     KEY(NUMBER, load_cache_code), KEY(NUMBER, release_cache_code), KEY(NUMBER, clear_code), KEY(NUMBER, size_code),
     KEY(NUMBER, template_code), KEY(NUMBER, tools_code),
 };

@@ -56,6 +56,7 @@ struct script {
     double heat_seconds;   /* ... within this time from the first run on */
     long matmul_failures;  /* E lines per run, while it goes on */
     long token_lines;      /* I lines per token */
+    bool run_times;        /* an I line after each run: from when to when it had the NPU */
 
     /* Codes of the other calls. */
     long abort_code, destroy_code, lora_code, load_cache_code, release_cache_code, clear_code, size_code, template_code, tools_code;

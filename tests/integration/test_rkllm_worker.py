@@ -19,8 +19,10 @@ import msgspec
 import pytest
 
 from agent.workers.base import Exit, WorkerSpec
+from agent.workers.rkllm.caches import IN_USE
 from agent.workers.rkllm.library import SUPPORTS
 from agent.workers.rkllm.releases import GENERATIONS, VERSIONS, Generation
+from rkfleet.http1 import ConnectionLost
 from tests.integration import test_image_encoder as image_encoder
 from tests.support import npu_child, npu_worker
 from tests.support.npu_worker import Adapter, Refused, Reply, Running
@@ -497,6 +499,37 @@ def test_a_saved_prompt_that_the_library_refuses_is_replaced_and_the_request_ans
     first, after, later = setup.run(spec, ask)
     assert [one.finish_reason for one in (first, after, later)] == ["stop"] * 3
     assert (after.cached_tokens, later.cached_tokens > 0) == (0, True)
+
+
+def test_a_saved_prompt_that_ends_the_process_with_it_does_so_once(setup: Setup) -> None:
+    """The next process deletes it instead of dying of the same request; a request meanwhile is answered without."""
+    caches = setup.directory / "caches"
+    spec = setup.spec(cache_dir=str(caches), cache_bytes=1 << 20)
+    setup.chat(spec, "hello there", prompt_cache_key="k")
+
+    async def crash(running: Running) -> str:
+        setup.says(crash_at=0)
+        with contextlib.suppress(Refused, ConnectionLost):
+            await running.chat("hello there", prompt_cache_key="k")
+        return (await running.worker.exited()).reason or ""
+
+    assert setup.run(spec, crash) == "Crashed"
+    setup.says()
+    assert [path.name for path in caches.iterdir()] == [IN_USE]
+    assert setup.chat(spec, "hello there", prompt_cache_key="k").cached_tokens == 0
+    assert setup.chat(spec, "hello there", prompt_cache_key="k").cached_tokens > 0
+
+
+def test_a_disk_without_room_costs_the_saved_prompt_and_not_the_answer(setup: Setup) -> None:
+    """A library that finds the disk full fails its run."""
+    spec = setup.spec(cache_dir=str(setup.directory / "caches"), cache_bytes=1 << 60)
+
+    async def ask(running: Running) -> list[str]:
+        assert (await running.chat("hello there", prompt_cache_key="k")).finish_reason == "stop"
+        return running.lines
+
+    assert any("a prompt was not saved: the disk has less room" in line for line in setup.run(spec, ask))
+    assert list((setup.directory / "caches").iterdir()) == []
 
 
 def test_a_run_that_failed_saves_nothing_and_the_next_run_writes_nowhere(setup: Setup) -> None:

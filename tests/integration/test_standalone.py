@@ -22,10 +22,10 @@ WORKER_END_SECONDS = 2.0
 FAKE_DIGEST = f"sha256:{'ab' * 32}"
 
 
-async def streamed(alone: Alone, model: str) -> list[str]:
+async def streamed(alone: Alone, model: str, tokens: int = 4) -> list[str]:
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{alone.port}/v1", api_key="none") as client:
         chunks = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": "Say hello."}], max_tokens=4, temperature=0, stream=True
+            model=model, messages=[{"role": "user", "content": "Say hello."}], max_tokens=tokens, temperature=0, stream=True
         )
         return [chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices]
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_served_is_refused_with_a_sentence_before_anything_is_wri
 
 
 def test_a_model_of_the_npu_is_served_with_the_library_that_is_named(tmp_path: Path) -> None:
-    """The ending decides; without a library the option that helps is said, and one that is none is named."""
+    """The ending decides; without a library the option that helps is said. A template beside it is used, and said, as is an adapter."""
 
     async def body() -> None:
         model = model_file(tmp_path / "tiny.rkllm", reply="echo")
@@ -140,8 +140,18 @@ def test_a_model_of_the_npu_is_served_with_the_library_that_is_named(tmp_path: P
             assert f"{model} needs runtime rkllm, this machine has llamacpp (" in alone.said()
             assert f"{tmp_path / 'none.so'}" in alone.said()
             assert "try: --runtime-library FILE" in alone.said()
-        async with standalone(tmp_path, "--model", str(model), "--runtime-library", str(runtime("1.2.3")), "--context", "512") as alone:
+        library = ("--runtime-library", str(runtime("1.2.3")), "--context", "512")
+        async with standalone(tmp_path, "--model", str(model), *library) as alone:
             assert "".join(await streamed(alone, "tiny")).startswith("[simulated runtime 1.2.3")
+            assert "/v1 serves tiny\n" in alone.said()
+            assert await alone.interrupt() == 0
+
+        (tmp_path / "tiny.jinja").write_text("{% for one in messages %}<<{{ one.role }}>> {{ one.content }} {% endfor %}")
+        model_file(tmp_path / "law.rkllm")
+        async with standalone(tmp_path, "--model", str(model), "--adapter", str(tmp_path / "law.rkllm"), *library) as alone:
+            assert "/v1 serves tiny (adapter law.rkllm, template tiny.jinja)\n" in alone.said()
+            assert "<<user>> Say hello." in "".join(await streamed(alone, "tiny", tokens=64))
+            assert "[adapter law]" in "".join(await streamed(alone, "tiny:law", tokens=64))
             assert await alone.interrupt() == 0
 
     asyncio.run(body())

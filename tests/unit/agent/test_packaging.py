@@ -211,6 +211,13 @@ def test_models_of_a_board_without_a_fleet_are_seen_by_the_service(root: Path) -
         "ProtectHome=tmpfs",
         'BindReadOnlyPaths="/home/ada/my models"',
     ]
+    template = model.with_name("t.jinja")
+    template.write_text("{{ messages }}")
+    words = ("--model", "/home/ada/my models/50%.gguf", "--template", "/home/ada/my models/t.jinja", "--model", "/srv/m.gguf")
+    (root / "srv").mkdir()
+    (root / "srv/m.gguf").write_bytes(b"GGUF")
+    run(root, "install", "--standalone", *words, "--python", "/bin/sh")
+    assert '50%%.gguf" --template "/home/ada/my models/t.jinja" --model /srv/m.gguf' in drop_in(root)
     model.chmod(0o600)
     with pytest.raises(Invalid, match=r"may not be read by the service; try: chmod o\+r"):
         run(root, "install", "--standalone", "--model", "/home/ada/my models/50%.gguf", "--python", "/bin/sh")

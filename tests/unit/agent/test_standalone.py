@@ -126,6 +126,8 @@ def test_what_every_agent_may_be_told_reaches_the_configuration_of_this_one() ->
         (["--model", "/m", "--model", "/m"], "--model names /m twice"),
         (["--model", "/m", "--name", "a", "--name", "b"], "--name is given 2 times and --model 1 times"),
         (["--model", "/m", "--name", "a b"], "without spaces"),
+        (["--template", "/t", "--model", "/m"], "--template /t stands before every --model"),
+        (["--model", "/m", "--config", "/c", "--config", "/d"], "--config is given twice for --model /m"),
         (["--model", "/m", "--context", "0"], "'0' must be a number of tokens"),
         ([word for number in range(17) for word in ("--model", f"/{number}")], "at most 16 are served by one board"),
     ],
@@ -135,6 +137,40 @@ def test_a_wrong_command_line_is_said(flags: list[str], message: str, capsys: py
     with pytest.raises(SystemExit, match="2"):
         parse_arguments(["--standalone", *flags])
     assert message in capsys.readouterr().err
+
+
+def test_what_goes_with_a_model_of_the_npu_is_named_behind_it_or_lies_beside_it(tmp_path: Path) -> None:
+    """The model's own name comes before the common one, and what was named before both; an encoder brings its configuration."""
+    beside = ("one.jinja", "chat_template.jinja", "my.jinja", "a.gguf", "b.gguf", "eyes/e.rknn", "eyes/config.json")
+    for name in ("one.rkllm", "two.rkllm", *beside):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    def found(*words: str) -> list[list[tuple[str, str]]]:
+        placed = [word if word.startswith("--") else str(tmp_path / word) for word in words]
+        options = parse_arguments(["--standalone", *placed, "--data-dir", str(tmp_path)])
+        world = LocalModels(options, LocalFiles(tmp_path, SystemDisk(), print), SystemClock(), print)
+        return [[(file.role, str(Path(file.path).relative_to(tmp_path))) for file in draft.files[1:]] for draft in world.drafts()]
+
+    model = "--model"
+    assert found(model, "one.rkllm", model, "two.rkllm") == [[("template", "one.jinja")], [("template", "chat_template.jinja")]]
+    assert found(model, "one.rkllm", "--template", "my.jinja", "--adapter", "a.gguf", "--adapter", "b.gguf", model, "two.rkllm") == [
+        [("template", "my.jinja"), ("adapter", "a.gguf"), ("adapter", "b.gguf")],
+        [("template", "chat_template.jinja")],
+    ]
+    assert found(model, "one.rkllm", "--encoder", "eyes/e.rknn") == [
+        [("encoder", "eyes/e.rknn"), ("template", "one.jinja"), ("config", "eyes/config.json")]
+    ]
+    with pytest.raises(FailedPrecondition, match=r"needs a configuration, and there is no config.json beside it; give --config FILE"):
+        found(model, "one.rkllm", "--encoder", "a.gguf")
+    with pytest.raises(FailedPrecondition, match=r"adapter .*none.gguf cannot be read: No such file"):
+        found(model, "one.rkllm", "--adapter", "none.gguf")
+    with pytest.raises(Invalid, match=r"two adapters of .*one.rkllm are named 'a'"):
+        found(model, "one.rkllm", "--adapter", "a.gguf", "--adapter", "eyes/../a.gguf")
+    (tmp_path / "m.gguf").write_bytes(gguf_bytes())
+    assert found(model, "m.gguf") == [[]]
+    with pytest.raises(Invalid, match=r"--template .*my.jinja goes with an RKLLM model; .*m.gguf is GGUF"):
+        found(model, "m.gguf", "--template", "my.jinja")
 
 
 class Files:
