@@ -76,7 +76,7 @@ async def breaks(board: ScriptedBoard, send: Send, receive: Receive) -> None:
     raise RuntimeError("the board lost power")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/embed", "/api/show"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/logits", "/api/chat", "/api/embed", "/api/show"])
 def test_a_board_is_asked_for_its_adapter_on_the_path_of_the_client(fleet: TestFleet, path: str) -> None:
     async def test() -> None:
         async with scripted_board(fleet, "b1", answers) as board, gateway(fleet, board.target) as url, httpx2.AsyncClient() as http:
