@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test scenario-update soak-board soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update soak-board soak-board-users soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
@@ -103,6 +103,11 @@ soak-scenario-mutants: $(STAMP) ## Put known faults into the code and search a s
 
 soak-board: $(STAMP) ## Kill a board in every step it knows, SOAK times each (2,750 kills in 25 minutes)
 	@$(BIN)/python -m pytest -s -m processes --override-ini timeout=0 --soak $(SOAK) tests/e2e/test_board_kills.py
+
+SECONDS_PLAYED = $(if $(filter environment command,$(firstword $(origin SECONDS))),$(SECONDS),60)
+
+soak-board-users: $(STAMP) ## Fifty users of one board for SECONDS (60) while everything fails that can, by SEED
+	@env SECONDS=$(SECONDS_PLAYED) USERS=$(or $(USERS),50) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest -s --override-ini timeout=0 tests/e2e/test_board_users.py
 
 soak-%: $(STAMP) ## Run one long campaign, for example soak-kill
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10 -k $*

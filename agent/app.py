@@ -38,7 +38,7 @@ from agent.parts import Local, Parts, installed_libraries, machine_parts, npu_lo
 from agent.planning.values import Abilities
 from agent.reports import Reports, status_sentence
 from agent.samples import read_series
-from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor, LocalHosts
 from agent.serving.app import Serving
 from agent.serving.assigned import route_of
 from agent.serving.routes import Routes
@@ -154,14 +154,15 @@ class Agent:
         await outage.load()
         if self._parts.simulated:
             _log.warning("this board is simulated: its hardware does not exist and every figure is simulated")
-        self._gauges.show_simulated(simulated=self._parts.simulated)
+        self._gauges.show_simulated(simulated=self._parts.simulated or bool(self._parts.simulated_runtimes))
         # Nobody is asked for a key here, so it is for this machine alone: other machines come through the HTTPS listeners below.
         local_clients = is_loopback(self._config.ops_host)
         door = LocalDoor(self._serving, origins=self._config.cors_origins, keys=self._config.api_keys)
         ops = ops_app(self._not_ready, self.metrics.text, otherwise=door if local_clients else None)
+        listening = LocalHosts(ops, self._serving, origins=self._config.cors_origins) if local_clients else ops
         async with asyncio.TaskGroup() as tasks:
             working, remembering = tasks.create_task(self._supervisor.run()), tasks.create_task(outage.run())
-            async with serve_asgi(ops, self._config.ops_host, self._config.ops_port) as local:
+            async with serve_asgi(listening, self._config.ops_host, self._config.ops_port) as local:
                 self._listeners.append(local)
                 _log.info(
                     "listening",
@@ -263,6 +264,7 @@ class Agent:
     async def _look_after(self, bytes: Bytes, board: str, serving_url: str) -> None:
         """Keep the loop, whoever watches the hardware, and what the service manager is told."""
         watch = self._parts.watch(self._gauges, self._wake.set) if self._parts.watch is not None else None
+        simulated = self._parts.simulated_runtimes
         loop = Loop(
             clock=self._clock,
             wake=self._wake,
@@ -275,7 +277,7 @@ class Agent:
             reports=self.reports,
             metrics=self._gauges,
             abilities=self._abilities(serving_url),
-            publish=lambda served: self._routes.replace(tuple(route_of(one, board) for one in served)),
+            publish=lambda served: self._routes.replace(tuple(route_of(one, board, simulated) for one in served)),
             demand=self._demand,
             prompt_caches=self._prompt_caches,
             problems=self._parts.library_problems,

@@ -23,7 +23,7 @@ from rkfleet.ports import port_argument
 from rkfleet.process import LOG_LEVELS
 from rkfleet.quantity import parse_bytes
 
-__all__ = ["Config", "add_client_options", "add_machine_options", "parse_arguments", "read_client_flags"]
+__all__ = ["Config", "add_client_options", "add_machine_options", "library_argument", "parse_arguments", "read_client_flags"]
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (named to be refused)
 BOARD_NAME_LENGTH_MAX: Final = 63  # As `Board.resource.name_length_max`: the name is also a label value.
@@ -166,7 +166,7 @@ def add_machine_options(parser: argparse.ArgumentParser, log_level: str = "info"
     add(
         "--runtime-library",
         dest="runtime_libraries",
-        type=_library,
+        type=library_argument,
         action=_AppendToTuple,
         default=(),
         metavar="FILE[=GENERATION]",
@@ -191,7 +191,8 @@ def _board_name(text: str) -> str:
     return text
 
 
-def _library(text: str) -> NamedLibrary:
+def library_argument(text: str) -> NamedLibrary:
+    """Read a value of `--runtime-library`; for argparse."""
     try:
         return parse_named_library(text)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """The doctor: what is wrong with this board, without a controller. `rkfleet doctor` becomes this program.
 
 In: the board's file system. Out: a table with one line for each check and a command for each that failed, or JSON; status 1 if one failed.
-Unknown is no failure: it says what keeps it unknown. `examine` makes the findings and `report` shows them, so that whoever has more checks
-(a self-test that loads a model) puts theirs between the two.
+Unknown is no failure: it says what keeps it unknown. `examine` makes the findings and `report` shows them. With `--self-test` it is the
+self-test (`agent/selftest`), whose first checks are these findings.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from agent.board.readings import read_text
 from agent.board.slowness import slowness
 from agent.board.snapshot import BoardSnapshot
 from agent.board.telemetry import observe_board
+from agent.config import library_argument
+from agent.selftest.arguments import add_arguments
 from rkfleet.benchmarks import load_table
 from rkfleet.errors import FleetError, Invalid, NotFound
 
 __all__ = ["Speed", "compare", "examine", "find_account", "main", "parse_arguments", "report"]
 
 CHECK_FAILED: Final = Invalid.exit_status
+OUTPUTS: Final = ("table", "json")
 _MARKS: Final[dict[Verdict, str]] = {"ok": "✓", "bad": "✗", "unknown": "?"}
 _COLOURS: Final[dict[Verdict, str]] = {"ok": "\x1b[32m", "bad": "\x1b[31m", "unknown": "\x1b[33m"}
 _PLAIN: Final = "\x1b[0m"
@@ -40,13 +43,35 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         prog="rkfleet doctor", description="Say what is wrong with this board, and what to type: driver, NPU, clocks, heat, memory, disk."
     )
     add = parser.add_argument
-    add("--output", "-o", choices=("table", "json"), default="table", help="table, or json for programs (default %(default)s)")
+    add(
+        "--output",
+        "-o",
+        default="",
+        metavar="table|json|FILE",
+        help="table or json (default table); of a self-test the report, .md or .json",
+    )
     add("--data-dir", type=Path, default=Path("/var/lib/rkfleet"), metavar="DIR", help="the agent's directory (default %(default)s)")
     add("--user", default="", metavar="NAME", help="for whom the NPU must open (default: who asks)")
-    add("--runtime-library", type=Path, metavar="FILE", help="librkllmrt.so, if it lies where the loader does not look")
+    add(
+        "--runtime-library",
+        dest="runtime_libraries",
+        type=library_argument,
+        action="append",
+        default=[],
+        metavar="FILE[=GENERATION]",
+        help="librkllmrt.so, if it lies where the loader does not look; repeatable",
+    )
     add("--speed", type=_speed, metavar="MODEL,DTYPE=N", help="tokens/s that a model of the vendor's table reaches: why is it slow?")
     add("--filesystem-root", type=Path, default=Path("/"), metavar="DIR", help="where /proc, /sys and /dev are (default %(default)s)")
-    return parser.parse_args(arguments)
+    add_arguments(parser)
+    words = parser.parse_args(arguments)
+    if words.self_test and words.output in OUTPUTS:
+        parser.error(f"-o {words.output}: of a self-test -o names the report, a file that ends in .md or .json")
+    if not words.self_test and words.output not in {"", *OUTPUTS}:
+        parser.error(f"-o {words.output}: table or json; a file is written by --self-test only")
+    if not words.self_test and (words.models or words.events):
+        parser.error("--model and --events need --self-test")
+    return words
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -87,7 +112,8 @@ def examine(arguments: argparse.Namespace) -> tuple[BoardSnapshot, tuple[Finding
     """
     root: Path = arguments.filesystem_root
     account = find_account(root, arguments.user) if arguments.user else None
-    seen = observe_board(root, arguments.data_dir, account=account, runtime_library=arguments.runtime_library)
+    library = arguments.runtime_libraries[0].path if arguments.runtime_libraries else None
+    seen = observe_board(root, arguments.data_dir, account=account, runtime_library=library)
     findings = diagnose(seen)
     speed: Speed | None = arguments.speed
     return seen, findings if speed is None else (*findings, compare(seen, speed))
@@ -136,11 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine this board and return the exit status."""
     words = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words.self_test:
+            from agent.selftest import program  # noqa: PLC0415 (workers and asyncio take longer to import than a diagnosis takes)
+
+            return program.main(words, sys.stdout)
         seen, findings = examine(words)
     except FleetError as error:
         sys.stderr.write(f"error: {error.message}\n")
         return error.exit_status
-    return report(findings, sys.stdout, output=words.output, seen=seen)
+    return report(findings, sys.stdout, output=words.output or OUTPUTS[0], seen=seen)
 
 
 if __name__ == "__main__":

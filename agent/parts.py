@@ -21,6 +21,7 @@ from agent.board import clock_wire
 from agent.board.clock_control import ClockControl
 from agent.board.facts import Overrides
 from agent.board.kernel_log import follow_kernel_log
+from agent.board.npu import observe_driver
 from agent.board.sensors import MachineSensors, Sensors
 from agent.board.telemetry import Telemetry
 from agent.config import Config
@@ -42,6 +43,7 @@ from rkfleet.renewal import Renew, renew_in_child
 __all__ = ["Local", "LocalArtifacts", "Parts", "installed_libraries", "machine_parts", "npu_lock"]
 
 RUN_DIRECTORY: Final = "run/rkfleet"
+LOCK_DIRECTORY: Final = "run/lock"
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +99,11 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     libraries: tuple[Library, ...] = ()
     library_problems: tuple[str, ...] = ()
     watch: Callable[[AgentMetrics, Callable[[], None]], Watch] | None = None
+
+    @property
+    def simulated_runtimes(self) -> frozenset[str]:
+        """Names of the runtimes of which a simulated library or backend stands behind any version."""
+        return frozenset(one.runtime.name for one in self.backends if one.runtime.backend == "simulated")
 
 
 def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
@@ -169,10 +176,16 @@ def installed_libraries(runtimes: Iterable[Runtime], libraries: Iterable[Library
 
 
 def npu_lock(config: Config) -> Path:
-    """Return the file whose lock a worker holds while it uses the NPU: one for the machine where its directory was made for that.
+    """Return the file whose lock a worker holds while it uses the NPU, the same for every agent of a machine that can be.
 
-    Without it two agents of one machine would not know of each other; the unit that starts the agent makes the directory.
+    The unit that starts the agent makes a directory for it. Whoever starts one by hand has the machine's place for locks, where everybody
+    may write; without an NPU, with simulated libraries, there is nothing to share. Source: section /run/lock of the Filesystem Hierarchy
+    Standard 3.0.
     """
-    shared = config.filesystem_root / RUN_DIRECTORY
-    directory = shared if os.access(shared, os.W_OK | os.X_OK) else config.data_dir.absolute()
-    return directory / "npu.lock"
+    root = config.filesystem_root
+    driver = observe_driver(root)
+    for place, name in ((RUN_DIRECTORY, "npu.lock"), (LOCK_DIRECTORY, "rkfleet-npu.lock")):
+        shares = place == RUN_DIRECTORY or driver is None or driver.family
+        if shares and os.access(root / place, os.W_OK | os.X_OK):
+            return root / place / name
+    return config.data_dir.absolute() / "npu.lock"

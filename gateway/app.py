@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,6 +30,7 @@ from rkfleet.clock import Clock, SystemClock
 from rkfleet.identity import Identity
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Receive, Send, Tls, ops_app, serve_asgi
+from rkfleet.pages import Pages
 from rkfleet.renewal import Renewal, Renewing
 from rkfleet.request_ids import request_id as this_id
 
@@ -37,11 +38,12 @@ __all__ = ["GatewayApp", "TableSource", "board_context", "run"]
 
 _FORWARDED: Final = frozenset(
     {
-        "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/logits",
         "/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show",
     }
 )  # fmt: skip
 REALM: Final = "gateway"
+PAGES: Final = Pages()  # None: where no key is asked for, only programs of this machine are served.
 
 
 class _Asked(msgspec.Struct):
@@ -108,12 +110,14 @@ class GatewayApp:
         """Let a request in and return its tenant, as boards are told it.
 
         Raises:
-            Failure: The gateway is full, the key is not one of its own, or too many wrong ones came from this address.
+            Failure: The gateway is full, the key is not one of its own, too many wrong ones came from this address, or without any key it
+                is a web page that asks.
         """
         if self._open > limits.OPEN_REQUESTS_MAX:
             message = f"the gateway has {limits.OPEN_REQUESTS_MAX} open requests, its limit; ask again in a moment"
             raise Failure(429, "gateway_full", message, type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS)
         if not self._keys:
+            _refuse_pages(scope["headers"])
             return tenant_of(REALM, "").encode()
         address = str((scope.get("client") or ("",))[0])
         if wait := self._attempts.wait_seconds(address):
@@ -168,6 +172,21 @@ class GatewayApp:
         answering = self._proxy.forward(served, path, headers, body, send, ready=ready)
         status = await until_disconnect(answering, receive)
         return 499 if status is None else status  # nginx's number for a client that left
+
+
+def _refuse_pages(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what a browser sends for a page that somebody on this machine opened.
+
+    Raises:
+        Failure: It does.
+    """
+    sent = dict(headers)
+    if not PAGES.allows_origin(origin := sent.get(b"origin", b"")):
+        shown = origin[:128].decode("latin-1")
+        raise Failure(403, "origin_not_allowed", f"pages of {shown!r} may not ask this gateway, which asks nobody for a key")
+    if not PAGES.allows_host(host := sent.get(b"host", b"")):
+        shown = host[:128].decode("latin-1")
+        raise Failure(403, "host_not_allowed", f"host {shown!r} is not this machine's name; ask for localhost or its address")
 
 
 def _card(served: Served) -> dict[str, Any]:

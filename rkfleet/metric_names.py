@@ -108,7 +108,7 @@ PARAMETERS_IGNORED: Final = _metric(
 TIME_TO_FIRST_TOKEN: Final = _metric(
     name="rkfleet_time_to_first_token_seconds", type="histogram", unit="seconds", program="agent", labels=("namespace", "model_name"),
     buckets=FIRST_TOKEN_SECONDS,
-    help="Time to first token (TTFT), queue included.",
+    help="Time to first token (TTFT), queue and a load on demand included.",
     instants="From arrival to the first non-empty content from the worker.",
 )  # fmt: skip
 INTER_TOKEN_LATENCY: Final = _metric(
@@ -181,7 +181,7 @@ BOARD_STORAGE_FREE: Final = _metric(
 )  # fmt: skip
 BOARD_SIMULATED: Final = _metric(
     name="rkfleet_board_simulated", type="gauge", unit="boolean", program="agent",
-    help="1 when the board's hardware does not exist, so that every other figure of it is simulated; else 0.",
+    help="1 when the board's hardware, or what a runtime library needs of it, does not exist: figures of it are simulated; else 0.",
 )  # fmt: skip
 
 # The hardware, every 5 s; what is unknown has no sample. Temperatures and clocks that node_exporter shows too have its units.

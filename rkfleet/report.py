@@ -32,7 +32,7 @@ class BoardFacts(_Value, frozen=True, kw_only=True):
 
     Attributes:
         soc: rk3588, rk3576 or cpu.
-        simulated: True when the hardware does not exist.
+        simulated: True when the hardware does not exist, or a runtime library stands for it.
         runtimes: Runtimes that the agent can start, with the backend that stands behind each.
     """
 

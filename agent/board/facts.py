@@ -63,6 +63,7 @@ def observe_facts(root: Path, directory: Path, cached_bytes: int, overrides: Ove
     allocatable = max(0, memory_bytes - SYSTEM_MEMORY_BYTES)
     return BoardFacts(
         soc=chip.name,
+        simulated=any(runtime.backend == "simulated" for runtime in runtimes),
         memory_bytes=memory_bytes,
         storage_bytes=disk.total_bytes,
         npu_cores=_cores(root, chip),

@@ -123,7 +123,7 @@ _FEW_CPUS: Final = re.compile(r"number of enabled CPUs must be greater than or e
 _ENABLED_CPUS: Final = re.compile(r"Enabled cpus num: ?(\d{1,4})")
 _CORES: Final = re.compile(r"npu_core_num: ?(\d{1,4})")
 _LORA: Final = re.compile(r"rkllm_load_lora\b[^\n]{0,200}?(-\d{1,9})\b")
-_ADAPTER: Final = re.compile(r"adapter [^\s]{1,200} was not loaded from [^\n]{1,300}")
+_ADAPTER: Final = re.compile(r"adapter [^\s]{1,200} was not loaded from [^\n]{1,1000}")
 _ADAPTER_NAME: Final = re.compile(r"[\w./-]{1,200}\.(?:safetensors|rkllm|bin)")
 _ASSERT: Final = re.compile(r"GGML_ASSERT\(view_src == NULL")
 _SUBMIT: Final = re.compile(r"failed to submit!?,? ?(?:op id[: ]*(\d{1,9}))?")

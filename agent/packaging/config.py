@@ -52,7 +52,7 @@ def _install(found: argparse.Namespace, more: tuple[str, ...]) -> None:
     if plan.is_hidden(found.python):
         raise FailedPrecondition(
             f"rkfleet runs from {found.python}, which a service does not see; install it where it does: python3 -m venv /opt/rkfleet && "
-            "/opt/rkfleet/bin/pip install 'rkfleet[agent,cpu]', then /opt/rkfleet/bin/rkfleet agent install"
+            "in a checkout /opt/rkfleet/bin/pip install '.[agent,cpu]', then /opt/rkfleet/bin/rkfleet agent install"
         )
     models = []
     for model in (path.absolute() for path in found.models or ()):

@@ -9,7 +9,7 @@ In: requests. Out: the same requests with their tenant, or a refusal in the call
 | gateways, mutual TLS | a certificate, before this | what the gateway says: it knows the client |
 
 A client cannot choose its tenant: the header is read from gateways only. Web pages are refused unless their origin is allowed, also where
-no key is asked for; otherwise every page that somebody on this machine opens could ask its models.
+no key is asked for; otherwise every page that somebody on this machine opens could ask its models (`rkfleet/pages.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from agent.serving.connection import Headers, Message, Receive, Send
 from rkfleet.api_keys import ApiKeys, Attempts, tenant_of
 from rkfleet.clock import Clock
 from rkfleet.errors import FleetError, PermissionDenied, ResourceExhausted, Unauthenticated
+from rkfleet.ops import ASGIApp
+from rkfleet.pages import Pages
 
-__all__ = ["GatewayDoor", "KeyDoor", "LocalDoor"]
+__all__ = ["GatewayDoor", "KeyDoor", "LocalDoor", "LocalHosts"]
 
 PREFLIGHT_SECONDS: Final = b"600"  # How long a browser may remember what it may ask.
 GATEWAY_TENANT: Final = "gateway"  # Of gateways that ask nobody for a key.
@@ -40,10 +42,7 @@ class _Pages:
 
     def __init__(self, serving: Serving, origins: Collection[str]) -> None:
         self._serving: Final = serving
-        self._origins: Final = frozenset(origin.encode("latin-1", "replace") for origin in origins)
-
-    def allows(self, origin: bytes) -> bool:
-        return not origin or origin in self._origins or b"*" in self._origins
+        self._pages: Final = Pages(origins)
 
     async def refuse(self, scope: Message, receive: Receive, send: Send, error: FleetError) -> None:
         await self._serving.client(scope, receive, send).fail(error)
@@ -71,7 +70,7 @@ class _Pages:
         Requests without an origin come from programs.
         """
         origin = header(scope["headers"], b"origin")
-        if not self.allows(origin):
+        if not self._pages.allows_origin(origin):
             shown = origin[:128].decode("latin-1")
             error = PermissionDenied(
                 f"pages of {shown!r} may not ask this board; its operator can allow it with --cors-origin {shown}",
@@ -90,6 +89,29 @@ class _Pages:
         await self.answering(scope, send)({"type": "http.response.start", "status": 204, "headers": allowed})
         await send({"type": "http.response.body", "body": b""})
         return True
+
+
+class LocalHosts:
+    """What stands in front of everything on loopback: names that somebody else pointed to this machine are no way in."""
+
+    def __init__(self, app: ASGIApp, serving: Serving, *, origins: Collection[str] = ()) -> None:
+        """Take the application behind it, and the origins whose names are let in as well."""
+        self._app: Final = app
+        self._serving: Final = serving
+        self._pages: Final = Pages(origins)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let a request in (ASGI)."""
+        host = header(scope["headers"], b"host")
+        if self._pages.allows_host(host):
+            await self._app(scope, receive, send)
+            return
+        shown = host[:128].decode("latin-1")
+        error = PermissionDenied(
+            f"host {shown!r} is not this machine's name; ask for localhost or its address, or allow the name with --cors-origin http://{shown}",
+            code="host_not_allowed",
+        )
+        await self._serving.client(scope, receive, send).fail(error)
 
 
 class LocalDoor:

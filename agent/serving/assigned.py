@@ -5,6 +5,7 @@ In: what the planner says is served. Out: `Route`, one for each. Called by `agen
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from pathlib import PurePosixPath
 
 from agent.planning.values import Served
@@ -14,8 +15,14 @@ from rkfleet.assignment import AssignedReplica
 __all__ = ["route_of"]
 
 
-def route_of(served: Served, board: str) -> Route:
-    """Return a replica as the serving side knows it."""
+def route_of(served: Served, board: str, simulated: AbstractSet[str] = frozenset()) -> Route:
+    """Return a replica as the serving side knows it.
+
+    Args:
+        served: The replica.
+        board: Name of the board.
+        simulated: Names of the runtimes that are simulated here.
+    """
     replica = served.replica
     return Route(
         uid=replica.uid,
@@ -45,6 +52,7 @@ def route_of(served: Served, board: str) -> Route:
         soc=replica.soc,
         reference_model=replica.reference_model,
         reference_sdk_version=replica.reference_sdk_version,
+        simulated=replica.runtime in simulated,
     )
 
 

@@ -51,17 +51,23 @@ def _fields(path: str, *rows: tuple[str, Any, Effect, Effect, str]) -> tuple[Fie
 
 _TOOL: Final = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 _SAMPLED: Final = "rkllm: from runtime 1.3.0 on, else named"
+_TOOLS: Final = (
+    "llamacpp: refused where the chat template has no place for them; rkllm: before 1.2.1 refused without a template in the artifact"
+)
+_TEMPLATE: Final = "as far as the chat template knows it; rkllm: named without a template in the artifact"
+_WRAPPED: Final = "rkllm: without a template in the artifact releases from 1.2.0 on wrap a text as a message"
+_THINK: Final = "rkllm: without a template in the artifact whether to think is taken from 1.2.1 on, all else is named"
 
 _SAMPLING: Final[tuple[tuple[str, Any, Effect, Effect, str], ...]] = (
     ("temperature", 0.5, "yes", "yes", _SAMPLED),
-    ("top_p", 0.9, "yes", "yes", _SAMPLED),
-    ("top_k", 40, "yes", "yes", _SAMPLED),
+    ("top_p", 0.8, "yes", "yes", _SAMPLED),
+    ("top_k", 20, "yes", "yes", _SAMPLED),
     ("min_p", 0.1, "yes", "named", ""),
     ("seed", 7, "yes", "named", ""),
     ("stop", ["x"], "yes", "yes", "a text or a list"),
     ("presence_penalty", 0.1, "yes", "yes", _SAMPLED),
     ("frequency_penalty", 0.1, "yes", "yes", _SAMPLED),
-    ("repeat_penalty", 1.1, "yes", "yes", _SAMPLED),
+    ("repeat_penalty", 1.2, "yes", "yes", _SAMPLED),
     ("logit_bias", {"1": 1}, "yes", "named", ""),
 )
 _COMMON: Final[tuple[tuple[str, Any, Effect, Effect, str], ...]] = (
@@ -81,20 +87,20 @@ FIELDS: Final[tuple[Field, ...]] = (
         ("messages", [{"role": "user", "content": "hi"}], "yes", "yes", "images: `image_url` with a data: URL, where there is an encoder"),
         *_COMMON,
         *_SAMPLING,
-        ("tools", [_TOOL], "yes", "yes", "llamacpp: refused where the chat template has no place for them"),
+        ("tools", [_TOOL], "yes", "yes", _TOOLS),
         ("tool_choice", "none", "yes", "yes", "rkllm: `auto` and `none`; others are named"),
-        ("parallel_tool_calls", False, "yes", "named", ""),
+        ("parallel_tool_calls", False, "yes", "named", "with `tools`"),
         ("response_format", {"type": "json_object"}, "yes", "refused", "json_object and json_schema"),
         ("logprobs", True, "yes", "refused", ""),
         ("top_logprobs", 2, "yes", "refused", "with `logprobs`"),
-        ("reasoning_effort", "low", "yes", "yes", "as far as the chat template knows it"),
-        ("chat_template_kwargs", {"enable_thinking": False}, "yes", "yes", "as far as the chat template knows it"),
+        ("reasoning_effort", "low", "yes", "yes", _TEMPLATE),
+        ("chat_template_kwargs", {"enable_thinking": False}, "yes", "yes", f"as far as the chat template knows it; {_THINK}"),
         ("audio", {"voice": "x"}, "refused", "refused", ""),
         ("functions", [{"name": "f"}], "refused", "refused", "`tools` took its place"),
     ),
     *_fields(
         "/v1/completions",
-        ("prompt", "hi", "yes", "yes", "a text, or one list of token ids"),
+        ("prompt", "hi", "yes", "yes", f"a text, or one list of token ids; {_WRAPPED}"),
         *_COMMON,
         *_SAMPLING,
         ("logprobs", 1, "refused", "refused", "chat completions have them"),
@@ -112,7 +118,7 @@ FIELDS: Final[tuple[Field, ...]] = (
         "/api/chat",
         ("model", "m", "board", "board", "`NAME`, `NAME:latest` or `NAME:ADAPTER`"),
         ("messages", [{"role": "user", "content": "hi"}], "yes", "yes", "empty: loads the model; `images` where there is an encoder"),
-        ("tools", [_TOOL], "yes", "yes", "llamacpp: refused where the chat template has no place for them"),
+        ("tools", [_TOOL], "yes", "yes", _TOOLS),
     ),
     *_fields(
         "/api/generate",
@@ -120,7 +126,7 @@ FIELDS: Final[tuple[Field, ...]] = (
         ("prompt", "hi", "yes", "yes", "empty: loads the model"),
         ("system", "be kind", "yes", "yes", "not with `raw`"),
         ("images", ["iVBORw0KGgo="], "yes", "yes", "where there is an encoder; not with `raw`"),
-        ("raw", True, "board", "board", "the prompt goes to the model without a template"),
+        ("raw", True, "board", "board", "the prompt goes to the model without a template; rkllm: named without a template in the artifact"),
         ("template", "x", "refused", "refused", "templates come with the artifact"),
         ("suffix", "x", "refused", "refused", ""),
         ("context", [1], "refused", "refused", "use `/api/chat`"),
@@ -133,7 +139,7 @@ FIELDS: Final[tuple[Field, ...]] = (
             path,
             ("stream", False, "board", "board", "true by default"),
             ("format", "json", "yes", "refused", "json or a JSON schema"),
-            ("think", False, "yes", "yes", "true, false, low, medium, high; as far as the chat template knows it"),
+            ("think", False, "yes", "yes", f"true, false, low, medium, high; as far as the chat template knows it; {_THINK}"),
             ("logprobs", True, "yes", "refused", ""),
             ("top_logprobs", 2, "yes", "refused", "with `logprobs`"),
             ("keep_alive", "5m", "board", "board", "for models with `serving.load: OnDemand`; 0 unloads"),

@@ -19,9 +19,10 @@ from agent.serving.demand import Demand
 from agent.serving.measure import Measurements
 from agent.serving.proxy import Proxy
 from agent.serving.queue import Queue
-from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
+from agent.serving.request import Answer, EmbeddingRequest, Logits, LogitsRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from rkfleet.errors import BadRequest, NotFound
+from rkfleet.simulated import HEADER as SIMULATED_HEADER
 
 __all__ = ["LATEST", "Desk"]
 
@@ -125,6 +126,25 @@ class Desk:
 
         await call.client.while_connected(work())
 
+    async def logits(self, request: LogitsRequest, call: Call, finish: Callable[[Logits], bytes]) -> None:
+        """Answer with the logits of the token that would come next; `finish` writes them down.
+
+        Raises:
+            FleetError: It failed.
+        """
+        chosen = self._chosen(request.model, call)
+        if chosen.route.runtime != "rkllm":
+            raise BadRequest(
+                f"model {request.model!r} runs on {chosen.route.runtime or 'another runtime'}, which gives no logits; runtime rkllm does, "
+                "and chat completions have logprobs",
+                code="not_supported",
+            )
+
+        async def work() -> None:
+            await call.client.json(finish(await self._proxy.logits(request, chosen, call)))
+
+        await call.client.while_connected(work())
+
     async def load(self, model: str, call: Call, keep_seconds: float | None, finish: Callable[[float], bytes]) -> None:
         """Load a model and say when it is; `finish` is told the seconds.
 
@@ -163,6 +183,8 @@ class Desk:
             (b"x-rkfleet-replica", f"{route.namespace}/{route.name}".encode()),
             (b"x-rkfleet-variant", route.variant.encode()),
         ]
+        if route.simulated and not self.simulated:  # a simulated board says it with every answer already
+            call.client.headers.append((SIMULATED_HEADER.encode(), b"true"))
         return chosen
 
 

@@ -108,7 +108,7 @@ class Forward:
         if event.error is not None:
             raise events.worker_error(data, self.route.context_tokens)
         if event.ignored:
-            self._note_ignored(event.ignored)
+            self._note_ignored(tuple(self._request.spelled.get(name, name) for name in event.ignored))
         if event.prompt_progress is not None:
             journey.prompt_tokens, journey.cached_tokens = event.prompt_progress.total, event.prompt_progress.cache
             if journey.prompt_tokens >= self.route.context_tokens:

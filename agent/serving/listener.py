@@ -19,7 +19,7 @@ __all__ = ["Reply", "ask"]
 
 CONNECT_SECONDS_MAX: Final = 2.0  # Loopback answers in microseconds; longer means that the listener's backlog is full or it is gone.
 SILENCE_SECONDS_MAX: Final = 900.0  # The supervisor ends a hung worker, and with it the connection, long before.
-BODY_BYTES_MAX: Final = 1 << 20  # Of a body that is read whole: an error, or one vector (a few thousand numbers).
+BODY_BYTES_MAX: Final = 4 << 20  # Of a body that is read whole: an error, a vector, or logits (262,144 words take 1.4 MB in base64).
 EVENT_BYTES_MAX: Final = 4 << 20  # One event: a token, with log probabilities some kilobytes.
 RETRY_SECONDS: Final = 2  # A worker that ended is loaded again in about that time.
 

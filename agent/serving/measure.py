@@ -143,14 +143,18 @@ class Measurements:
         self._observe(names.TIME_TO_FIRST_TOKEN, route, first - journey.arrived_at)
         self._observe(names.PREFILL_TIME, route, first - sent)
         self._observe(names.DECODE_TIME, route, last - first)
-        recent.first_token_seconds.append(first - journey.arrived_at)
+        if not journey.load_seconds:  # a load is no property of the model's speed, which this is for
+            recent.first_token_seconds.append(first - journey.arrived_at)
         if journey.output_tokens > 1:
             self._observe(names.TIME_PER_OUTPUT_TOKEN, route, (now - first) / (journey.output_tokens - 1))
         if journey.output_tokens > 1 and last > first:
             recent.tokens_per_second.append((journey.output_tokens - 1) / (last - first))
 
     def measured(self, uid: str) -> Measured | None:
-        """Return medians of the replica's recent answers, or None before the first."""
+        """Return medians of the replica's recent answers, or None before the first.
+
+        Requests that waited for their model to be loaded are not in that of the first token; the histograms have them.
+        """
         recent = self._recent.get(uid)
         if recent is None:
             return None

@@ -36,6 +36,10 @@ KEEP_SECONDS_MAX: Final = 10 * 365 * 86400.0  # Longer is for ever.
 _PASSED_OPTIONS: Final = frozenset(
     {"temperature", "top_k", "top_p", "min_p", "seed", "stop", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 )
+_SPELLED: Final[Mapping[str, str]] = {
+    "chat_template_kwargs": "think", "reasoning_effort": "think", "response_format": "format",
+    **{name: f"options.{name}" for name in _PASSED_OPTIONS},
+}  # fmt: skip
 _REFUSED: Final[Mapping[str, Mapping[str, str]]] = {
     "chat": {},
     "generate": {
@@ -126,7 +130,7 @@ def parse_asked(kind: Question, body: bytes) -> Asked:
         question = bool(asked.prompt or asked.images)
         if asked.raw:
             refuse(fields, _RAW_REFUSED)
-            passed = {"prompt": asked.prompt}
+            passed = {"prompt": asked.prompt, "raw": True}  # a worker whose runtime wraps all the same names it
         else:
             system = [_Message(role="system", content=asked.system)] if asked.system else []
             passed = {"messages": _messages((*system, _Message(role="user", content=asked.prompt or "", images=asked.images)))}
@@ -148,6 +152,7 @@ def parse_asked(kind: Question, body: bytes) -> Asked:
         max_tokens=limit,
         passed={name: msgspec.Raw(msgspec.json.encode(value)) for name, value in passed.items() if value is not None},
         ignored=tuple(ignored),
+        spelled=_SPELLED,
     )
     return Asked(model=asked.model, request=request, keep_seconds=keep)
 

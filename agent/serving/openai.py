@@ -20,6 +20,8 @@ from agent.serving.request import (
     Answer,
     EmbeddingRequest,
     Kind,
+    Logits,
+    LogitsRequest,
     Request,
     Timing,
     check_images,
@@ -32,8 +34,8 @@ from rkfleet.errors import BadRequest, FleetError
 
 __all__ = [
     "DONE", "Answer", "Event", "Gathered", "Kind", "OpenAi", "Request", "Streamed", "Usage", "context_exceeded", "decode_event",
-    "embeddings_body", "error_body", "error_event", "length_events", "model_card", "parse_embeddings", "parse_request", "worker_error",
-    "worker_request",
+    "embeddings_body", "error_body", "error_event", "length_events", "logits_body", "model_card", "parse_embeddings", "parse_logits",
+    "parse_request", "worker_error", "worker_request",
 ]  # fmt: skip
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -73,6 +75,10 @@ class _AskedEmbeddings(msgspec.Struct, frozen=True):
     model: str
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+class _AskedLogits(msgspec.Struct, frozen=True):
+    model: str
 
 
 def parse_request(kind: Kind, body: bytes) -> Request:
@@ -194,6 +200,27 @@ def embeddings_body(request: EmbeddingRequest, vectors: tuple[bytes, ...], promp
     data = [{"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(vectors)]
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return msgspec.json.encode({"object": "list", "data": data, "model": request.model, "usage": usage})
+
+
+def parse_logits(body: bytes) -> LogitsRequest:
+    """Read a request for logits, which OpenAI's API does not have.
+
+    Raises:
+        BadRequest: It is not one; `details["param"]` names the field where one is at fault.
+    """
+    fields, understood = read_body(body, _AskedLogits)
+    if "prompt" not in fields:
+        raise BadRequest("request body has no field prompt", code="missing_required_parameter", param="prompt")
+    _check_prompt(bytes(fields["prompt"]))
+    return LogitsRequest(model=understood.model, prompt=fields["prompt"])
+
+
+def logits_body(request: LogitsRequest, logits: Logits) -> bytes:
+    """Return the answer to a request for logits."""
+    usage = {"prompt_tokens": logits.prompt_tokens, "total_tokens": logits.prompt_tokens}
+    return msgspec.json.encode(
+        {"object": "logits", "model": request.model, "logits": logits.numbers, "vocab_size": logits.vocabulary, "usage": usage}
+    )
 
 
 class Streamed:

@@ -1,4 +1,4 @@
-"""The paths of the OpenAI API: `models`, `models/<id>`, `chat/completions`, `completions` and `embeddings` below `/v1/`.
+"""The paths of the OpenAI API below `/v1/`, and `logits`, one of rkfleet's own, beside them.
 
 In: calls. Out: answers on the call's connection. Called by `agent/serving/app.py`.
 """
@@ -55,6 +55,10 @@ class OpenAiApi:
                 return openai.embeddings_body(asked, vectors, timing.prompt_tokens)
 
             await self._desk.embed(asked, call, finish)
+        elif path == "logits":
+            allow(call, "POST")
+            wanted = openai.parse_logits(await call.client.body())
+            await self._desk.logits(wanted, call, lambda logits: openai.logits_body(wanted, logits))
         elif path == "models" or path.startswith("models/"):
             allow(call, "GET", "HEAD")
             await call.client.json(msgspec.json.encode(self._models(path, call)))
@@ -74,7 +78,7 @@ class OpenAiApi:
 
     def _cards(self, call: Call) -> list[dict[str, Any]]:
         return [
-            openai.model_card(name, route.context_tokens, simulated=self._desk.simulated)
+            openai.model_card(name, route.context_tokens, simulated=self._desk.simulated or route.simulated)
             for route in self._desk.models(call)
             for name in (route.served_model_name, *(f"{route.served_model_name}:{adapter}" for adapter in route.adapters))
         ]

@@ -26,10 +26,10 @@ from agent.serving.forward import Forward
 from agent.serving.measure import Journey, Measurements, Outcome
 from agent.serving.prefill import Estimates
 from agent.serving.queue import Queue, retry_after_seconds
-from agent.serving.request import Answer, EmbeddingRequest, Request, Timing, named
+from agent.serving.request import Answer, EmbeddingRequest, Logits, LogitsRequest, Request, Timing, named
 from agent.serving.routes import Chosen, Route, Routes
 from agent.serving.slots import Owner, Slots
-from agent.serving.vectors import shortened, vector_of, vector_request
+from agent.serving.vectors import logits_of, shortened, vector_of, vector_request
 from agent.serving.waking import loading, wake
 from rkfleet.benchmarks import Row, load_table
 from rkfleet.errors import BadRequest, DeadlineExceeded, FleetError, ResourceExhausted, Unavailable
@@ -110,17 +110,37 @@ class Proxy:
                 for one in request.inputs:
                     self._slots.forget(now.uid, but=self._queue.taken(now.uid) - {place})
                     body = vector_request(one, {**extra, **self._tenant(now, Owner(call.tenant))})
-                    async with listener.ask(now.endpoint, now.api_key, "/v1/embeddings", body, call.request_id) as reply:
-                        answered = await reply.body()
-                        if reply.status != 200:
-                            raise events.worker_error(answered, now.context_tokens)
-                    vector, tokens = vector_of(answered)
+                    vector, tokens = vector_of(await _ask_whole(now, "/v1/embeddings", body, call))
                     journey.prompt_tokens += tokens
                     vectors.append(shortened(vector, request.dimensions))
             return "stop"
 
         await self._measured(journey, call, keep_seconds, work)
         return tuple(vectors), self._measurements.timing(journey)
+
+    async def logits(self, request: LogitsRequest, chosen: Chosen, call: Call) -> Logits:
+        """Return the logits of the token that would come next.
+
+        Raises:
+            FleetError: It failed.
+        """
+        journey = self._measurements.begin(chosen.route, call.arrived_at)
+        found: list[Logits] = []
+
+        async def work(_limit: asyncio.Timeout) -> Outcome:
+            async with self._place(chosen.route, Owner(call.tenant), b""):
+                now = await self._current(chosen.route, journey)
+                self._measurements.sent(journey)
+                extra = {"adapter": chosen.adapter} if chosen.adapter else {}
+                body = msgspec.json.encode({"prompt": request.prompt, **extra, **self._tenant(now, Owner(call.tenant))})
+                found.append(logits_of(await _ask_whole(now, "/v1/logits", body, call)))
+                journey.prompt_tokens = found[0].prompt_tokens
+            return "stop"
+
+        await self._measured(journey, call, None, work)
+        if not found:
+            raise Unavailable("the client left before its logits were there", code="client_left")
+        return found[0]
 
     async def load(self, route: Route, call: Call, keep_seconds: float | None) -> float:
         """Wait until the replica's model is loaded, keep it so, and return how long that took, in seconds.
@@ -188,12 +208,12 @@ class Proxy:
         Raises:
             Unavailable: No worker is there. A draining replica still answers whom it let in.
         """
-        now = self._routes.find(route.namespace, route.name)
+        now, woken = self._routes.find(route.namespace, route.name), False
         if now is not None and now.uid == route.uid and now.on_demand and not now.endpoint:
-            now = await wake(now, self._routes, self._demand)
+            now, woken = await wake(now, self._routes, self._demand), True
         if now is None or now.uid != route.uid or not now.endpoint:
             raise loading(now or route)
-        if not route.endpoint:  # it was not loaded when the request came
+        if woken or not route.endpoint:  # it was not loaded when the request came, or not any more
             journey.load_seconds = self._measurements.now() - journey.arrived_at
         return now
 
@@ -261,6 +281,19 @@ class Proxy:
         if route.runtime != "rkllm":
             return {}
         return {"tenant": owner.tenant, **({"prompt_cache_key": owner.conversation} if owner.conversation else {})}
+
+
+async def _ask_whole(route: Route, path: str, body: bytes, call: Call) -> bytes:
+    """Return the body of a worker's answer.
+
+    Raises:
+        FleetError: It refused, failed or ended.
+    """
+    async with listener.ask(route.endpoint, route.api_key, path, body, call.request_id) as reply:
+        answered = await reply.body()
+        if reply.status != 200:
+            raise events.worker_error(answered, route.context_tokens)
+    return answered
 
 
 def _row_of(route: Route) -> Row | None:

@@ -23,8 +23,8 @@ from agent.serving.events import Event
 from rkfleet.errors import BadRequest
 
 __all__ = [
-    "CHAT_FIELDS", "COMPLETION_FIELDS", "INPUTS_MAX", "PARAMETERS", "Answer", "Dialect", "EmbeddingRequest", "Kind", "Request", "Timing",
-    "check_images", "check_limit", "named", "read_body", "refuse", "worker_request",
+    "CHAT_FIELDS", "COMPLETION_FIELDS", "INPUTS_MAX", "PARAMETERS", "Answer", "Dialect", "EmbeddingRequest", "Kind", "Logits",
+    "LogitsRequest", "Request", "Timing", "check_images", "check_limit", "named", "read_body", "refuse", "worker_request",
 ]  # fmt: skip
 
 Kind = Literal["chat", "completion"]
@@ -41,9 +41,9 @@ CHAT_FIELDS: Final = _SAMPLING | {
 COMPLETION_FIELDS: Final = _SAMPLING | {"prompt"}
 
 # Names that a metric may carry: clients could make up any number of others.
-PARAMETERS: Final = CHAT_FIELDS | COMPLETION_FIELDS | {
+PARAMETERS: Final = CHAT_FIELDS | COMPLETION_FIELDS | {f"options.{name}" for name in _SAMPLING} | {
     "format", "keep_alive", "options.main_gpu", "options.mirostat", "options.num_batch", "options.num_ctx", "options.num_gpu",
-    "options.num_keep", "options.num_thread", "options.repeat_last_n", "options.typical_p", "options.use_mmap", "think", "truncate",
+    "options.num_keep", "options.num_thread", "options.repeat_last_n", "options.typical_p", "options.use_mmap", "raw", "think", "truncate",
 }  # fmt: skip
 
 NAMES_MAX: Final = 32  # Names in the header `x-rkfleet-ignored`; there are fewer parameters.
@@ -79,6 +79,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         passed: Fields that go to the worker, as JSON.
         prompt_cache_key: Which conversation this is, in the client's own words; empty for none. Never leaves its tenant.
         ignored: Fields that the client set and nothing honours; said in the header `x-rkfleet-ignored`.
+        spelled: Fields of `passed` that the client wrote under another name, and that name; said in the same header.
     """
 
     kind: Kind
@@ -89,6 +90,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     passed: Mapping[str, msgspec.Raw]
     prompt_cache_key: str = ""
     ignored: tuple[str, ...] = ()
+    spelled: Mapping[str, str] = {}
 
     @property
     def prompt(self) -> bytes:
@@ -115,6 +117,29 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     base64: bool = False
     ignored: tuple[str, ...] = ()
+
+
+class LogitsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for the logits of the token that would come next.
+
+    Attributes:
+        prompt: A JSON string or list of token ids.
+    """
+
+    model: str
+    prompt: msgspec.Raw
+
+
+class Logits(msgspec.Struct, frozen=True, kw_only=True):
+    """One number for each word of the vocabulary.
+
+    Attributes:
+        numbers: Base64 of little-endian float32[vocabulary].
+    """
+
+    numbers: str
+    vocabulary: int
+    prompt_tokens: int
 
 
 class Answer(Protocol):
@@ -233,9 +258,10 @@ def check_images(messages: bytes) -> None:
     """Let images pass that are in the request itself.
 
     Raises:
-        BadRequest: An image is to be fetched from somewhere: a board fetches nothing for a client.
+        BadRequest: An image is to be fetched from somewhere: a board fetches nothing for a client. Or it is no image but its embeddings:
+            a runtime reads as many numbers as its model is wide, whatever the client sent.
     """
-    if b'"image_url"' not in messages:
+    if b'"image_' not in messages and b"\\u" not in messages:  # a letter may be written as its number
         return
     try:
         read = msgspec.json.decode(messages, type=tuple[_Message, ...])
@@ -243,6 +269,12 @@ def check_images(messages: bytes) -> None:
         raise BadRequest(f"messages: {error}", code="invalid_value", param="messages") from error
     for message in read:
         for part in message.content if isinstance(message.content, tuple) else ():
+            if isinstance(part, _Part) and part.type == "image_embeds":
+                raise BadRequest(
+                    "a part of type image_embeds is not taken from clients; send the image itself as image_url",
+                    code="invalid_value",
+                    param="messages",
+                )
             if isinstance(part, str) or part.type != "image_url":
                 continue
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url if part.image_url else ""

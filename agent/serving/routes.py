@@ -40,6 +40,7 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         soc: Chip that the variant is for; with the next two, the row of the benchmark table that it refers to.
         reference_model: Model of that row; empty for none.
         reference_sdk_version: Release of that row; empty for the newest that has one.
+        simulated: No model runs behind it; every answer says so.
     """
 
     uid: str
@@ -69,6 +70,7 @@ class Route(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     soc: str = ""
     reference_model: str = ""
     reference_sdk_version: str = ""
+    simulated: bool = False
 
 
 class Chosen(msgspec.Struct, frozen=True, gc=False):

@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
+from agent.serving.request import Logits
 from rkfleet.errors import BadRequest, Internal
 
-__all__ = ["shortened", "vector_of", "vector_request"]
+__all__ = ["logits_of", "shortened", "vector_of", "vector_request"]
 
 
 class _Vector(msgspec.Struct, frozen=True):
@@ -56,6 +57,28 @@ def vector_of(body: bytes) -> tuple[bytes, int]:
     if not vector or not any(vector) or not all(map(math.isfinite, vector)):
         raise Internal("the worker answered with a vector that is empty, all zeros or not finite", code="invalid_embedding")
     return _bytes(vector), answer.usage.prompt_tokens
+
+
+class _LogitsAnswer(msgspec.Struct, frozen=True):
+    logits: str
+    vocab_size: int
+    usage: _Usage = _Usage()
+
+
+def logits_of(body: bytes) -> Logits:
+    """Return the logits of a worker's answer, handed on as the base64 that they came in.
+
+    Raises:
+        Internal: It holds none, or not one number for each word.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_LogitsAnswer)
+        size = len(base64.b64decode(answer.logits, validate=True))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Internal("the worker did not answer with logits", code="worker_protocol") from error
+    if not answer.vocab_size or size != answer.vocab_size * 4:
+        raise Internal(f"the worker sent {size} bytes as logits of {answer.vocab_size} words", code="worker_protocol")
+    return Logits(numbers=answer.logits, vocabulary=answer.vocab_size, prompt_tokens=answer.usage.prompt_tokens)
 
 
 def shortened(vector: bytes, dimensions: int | None) -> bytes:

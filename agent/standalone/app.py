@@ -35,7 +35,7 @@ from rkfleet.process import lock_data_dir, run_until_stopped
 __all__ = ["run"]
 
 _INSTALL: Final = {
-    "llamacpp": "pip install 'rkfleet[agent,cpu]'",
+    "llamacpp": "pip install '.[agent,cpu]' (in a checkout of rkfleet)",
     "rkllm": "--runtime-library FILE, a librkllmrt.so of the vendor",
 }
 

@@ -111,7 +111,7 @@ class ChildBackend:
             Unavailable: The process could not be started.
         """
         load = pipe.Load(
-            backend=self._runtime.backend,
+            backend=self._runtime.name,  # also where a simulated library stands behind it
             model_path=spec.model_path,
             context_tokens=spec.context_tokens,
             max_concurrent=spec.max_concurrent,
@@ -400,5 +400,5 @@ def rkllm(
     beside = str(library.path.absolute().parent)
     rest = environ.get("LD_LIBRARY_PATH", "")
     own = {**environ, "LD_LIBRARY_PATH": f"{beside}:{rest}" if rest else beside}
-    made = Runtime(name="rkllm", version=library.version, backend="rkllm")
+    made = Runtime(name="rkllm", version=library.version, backend="simulated" if library.simulated else "rkllm")
     return ChildBackend(made, environ=own, new_api_key=new_api_key, follow_kernel=follow_kernel)

@@ -44,12 +44,14 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: Its release; empty where only the generation is known.
         how: By what evidence the generation is known.
+        simulated: It needs no NPU.
     """
 
     path: Path
     version: str
     generation: Generation
     how: str
+    simulated: bool = False
 
 
 class Libraries(msgspec.Struct, frozen=True):
@@ -101,7 +103,11 @@ def find_libraries(named: Sequence[NamedLibrary], root: Path, probe: Callable[[P
             problems.append(_same_version(one.path, identified, before))
         else:
             found[identified.version] = Library(
-                path=one.path, version=identified.version, generation=identified.generation, how=identified.how
+                path=one.path,
+                version=identified.version,
+                generation=identified.generation,
+                how=identified.how,
+                simulated=identified.simulated,
             )
     newest_first = sorted(found.values(), key=lambda library: version_order(library.version), reverse=True)
     return Libraries(tuple(newest_first), tuple(problems))

@@ -1,8 +1,11 @@
-"""A small HTTP/1.1 listener on loopback for workers that live in the agent's own process: one request per connection, closing cancels.
+"""A small HTTP/1.1 listener on loopback for workers: one request per connection, closing cancels.
 
-In: a handler for requests. Out: an endpoint; the bytes of an answer as the handler sends them. Called by `agent/workers/simulated.py`. The
-agent's big listener (`rkfleet/ops.py`) lets requests end gracefully; a worker that ends is gone at once and its connections with it, which
-is what a process that was killed looks like. Parsing and framing are h11's.
+In: a handler for requests. Out: an endpoint; the bytes of an answer as the handler sends them. Called by `agent/workers/simulated.py` and
+`agent/workers/rkllm/http.py`. The agent's big listener (`rkfleet/ops.py`) lets requests end gracefully; a worker that ends is gone at once
+and its connections with it, which is what a process that was killed looks like. Parsing and framing are h11's.
+
+What is no request is answered with a status and no body, and its connection closed: 400 for what cannot be read, 408 for one that takes
+too long, 413 for one that is too large. What follows a request on its connection is read and thrown away.
 """
 
 from __future__ import annotations
@@ -66,11 +69,19 @@ class Answer:
 Handler = Callable[[Request, Answer], Coroutine[None, None, None]]
 
 
+class _TooLarge(Exception):
+    """The body has more than REQUEST_BYTES_MAX."""
+
+
 @contextlib.asynccontextmanager
-async def listen(handler: Handler) -> AsyncIterator[str]:
+async def listen(handler: Handler, *, request_seconds_max: float = REQUEST_SECONDS_MAX) -> AsyncIterator[str]:
     """Answer requests with `handler` on any free port while the block runs; yields `http://127.0.0.1:<port>`.
 
     A client that closes its connection cancels its handler. At the end of the block every handler is cancelled and every connection closed.
+
+    Args:
+        handler: Answers one request.
+        request_seconds_max: How long a request may take to arrive whole.
 
     Raises:
         OSError: No port could be bound.
@@ -78,7 +89,7 @@ async def listen(handler: Handler) -> AsyncIterator[str]:
     open_tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = tasks.create_task(_serve(handler, reader, writer))
+        task = tasks.create_task(_serve(handler, reader, writer, request_seconds_max))
         open_tasks.add(task)
         task.add_done_callback(open_tasks.discard)
 
@@ -94,16 +105,15 @@ async def listen(handler: Handler) -> AsyncIterator[str]:
                 task.cancel()
 
 
-async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request_seconds_max: float) -> None:
     protocol = h11.Connection(h11.SERVER)
     try:
-        async with asyncio.timeout(REQUEST_SECONDS_MAX):
-            request = await _read(protocol, reader)
+        request = await _request(protocol, reader, writer, request_seconds_max)
         if request is not None:
             await run_until(handler(request, Answer(protocol, writer)), _closed(reader))
             await writer.drain()
             writer.close()
-    except (OSError, TimeoutError, h11.ProtocolError) as error:  # the client's side; it sees the connection end
+    except (OSError, h11.ProtocolError) as error:  # the client's side; it sees the connection end
         _log.debug("a connection of a worker ended", extra={"cause": repr(error)})
     except Exception:  # noqa: BLE001 (the edge of a connection: a mistake in one answer must not end the others)
         _log.exception("internal error in a worker's listener")
@@ -112,23 +122,53 @@ async def _serve(handler: Handler, reader: asyncio.StreamReader, writer: asyncio
             writer.transport.abort()
 
 
-async def _read(protocol: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
-    """Return the request, or None if the client left or sends more than REQUEST_BYTES_MAX."""
+async def _request(
+    protocol: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds_max: float
+) -> Request | None:
+    """Return the request; None if the client left, or sent something that was refused with a status."""
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await _read(protocol, reader, writer)
+    except TimeoutError:
+        status = 408
+    except _TooLarge:
+        status = 413
+    except h11.RemoteProtocolError as error:
+        status = error.error_status_hint
+    if protocol.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+        answer = Answer(protocol, writer)
+        await answer.begin(status, b"text/plain")
+        await answer.end()
+        writer.close()
+    return None
+
+
+async def _read(protocol: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
+    """Return the request, or None if the client left.
+
+    Raises:
+        _TooLarge: It has more than REQUEST_BYTES_MAX, or says that it will.
+        h11.RemoteProtocolError: It is none.
+    """
     head: h11.Request | None = None
     body = bytearray()
     while True:
         match protocol.next_event():
             case h11.Request() as event:
                 head = event
+                if int(dict(head.headers).get(b"content-length", b"0")) > REQUEST_BYTES_MAX:  # h11 lets digits through only
+                    raise _TooLarge
             case h11.Data(data=data):
                 body += data
                 if len(body) > REQUEST_BYTES_MAX:
-                    return None
+                    raise _TooLarge
             case h11.EndOfMessage():
                 return None if head is None else Request(head, bytes(body))
             case h11.ConnectionClosed():
                 return None
             case _:
+                if protocol.they_are_waiting_for_100_continue:
+                    writer.write(protocol.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
                 protocol.receive_data(await reader.read(READ_BYTES))
 
 

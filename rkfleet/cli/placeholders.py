@@ -19,7 +19,7 @@ from rkfleet.cli.variants import VariantWords
 from rkfleet.errors import NotFound
 from rkfleet.simulated import CHIPS, MAGIC
 
-__all__ = ["Placeholder", "family_of", "object_name", "parameters_of", "plan_placeholders"]
+__all__ = ["Placeholder", "family_of", "object_name", "parameters_of", "placeholder_of", "plan_placeholders"]
 
 # Large enough that a download is one, with ranges, progress and verification; small enough for a hundred boards on one disk.
 PLACEHOLDER_BYTES: Final = 1 << 20
@@ -53,7 +53,7 @@ def plan_placeholders(table: Table, model: str, sdk_version: str = "") -> tuple[
     if not rows:
         chips = " or ".join(CHIPS)
         raise NotFound(f"{table.why_missing(model, 'any dtype', chips, sdk_version)}. Try: rkfleet bench table")
-    return tuple(_placeholder(row) for row in rows)
+    return tuple(placeholder_of(row) for row in rows)
 
 
 def object_name(model: str) -> str:
@@ -72,7 +72,8 @@ def parameters_of(model: str) -> str:
     return found.group(1) if found else ""
 
 
-def _placeholder(row: Row) -> Placeholder:
+def placeholder_of(row: Row) -> Placeholder:
+    """Return the placeholder of one row of a chip that can be simulated."""
     name = f"{row.soc}-{row.dtype.replace('_', '-')}"
     about = {
         "model": row.model,

@@ -78,5 +78,9 @@ def simulated_runtime_app() -> typer.Typer:
 
 
 def doctor(context: typer.Context) -> None:
-    """Say what is wrong with this board and what to type; needs no controller; see doctor --help."""
+    """Say what is wrong with this board and what to type; --self-test tries a model out; needs no controller; see doctor --help."""
+    if "--self-test" in context.args and "--events" not in context.args and sys.stdout.isatty():
+        from rkfleet.cli import self_test
+
+        raise typer.Exit(self_test.run(context.args))
     os.execv(sys.executable, [sys.executable, "-m", "agent.doctor", *context.args])  # noqa: S606 (the same interpreter)

@@ -144,7 +144,9 @@ class BoardStatus(Struct, frozen=True, kw_only=True):
 
     observed_generation: Annotated[int, Meta(description="Generation of the spec that the conditions are about.")] = 0
     soc: Annotated[str, Meta(description="System on chip: rk3588, rk3576, or cpu for a machine without an NPU.")] = ""
-    simulated: Annotated[bool, Meta(description="True when the hardware does not exist and every figure is simulated.")] = False
+    simulated: Annotated[
+        bool, Meta(description="True when the hardware, or what a runtime library needs of it, does not exist: figures are simulated.")
+    ] = False
     capacity: Annotated[Capacity, Meta(description="What the board has.")] = Capacity()
     allocatable: Annotated[Allocatable, Meta(description="What replicas may use.")] = Allocatable()
     versions: Annotated[Versions, Meta(description="Versions of agent, kernel and NPU driver.")] = Versions()

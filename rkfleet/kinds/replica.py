@@ -51,7 +51,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     """Speed as the board measured it, two digits, written with a transition or every 60 seconds."""
 
     time_to_first_token_seconds: Annotated[
-        float | None, Meta(description="Seconds from arrival at the agent to the first token, median of recent requests.")
+        float | None,
+        Meta(description="Seconds from arrival at the agent to the first token, median of recent requests that found the model loaded."),
     ] = None
     decode_tokens_per_second: Annotated[
         float | None, Meta(description="Output tokens per second after the first, median of recent requests.")

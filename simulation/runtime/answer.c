@@ -51,11 +51,18 @@ bool add_prompt(struct model *model, const struct request *request, struct seque
     return sequence_add_text(prompt, model->custom_template ? model->postfix : closing);
 }
 
-/* Numbers that follow from every token up to each, and are never 0. */
+/* Numbers that follow from every token up to each, and are never 0 unless the script says so. */
 float *numbers_of(struct model *model, const struct sequence *prompt, size_t width)
 {
+    if (!strcmp(model->script.numbers, "zero"))
+        return calloc(prompt->count * width, sizeof(float));
     float *numbers = malloc(prompt->count * width * sizeof *numbers);
-    uint64_t state = model->hash;
+    uint64_t state = model->hash + (strcmp(model->script.numbers, "varying") ? 0 : model->runs);
+    if (!strcmp(model->script.numbers, "same")) {
+        for (size_t i = 0; numbers && i < prompt->count * width; i++)
+            numbers[i] = 1.0f + (float)(i % width);
+        return numbers;
+    }
     for (size_t i = 0; i < model->kv.count; i++)
         state = hash_bytes(state, model->kv.tokens[i].text, strlen(model->kv.tokens[i].text) + 1);
     for (size_t i = 0; numbers && i < prompt->count; i++) {
@@ -102,6 +109,10 @@ size_t answer(struct model *model, const struct request *request, struct piece *
     bool split = script->split_utf8, endless = !strcmp(script->reply, "sentence");
     snprintf(line, sizeof line, "[simulated runtime %s %s]", version, GENERATION_NAME);
     count = add_piece(pieces, count, most, line, false);
+    if (script->reply_varies) {
+        snprintf(line, sizeof line, " [run %lu]", model->runs);
+        count = add_piece(pieces, count, most, line, false);
+    }
     if (request->adapter) {
         snprintf(line, sizeof line, " [adapter %.64s]", request->adapter);
         count = add_piece(pieces, count, most, line, false);
@@ -109,6 +120,11 @@ size_t answer(struct model *model, const struct request *request, struct piece *
     if (!strcmp(script->reply, "echo")) {
         snprintf(line, sizeof line, " [top_k=%d top_p=%.3f temperature=%.3f]", request->top_k, request->top_p, request->temperature);
         count = add_piece(pieces, count, most, line, false);
+        if (request->penalizes) {
+            snprintf(line, sizeof line, " [repeat_penalty=%.3f frequency_penalty=%.3f presence_penalty=%.3f]", request->repeat_penalty,
+                     request->frequency_penalty, request->presence_penalty);
+            count = add_piece(pieces, count, most, line, false);
+        }
         for (size_t i = 0; i < seen; i++)
             count = add_piece(pieces, count, most, model->kv.tokens[i].text, split);
     } else if (!strcmp(script->reply, "text")) {

@@ -35,6 +35,8 @@ struct request {
     int max_new_tokens;
     int top_k;
     float top_p, temperature;
+    bool penalizes; /* in another way than the model was loaded with */
+    float repeat_penalty, frequency_penalty, presence_penalty;
 };
 
 static inline struct request request_of(const RKLLMInput *input, const RKLLMInferParam *infer, const RKLLMParam *loaded)
@@ -65,6 +67,11 @@ static inline struct request request_of(const RKLLMInput *input, const RKLLMInfe
         request.top_k = infer->sampling_params->top_k;
         request.top_p = infer->sampling_params->top_p;
         request.temperature = infer->sampling_params->temperature;
+        request.repeat_penalty = infer->sampling_params->repeat_penalty;
+        request.frequency_penalty = infer->sampling_params->frequency_penalty;
+        request.presence_penalty = infer->sampling_params->presence_penalty;
+        request.penalizes = request.repeat_penalty != loaded->repeat_penalty || request.frequency_penalty != loaded->frequency_penalty ||
+                            request.presence_penalty != loaded->presence_penalty;
     }
     if (infer->max_new_tokens)
         request.max_new_tokens = infer->max_new_tokens;

@@ -278,6 +278,8 @@ static int clear(LLMHandle handle, int keep_system)
         return -1;
     if (model->script.clear_code)
         return (int)model->script.clear_code;
+    if (model->script.clear_ignored)
+        return 0;
     if (!keep_system)
         model->system_tokens = 0;
     if (model->kv.count > model->system_tokens)

@@ -23,6 +23,7 @@ struct model {
     bool broken;
     long long init_ns, first_run_ns;
     bool table_printed;
+    unsigned long runs;
     struct sequence kv, cached;
     size_t system_tokens;
     char *system, *prefix, *postfix, *tools;

@@ -13,13 +13,15 @@ long long now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Wait for a moment of the schedule, counted from its beginning and not from now, so that errors do not add up; false when aborted. */
+/* Wait for a moment of the schedule, counted from its beginning and not from now, so that errors do not add up; false when aborted: within
+ * a tick, or at that moment when the script says that what is being computed is computed to its end. */
 bool wait_until(struct model *model, long long due)
 {
     for (;;) {
-        if (atomic_load(&model->aborted))
-            return false;
+        bool aborted = atomic_load(&model->aborted);
         long long now = now_ns();
+        if (aborted && (!model->script.abort_at_token || now >= due))
+            return false;
         if (now >= due)
             return true;
         long long next = due - now > TICK_NS ? now + TICK_NS : due;

@@ -158,7 +158,7 @@ static int run(struct model *model, const struct request *request, void *userdat
     const struct script *script = &model->script;
     struct sequence prompt = {0};
     size_t context = (size_t)model->parameters.max_context_len, given = 0, system = model->system_tokens;
-    bool fresh = !request->keep_history || !model->kv.count;
+    bool fresh = !request->keep_history || !model->kv.count || script->history_ignored;
     if (request->adapter && !has_adapter(model, request->adapter)) {
         LINE("E", "lora adapter %s is not loaded", request->adapter);
         return refuse(model, userdata);
@@ -233,12 +233,16 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     }
     for (long i = 0; model->previous_userdata && i < model->script.late_results; i++)
         give_text(model, model->previous_userdata, " late", false);
+    model->runs++;
     struct request request = request_of(input, infer, &model->parameters);
     int code = (int)model->script.run_code;
+    long long began = now_ns();
     if (code)
         LINE("E", "rkllm run failed");
     else
         code = run(model, &request, userdata);
+    if (model->script.run_times)
+        LINE("I", "simulation: ran from %lld to %lld ns", began, now_ns());
     model->previous_userdata = userdata;
     atomic_store(&model->busy, false);
     return code;

@@ -27,6 +27,10 @@ struct script {
     bool split_utf8;       /* tokens end within characters */
     bool null_text;        /* every second result has no text */
     long late_results;     /* results of the previous request that come in the next */
+    bool reply_varies;     /* the answer has the number of its run in it */
+    bool clear_ignored;    /* clearing the cache returns 0 and clears nothing */
+    bool history_ignored;  /* every run begins with an empty cache */
+    char numbers[16];      /* hidden states and logits: empty for those of the input, else zero | same | varying */
 
     /* Faults of init. */
     long init_ms;
@@ -47,10 +51,12 @@ struct script {
     long crash_at;
     long exit_at, exit_code;
     long abort_ms;         /* how long an abort takes to be seen */
+    bool abort_at_token;   /* an abort is seen at the end of a token, or of prefill, and not within it */
     double heat_factor;    /* the rate falls to this part of it ... */
     double heat_seconds;   /* ... within this time from the first run on */
     long matmul_failures;  /* E lines per run, while it goes on */
     long token_lines;      /* I lines per token */
+    bool run_times;        /* an I line after each run: from when to when it had the NPU */
 
     /* Codes of the other calls. */
     long abort_code, destroy_code, lora_code, load_cache_code, release_cache_code, clear_code, size_code, template_code, tools_code;

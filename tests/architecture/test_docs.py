@@ -21,10 +21,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ma
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    """A link in a page that names a file of the repository finds it."""
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    """A link in a page that names a file of the repository finds it, and the heading in it."""
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            assert not anchor or anchor in _anchors(file), f"{page.relative_to(ROOT)} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return what headings of a page are linked by: lower case, hyphens for spaces, nothing else but letters, digits and underscores."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_metric_is_documented_with_its_meaning() -> None:
@@ -72,6 +80,21 @@ def _commands(command: Any, path: str) -> Iterator[str]:
         yield path
     for name, below in inner.items():
         yield from _commands(below, f"{path} {name}")
+
+
+def test_every_code_of_an_error_that_clients_see_is_documented() -> None:
+    """Of boards and of gateways; two are for clients that have left and see nothing."""
+    text = (ROOT / "docs/reference/serving-api.md").read_text()
+    found = {
+        code
+        for folder in ("agent/serving", "gateway")
+        for file in (ROOT / folder).rglob("*.py")
+        for pair in re.findall(r'\bcode="(\w+)"|Failure\(\s*\d+, "(\w+)"', file.read_text())
+        for code in pair
+        if code
+    }
+    assert len(found) > 30
+    assert [code for code in sorted(found - {"client_left", "incomplete_body"}) if f"`{code}`" not in text] == []
 
 
 def test_the_index_leads_to_every_page() -> None:

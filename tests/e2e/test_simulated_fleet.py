@@ -46,6 +46,9 @@ def test_a_fleet_of_boards_that_do_not_exist(tmp_path: Path) -> None:
             await _all_come_back_when_their_host_was_killed(http, fleet)
             said = await asyncio.to_thread(run_guide, "simulated-fleet.md", fleet, tmp_path)
             assert "[simulated rk35" in said
+            said = await asyncio.to_thread(run_guide, "npu-without-a-board.md", fleet, tmp_path)
+            assert "[simulated runtime 1.2.3 G3] [adapter polite]" in said
+            assert "try: set spec.template.serving.iommuDomain to a domain that no other model uses" in said
 
     asyncio.run(story())
 

@@ -234,11 +234,14 @@ def test_an_agent_with_two_versions_of_the_npu_runtime_advertises_both_and_loads
                 serving = ServingParameters(context_tokens=512, load="OnDemand", idle_unload_seconds=1, runtime_version="<1.3")
                 await s.assign("npu", runtime="rkllm", files=(file,), serving=serving)
                 await s.until_condition("npu", "Ready", ("True", "OnDemand"))
-                found = [(one.name, one.version, one.backend) for one in (await s.sessions.board(BOARD)).status.runtimes]
-                assert [one for one in found if one[0] == "rkllm"] == [("rkllm", "1.3.0", "rkllm"), ("rkllm", "1.2.3", "rkllm")]
+                status = (await s.sessions.board(BOARD)).status
+                found = [(one.version, one.backend) for one in status.runtimes if one.name == "rkllm"]
+                assert found == [("1.3.0", "simulated"), ("1.2.3", "simulated")]
+                assert status.simulated, "figures of a simulated library would pass for an NPU's"
                 assert agent.worker_pids() == []
                 answer = await agent.chat()
                 assert "[simulated runtime 1.2.3 G3]" in answer.json()["choices"][0]["message"]["content"]
+                assert answer.headers["x-rkfleet-simulated"] == "true"
                 await until(lambda: agent.worker_pids() == [])
                 await s.until_condition("npu", "Loaded", ("False", "Unloaded"))
                 assert f"runtime library {bogus}" in agent.log.read_text()

@@ -306,3 +306,26 @@ def test_connections_to_a_board_are_kept_and_a_closed_one_is_replaced(fleet: Tes
             assert again.asked == 1
 
     run(test)
+
+
+def test_without_keys_web_pages_are_refused_and_programs_are_not(fleet: TestFleet) -> None:
+    """A page could send a plain-text POST to loopback without asking first; with its name pointed here it could read as well."""
+
+    async def test() -> None:
+        async with scripted_board(fleet, "a", answers_hello) as board, httpx2.AsyncClient() as client:
+            async with gateway(fleet, board.target) as (url, _):
+                for headers, code in (
+                    ({"origin": "https://evil.example"}, "origin_not_allowed"),
+                    ({"host": "evil.example"}, "host_not_allowed"),
+                ):
+                    refused = await client.post(f"{url}/v1/chat/completions", json=ASK, headers=headers)
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (403, code)
+                    assert (await client.get(f"{url}/api/tags", headers=headers)).status_code == 403
+                assert (await client.post(f"{url}/v1/chat/completions", json=ASK, headers={"host": "localhost:7480"})).status_code == 200
+            key = "0123456789abcdef"
+            async with gateway(fleet, board.target, keys=parse_api_keys(key, "keys")) as (url, _):
+                named = {"host": "gateway.lan", "authorization": f"Bearer {key}"}
+                assert (await client.get(f"{url}/v1/models", headers=named)).status_code == 200
+            assert board.asked == 1
+
+    run(test)

@@ -217,6 +217,26 @@ def test_a_slow_abort_takes_its_time(tmp_path: Path, script: Callable[..., None]
     assert perf.generate_ms > 150
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_abort_may_have_to_wait_for_the_end_of_a_token(tmp_path: Path, script: Callable[..., None], place: int) -> None:
+    """Or for that of prefill: what a device computes is computed to its end, and then nothing more is given."""
+    script(abort_at_token=True)
+    model_file(tmp_path / "model", ttft_ms=300, tokens_per_s=1000 / 300, reply_tokens=100)
+    results: list[Result] = []
+    library = Library.open(runtime("1.2.3"), "G3")
+    model = library.init(LoadParameters(model_path=str(tmp_path / "model"), max_context_tokens=512), results.append)
+    run = threading.Thread(target=model.run, args=(Prompt("x"), RunOptions(), 1))
+    run.start()
+    while run.is_alive():
+        if len(results) >= place:
+            model.abort()  # One that comes before the library has begun is lost.
+        run.join(0.01)
+    assert [one.state for one in results] == ["normal"] * place + ["finish"]
+    perf = results[-1].perf
+    assert perf is not None
+    assert perf.prefill_ms + perf.generate_ms >= 300 * (place + 1)
+
+
 def test_a_placeholder_of_the_fleet_has_the_speed_of_its_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """`rkfleet model push --simulated` writes the figures into the file; the library holds no table."""
     placeholder = next(one for one in plan_placeholders(load_table(), "Qwen2-0.5B", "1.3.0") if "rk3576" in one.file_name)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import math
+import shutil
 import struct
 import threading
 import time
@@ -18,8 +19,10 @@ import msgspec
 import pytest
 
 from agent.workers.base import Exit, WorkerSpec
+from agent.workers.rkllm.caches import IN_USE
 from agent.workers.rkllm.library import SUPPORTS
-from agent.workers.rkllm.releases import GENERATIONS, Generation
+from agent.workers.rkllm.releases import GENERATIONS, VERSIONS, Generation
+from rkfleet.http1 import ConnectionLost
 from tests.integration import test_image_encoder as image_encoder
 from tests.support import npu_child, npu_worker
 from tests.support.npu_worker import Adapter, Refused, Reply, Running
@@ -110,7 +113,8 @@ def test_a_model_that_does_not_load_says_why_in_the_words_of_the_library(
     ("changes", "words"),
     [
         ({"generation": "G9"}, "generation 'G9'; G1, G2, G3, G4 are known"),
-        ({"library": "/no/such/librkllmrt.so"}, "/no/such/librkllmrt.so cannot be read"),
+        ({"library": "/no/such/librkllmrt.so"}, "/no/such/librkllmrt.so: it cannot be opened: No such file or directory"),
+        ({"library": __file__}, "it is no shared library"),
         ({"template": "a\n{% if %}"}, "template.jinja, line 2: "),
         ({"lock_path": "/no/such/lock"}, "lock of the NPU /no/such/lock cannot be opened"),
     ],
@@ -122,13 +126,19 @@ def test_what_a_worker_is_told_and_cannot_use_is_a_load_failure_that_names_it(se
     assert (exit.reason, words in exit.message) == ("LoadFailed", True), exit.message
 
 
-def test_bindings_of_another_generation_are_refused_before_anything_runs(setup: Setup) -> None:
-    """Init would succeed, and the first request would end the process."""
-    other = setup.spec("G3").npu
-    assert other is not None
-    exit = setup.exit(setup.spec("G4", library=other.library))
+@pytest.mark.parametrize(("was", "is_now"), [("1.2.3", "1.3.0"), ("1.3.0", "1.2.3"), ("1.2.0", "1.2.1b1")])
+def test_a_library_that_was_replaced_since_the_agent_looked_is_refused_before_it_is_mapped(setup: Setup, was: str, is_now: str) -> None:
+    """Init would succeed with bindings of another release, and the first request, or its first image, would end the process."""
+    file = setup.directory / "librkllmrt.so"
+    shutil.copyfile(runtime(was), file)
+    spec = setup.spec(VERSIONS[was], library=str(file), library_version=was)
+    assert setup.run(spec, lambda running: running.chat("Hi", max_tokens=1)).text
+    shutil.copyfile(runtime(is_now), setup.directory / "new")
+    (setup.directory / "new").replace(file)
+    exit = setup.exit(spec)
     assert exit.reason == "LoadFailed"
-    assert "its default parameters are those of G3" in exit.message
+    assert f"runtime library {file} is not {was} any more" in exit.message
+    assert "systemctl restart rkfleet-agent" in exit.message
 
 
 def test_a_lora_as_hugging_face_has_it_is_refused_with_what_to_do(setup: Setup) -> None:
@@ -138,6 +148,7 @@ def test_a_lora_as_hugging_face_has_it_is_refused_with_what_to_do(setup: Setup) 
     assert exit.reason == "LoadFailed"
     assert f"adapter law was not loaded from {path}" in exit.message
     assert "convert it together with its model" in exit.message
+    assert exit.message.count("was not loaded from") == 1
 
 
 def test_a_placeholder_that_the_library_refuses_is_called_one(setup: Setup) -> None:
@@ -488,6 +499,37 @@ def test_a_saved_prompt_that_the_library_refuses_is_replaced_and_the_request_ans
     first, after, later = setup.run(spec, ask)
     assert [one.finish_reason for one in (first, after, later)] == ["stop"] * 3
     assert (after.cached_tokens, later.cached_tokens > 0) == (0, True)
+
+
+def test_a_saved_prompt_that_ends_the_process_with_it_does_so_once(setup: Setup) -> None:
+    """The next process deletes it instead of dying of the same request; a request meanwhile is answered without."""
+    caches = setup.directory / "caches"
+    spec = setup.spec(cache_dir=str(caches), cache_bytes=1 << 20)
+    setup.chat(spec, "hello there", prompt_cache_key="k")
+
+    async def crash(running: Running) -> str:
+        setup.says(crash_at=0)
+        with contextlib.suppress(Refused, ConnectionLost):
+            await running.chat("hello there", prompt_cache_key="k")
+        return (await running.worker.exited()).reason or ""
+
+    assert setup.run(spec, crash) == "Crashed"
+    setup.says()
+    assert [path.name for path in caches.iterdir()] == [IN_USE]
+    assert setup.chat(spec, "hello there", prompt_cache_key="k").cached_tokens == 0
+    assert setup.chat(spec, "hello there", prompt_cache_key="k").cached_tokens > 0
+
+
+def test_a_disk_without_room_costs_the_saved_prompt_and_not_the_answer(setup: Setup) -> None:
+    """A library that finds the disk full fails its run."""
+    spec = setup.spec(cache_dir=str(setup.directory / "caches"), cache_bytes=1 << 60)
+
+    async def ask(running: Running) -> list[str]:
+        assert (await running.chat("hello there", prompt_cache_key="k")).finish_reason == "stop"
+        return running.lines
+
+    assert any("a prompt was not saved: the disk has less room" in line for line in setup.run(spec, ask))
+    assert list((setup.directory / "caches").iterdir()) == []
 
 
 def test_a_run_that_failed_saves_nothing_and_the_next_run_writes_nowhere(setup: Setup) -> None:

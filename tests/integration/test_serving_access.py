@@ -11,12 +11,12 @@ import openai
 import pytest
 
 from agent.config import parse_arguments
-from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor
+from agent.serving.access import GatewayDoor, KeyDoor, LocalDoor, LocalHosts
 from agent.serving.app import Serving
 from rkfleet.api_keys import key_line, parse_api_keys, tenant_of
 from rkfleet.cli import gateway_keys
 from rkfleet.clock import Clock, SystemClock
-from rkfleet.ops import ASGIApp, Tls, serve_asgi
+from rkfleet.ops import ASGIApp, Tls, ops_app, serve_asgi
 from tests.support.clocks import ManualClock
 from tests.support.scripted_serving import ASK, Board, scripted
 from tests.support.scripted_worker import chunk
@@ -106,6 +106,24 @@ def test_web_pages_are_refused_unless_their_origin_is_allowed() -> None:
         async with scripted(door=LocalDoor) as board, httpx2.AsyncClient() as client:
             assert (await client.options(f"{board.url}/v1/models", headers=asks)).status_code == 403
             assert "access-control-allow-origin" not in (await client.get(f"{board.url}/v1/models")).headers
+
+    asyncio.run(scenario())
+
+
+def test_a_name_that_somebody_pointed_to_this_machine_is_no_way_in() -> None:
+    """A page of that name reads with GET without telling its origin; everything on loopback is behind this, metrics too."""
+
+    def doors(serving: Serving) -> ASGIApp:
+        local = LocalDoor(serving, origins=[PAGE])
+        return LocalHosts(ops_app(lambda: "", lambda: b"told", otherwise=local), serving, origins=[PAGE])
+
+    async def scenario() -> None:
+        async with scripted(door=doors) as board, httpx2.AsyncClient() as client:
+            for path in ("/v1/models", "/api/tags", "/metrics", "/readyz", "/"):
+                refused = await client.get(f"{board.url}{path}", headers={"host": "rebound.example:8080"})
+                assert (refused.status_code, "host_not_allowed" in refused.text) == (403, True)
+                for host in ("localhost:1", "127.0.0.1", "[::1]:8080", "board.localhost", "app.example"):
+                    assert (await client.get(f"{board.url}{path}", headers={"host": host})).status_code == 200, host
 
     asyncio.run(scenario())
 

@@ -29,7 +29,9 @@ def run_guide(page: str, fleet: Up, folder: Path) -> str:
         (clone / name).symlink_to(ROOT / name)
     (clone / ".rkfleet").symlink_to(fleet.data_dir)
     port = fleet.endpoints.gateway.rpartition(":")[2]
-    script = "set -euo pipefail\n" + "\n".join(blocks).replace("127.0.0.1:7480", f"127.0.0.1:{port}")
+    # What a block left in the background ends with the script; the default ports are those of this fleet.
+    script = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "\n".join(blocks)
+    script = script.replace("127.0.0.1:7480", f"127.0.0.1:{port}").replace("https://127.0.0.1:7443", fleet.endpoints.api)
     environment = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(
         ["bash", "-c", script], cwd=clone, env=environment, capture_output=True, text=True, timeout=SCRIPT_SECONDS_MAX, check=False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ from rkfleet.cli.variants import merge_variants, parse_variant, variant_of
 from rkfleet.errors import Conflict, Invalid
 from rkfleet.kinds.model import ArtifactFile
 
+ROOT = Path(__file__).resolve().parents[2]
 FILE = ArtifactFile(path="m.gguf", digest=f"sha256:{1:064x}", size_bytes=98362432)
 OTHER = ArtifactFile(path="m.gguf", digest=f"sha256:{2:064x}", size_bytes=98362432)
 MANIFEST = f"sha256:{9:064x}"
@@ -132,3 +136,24 @@ def test_another_weight_of_an_adapter_is_another_variant() -> None:
     assert merge_variants("m", [stored], [(words, stored)]) == [stored]
     with pytest.raises(Conflict, match=r"a\.rkllm .* as adapter at 50%, pushed is .* at 100%"):
         merge_variants("m", [stored], [(words, whole)])
+
+
+def test_every_push_in_a_page_is_one_that_a_shell_and_the_command_take() -> None:
+    """`>=1.1.0` without quotes would write a file; a word that no longer exists would be refused."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "manifests").rglob("*.md")]
+    commands = [
+        (page, command.strip())
+        for page in pages
+        for command in re.findall(r"^ *(?:\S*/)?rkfleet model push [^`]*?(?=\n|\Z)", page.read_text().replace("\\\n", " "), re.MULTILINE)
+        if "--variant" in command
+    ]
+    assert len(commands) >= 6
+    for page, command in commands:
+        lexer = shlex.shlex(command, posix=True, punctuation_chars="<>;&|")
+        lexer.whitespace_split = True
+        words = list(lexer)
+        assert not set(words) & {"<", ">", "<<", ">>", ";", "&", "|"}, f"{page.name}: {command}"
+        variants = [words[place + 1] for place, word in enumerate(words) if word == "--variant"]
+        assert len([word for word in words if word.endswith((".gguf", ".rkllm"))]) == len(variants), f"{page.name}: {command}"
+        for variant in variants:
+            variant_of(parse_variant(variant), (FILE,), MANIFEST)

@@ -55,6 +55,7 @@ def test_a_known_content_is_its_release(bits: int, tmp_path: Path) -> None:
     found = identify(written(tmp_path, content), contents={content_id(content): "1.2.2"})
     assert (found.generation, found.version, found.how) == ("G3", "1.2.2", "content")
     assert found.notes == (f"exports of G3 or G4, built for {'aarch64' if bits == 64 else 'armhf'}",)
+    assert not found.simulated
 
 
 def test_deciding_maps_nothing() -> None:
@@ -189,6 +190,7 @@ def test_a_built_runtime_is_identified_by_its_file(release: str) -> None:
     """Nothing of it is called."""
     found = identify(runtime(release), probe=lambda path: pytest.fail("it was called"))
     assert (found.generation, found.version) == (VERSIONS[release], release)
+    assert found.simulated, "what it says would pass for an NPU's"
 
 
 def test_a_child_that_crashes_or_hangs_or_lies_says_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,36 @@ def test_a_template_that_is_none_is_refused_with_its_line(tmp_path: Path) -> Non
         ("{{ ''.__class__.__mro__ }}", "line 1: .*unsafe"),
         ("{% for x in range(10000000) %}{% endfor %}", "line 1: Range too big"),
         ("{% for x in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "more than 16777216 characters"),
+        ("{{ 'a' * 10 ** 10 }}", "line 1: 1 times 10000000000 is more than 16777216"),
+        ("\n{{ 9 ** (9 ** 9) }}", "line 2: an exponent is 387420489, at most 64 is taken"),
+        ("{{ lipsum(n=100000) }}", "line 1: 'lipsum' is undefined"),
+        (
+            "{% set all = namespace(text='a' * 1000) %}\n{% for _ in range(40) %}{% set all.text = all.text ~ all.text %}{% endfor %}",
+            "line 2: it takes more than 256 MiB",
+        ),
     ],
 )
 def test_a_template_that_fails_names_line_and_reason_and_reaches_nothing(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         template(tmp_path, text).render([], [], thinking=True, variables={})
+
+
+def test_a_template_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    """Nothing comes of these loops, so no limit of size would notice."""
+
+    class SlowClock(StoppedClock):
+        def monotonic(self) -> float:
+            self.seconds += 0.01
+            return self.seconds
+
+    clock = SlowClock()
+    path = tmp_path / "template.jinja"
+    path.write_text("\n{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}")
+    with pytest.raises(BadRequest, match="line 2: it is not done after 5 s"):
+        Template(str(path), clock).render([], [], thinking=True, variables={})
+    assert sys.gettrace() is None
+    path.write_text("{{ messages[0].content }}")
+    assert Template(str(path), clock).render([{"content": "Hi"}], [], thinking=True, variables={}) == "Hi"
 
 
 # ---- saved prompts

@@ -29,6 +29,7 @@ FLOAT_BYTES: Final = 4
 _SAMPLING: Final = (
     "temperature", "top_p", "top_k", "repeat_penalty", "frequency_penalty", "presence_penalty", "mirostat", "mirostat_tau", "mirostat_eta",
 )  # fmt: skip
+_THINKING: Final = "enable_thinking"  # As chat templates call it.
 _NEVER: Final = ("seed", "logit_bias", "min_p")  # No generation of the interface has them.
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: tuple[dict[str, Any], ...] = ()
     prompt: Any = None
+    raw: bool | None = None
     prompt_embeds: Embeds | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -64,8 +66,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | tuple[str, ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | int | None = None
+    top_logprobs: int | None = None
     n: int | None = None
     adapter: str | None = None
     tenant: str | None = None
@@ -78,7 +82,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse what no run could honour.
 
         Raises:
-            ValueError: A field has a value outside its limits; msgspec names it as a validation error.
+            BadRequest: A field has a value outside its limits; `details["param"]` names it.
         """
         _within("temperature", self.temperature, 0, 2)
         _within("top_p", self.top_p, 0, 1)
@@ -88,13 +92,18 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         _within("max_tokens", self.max_tokens, 1, None)
         _within("max_completion_tokens", self.max_completion_tokens, 1, None)
         if len(self.stops) > STOPS_MAX or any(len(word) > STOP_CHARACTERS_MAX for word in self.stops):
-            raise ValueError(f"stop has {len(self.stops)} words; at most {STOPS_MAX} of {STOP_CHARACTERS_MAX} characters are taken")
-        if self.response_format is not None and self.response_format.get("type", "text") != "text":
-            raise ValueError(
-                f"response_format {self.response_format.get('type')!r}: the rkllm runtime cannot constrain answers; runtime llamacpp can"
+            raise BadRequest(
+                f"stop has {len(self.stops)} words; at most {STOPS_MAX} of {STOP_CHARACTERS_MAX} characters are taken", param="stop"
             )
-        if self.logprobs not in (None, False):
-            raise ValueError("logprobs: the rkllm runtime does not give them with its answers; runtime llamacpp does")
+        if self.response_format is not None and self.response_format.get("type", "text") != "text":
+            raise BadRequest(
+                f"response_format (format of Ollama's API) is {str(self.response_format.get('type'))[:32]!r}: the rkllm runtime cannot "
+                "constrain answers; runtime llamacpp can",
+                param="response_format",
+            )
+        for name in ("top_logprobs", "logprobs"):
+            if getattr(self, name):
+                raise BadRequest(f"{name}: the rkllm runtime does not give them with its answers; runtime llamacpp does", param=name)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -110,8 +119,24 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def thinking(self) -> bool:
         """Return whether the model may think first; every way to say no counts."""
-        said = (self.chat_template_kwargs or {}).get("enable_thinking")
+        said = (self.chat_template_kwargs or {}).get(_THINKING)
         return not (said is False or self.think is False or self.reasoning_effort == "none")
+
+    def template_variables(self) -> dict[str, Any]:
+        """Return what a chat template may read besides messages, tools and whether to think."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **{name: value for name, value in (self.chat_template_kwargs or {}).items() if name != _THINKING}}
+
+    def template_fields(self, *, but_thinking: bool) -> tuple[str, ...]:
+        """Return the fields that only a chat template reads; `but_thinking` leaves out those that say no more than whether to think."""
+        fields: list[str] = []
+        if self.chat_template_kwargs and not (but_thinking and self.chat_template_kwargs.keys() == {_THINKING}):
+            fields.append("chat_template_kwargs")
+        if self.reasoning_effort is not None and not (but_thinking and self.reasoning_effort == "none"):
+            fields.append("reasoning_effort")
+        if self.think is not None and not but_thinking:
+            fields.append("think")
+        return tuple(fields)
 
     @property
     def functions(self) -> tuple[dict[str, Any], ...]:
@@ -135,6 +160,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
             names += [name for name in _SAMPLING if getattr(self, name) is not None]
         if self.functions and self.tool_choice not in (None, "auto"):
             names.append("tool_choice")
+        if self.functions and self.parallel_tool_calls is False:  # how many calls a model makes is its own choice
+            names.append("parallel_tool_calls")
         return tuple(sorted(names))
 
 
@@ -151,12 +178,12 @@ class EmbeddingsAsk(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse what the model cannot give.
 
         Raises:
-            ValueError: A field has a value outside its limits.
+            BadRequest: A field has a value outside its limits; `details["param"]` names it.
         """
         if self.encoding_format not in ("float", "base64"):
-            raise ValueError(f"encoding_format is {self.encoding_format!r}; float and base64 are served")
+            raise BadRequest(f"encoding_format is {self.encoding_format[:32]!r}; float and base64 are served", param="encoding_format")
         if self.dimensions is not None:
-            raise ValueError("dimensions: the length of an embedding is that of the model's hidden layer")
+            raise BadRequest("dimensions: the length of an embedding is that of the model's hidden layer", param="dimensions")
 
     def inputs(self) -> list[str | list[int]]:
         """Return each text, or list of token ids.
@@ -182,7 +209,7 @@ def parse(body: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"request body: {error}") from error
 
 
@@ -207,4 +234,4 @@ def _is_tokens(value: Any) -> bool:
 
 def _within(name: str, value: float | None, low: float, high: float | None) -> None:
     if value is not None and (value < low or (high is not None and value > high)):
-        raise ValueError(f"{name} is {value:g}; {f'at least {low:g}' if high is None else f'{low:g} to {high:g}'} is taken")
+        raise BadRequest(f"{name} is {value:g}; {f'at least {low:g}' if high is None else f'{low:g} to {high:g}'} is taken", param=name)

@@ -5,13 +5,18 @@ for the library to write to. Called by `runner.py` in its thread.
 
 A file's name is a hash of everything that its content depends on (model, library, tenant, adapter, template, the client's key), then the
 length and a digest of the prompt that it holds: a file is found by whom it belongs to and used only if the new prompt begins with its
-text. The library writes to a temporary name, which is renamed when the run has succeeded. No text of a prompt is stored beside the state.
+text. The library writes to a temporary name, which is renamed when the run has succeeded, and reads from another one, which is renamed back
+after the run: a file that ended the process with it, after a loss of power for example, is deleted at the next start instead of ending that
+one too. No text of a prompt is stored beside the state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +27,7 @@ __all__ = ["Caches", "model_identity"]
 
 SUFFIX: Final = ".kv"
 TEMPORARY: Final = "writing" + SUFFIX + ".part"  # one run at a time, so one name
+IN_USE: Final = "reading" + SUFFIX + ".part"
 DIGEST_CHARACTERS: Final = 32
 
 
@@ -42,6 +48,7 @@ class Caches:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.temporary.unlink(missing_ok=True)
+            self._in_use.unlink(missing_ok=True)
         except OSError as error:
             raise FailedPrecondition(f"directory {directory} of saved prompts cannot be used: {error.strerror}") from error
         self._evict()
@@ -56,6 +63,18 @@ class Caches:
         """Return where the library writes the prompt of the run in progress."""
         return self._directory / TEMPORARY
 
+    @property
+    def _in_use(self) -> Path:
+        return self._directory / IN_USE
+
+    def has_room(self) -> bool:
+        """Return whether the disk holds as much as these files may take: a library that finds it full fails the request instead."""
+        try:
+            used = sum(one.stat().st_size for one in self._directory.glob(f"*{SUFFIX}"))
+            return shutil.disk_usage(self._directory).free >= self._bytes_max - used
+        except OSError:
+            return False
+
     def find(self, identity: Identity, key: str, text: bytes) -> Path | None:
         """Return the file whose prompt `text` begins with, and count it as used; None if there is none."""
         for path in self._of(identity, key):
@@ -67,6 +86,20 @@ class Caches:
                     return None
                 return path
         return None
+
+    @contextlib.contextmanager
+    def using(self, path: Path) -> Iterator[Path]:
+        """Have a found file under another name for the block, in which `drop` may take it away.
+
+        Raises:
+            OSError: It cannot be renamed.
+        """
+        path.rename(self._in_use)
+        try:
+            yield self._in_use
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self._in_use.rename(path)
 
     def keep(self, identity: Identity, key: str, text: bytes) -> None:
         """Keep what the library wrote to `temporary` as the state of `text`, instead of an older one of the same key.

@@ -38,15 +38,18 @@ __all__ = [
     "Generation",
     "Identified",
     "Inconclusive",
+    "Seen",
     "generation_of_defaults",
     "generations_of_symbols",
     "identify",
+    "look",
 ]
 
 OVERRIDE: Final = "--runtime-library FILE="  # With the generation behind it, the agent's option with which the operator says it.
 
 LIBRARY_BYTES_MAX: Final = 64 << 20  # Releases have 5 to 12 MB; what is larger is something else and would take long to hash.
 CHUNK_BYTES: Final = 1 << 20
+SIMULATED_MARK: Final = b"RKFLEET-SIMULATED-RUNTIME"  # simulation/runtime/report.c
 
 PROBE_BYTES: Final = 512  # Room for the struct that createDefaultParam returns; the largest has 208 bytes.
 
@@ -70,12 +73,30 @@ class Identified(msgspec.Struct, frozen=True):
         version: Release, empty if only the generation is known.
         how: The evidence that decided.
         notes: Sentences for the log: what else was seen.
+        simulated: The library needs no NPU (`rkfleet simulated-runtime build`): whatever it says and measures is labelled so.
     """
 
     generation: Generation
     version: str
     how: Evidence
     notes: tuple[str, ...] = ()
+    simulated: bool = False
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What stands in a file.
+
+    Attributes:
+        content: Its git object id.
+        versions: Strings in it that look like a release.
+        shared: What it exports.
+        simulated: It says that it needs no NPU.
+    """
+
+    content: str
+    versions: frozenset[str]
+    shared: SharedObject
+    simulated: bool
 
 
 def identify(
@@ -103,7 +124,8 @@ def identify(
 
 
 def _identify(path: Path, override: Generation | None, probe: Callable[[Path], bytes] | None, contents: Mapping[str, str]) -> Identified:
-    content, versions, shared = _read(path)
+    looked = look(path)
+    content, versions, shared = looked.content, looked.versions, looked.shared
     release = contents.get(content)
     if release in OLDER:
         raise UnknownRuntime(f"it is release {release}; rkfleet needs 1.1.0 or later")
@@ -116,7 +138,7 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
             raise UnknownRuntime(f"its content is that of release {release} ({generation}) but it exports the functions of {_or(possible)}")
         if override not in {None, generation}:
             raise UnknownRuntime(f"its content is that of release {release} ({generation}): {OVERRIDE}{override} contradicts it")
-        return Identified(generation, release, "content", tuple(notes))
+        return Identified(generation, release, "content", tuple(notes), looked.simulated)
 
     known = sorted(version for version in versions if version in VERSIONS)
     newer = sorted((version for version in versions if _number(version) > _NEWEST), key=_number)
@@ -128,7 +150,7 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
             notes.append(f"the version in the file is {version} ({VERSIONS[version]}); the operator says {override}")
             version = ""
         newest = newer[-1] if newer and not known else ""
-        return Identified(override, version or newest, "override", tuple(notes))
+        return Identified(override, version or newest, "override", tuple(notes), looked.simulated)
 
     if version:
         generation = VERSIONS[version]
@@ -137,21 +159,21 @@ def _identify(path: Path, override: Generation | None, probe: Callable[[Path], b
                 f"the version in the file is {version} ({generation}) but it exports the functions of {_or(possible)}; "
                 f"{OVERRIDE}{possible[-1]} goes by the functions"
             )
-        return Identified(generation, version, "symbols" if len(possible) == 1 else "version", tuple(notes))
+        return Identified(generation, version, "symbols" if len(possible) == 1 else "version", tuple(notes), looked.simulated)
     if newer and not known and possible[-1] == GENERATIONS[-1]:
         raise UnknownRuntime(
             f"the version in the file is {newer[-1]}, newer than {_text(_NEWEST)}, the last that rkfleet knows; if its interface is still "
             f"that of {GENERATIONS[-1]}, {OVERRIDE}{GENERATIONS[-1]} allows it"
         )
     if len(possible) == 1:
-        return Identified(possible[0], "", "symbols", tuple(notes))
+        return Identified(possible[0], "", "symbols", tuple(notes), looked.simulated)
 
     seen = f"versions {', '.join(known)}" if known else "no known version"
     found = f"it exports the functions of {_or(possible)}, has {seen} in it"
     generation = _by_defaults(probe and (lambda: probe(path)), shared, found, f"{OVERRIDE}{possible[0]} or {possible[-1]} decides")
     if generation not in possible:
         raise UnknownRuntime(f"{found}, and its default parameters are those of {generation}")
-    return Identified(generation, "", "defaults", tuple(notes))
+    return Identified(generation, "", "defaults", tuple(notes), looked.simulated)
 
 
 def _by_defaults(probe: Callable[[], bytes] | None, shared: SharedObject, found: str, helps: str) -> Generation:
@@ -164,6 +186,31 @@ def _by_defaults(probe: Callable[[], bytes] | None, shared: SharedObject, found:
     if generation is None:
         raise UnknownRuntime(f"{found}, and its default parameters fit no generation; {helps}")
     return generation
+
+
+def look(path: Path) -> Seen:
+    """Return what stands in a file, without a judgement.
+
+    Raises:
+        UnknownRuntime: It cannot be read or is no library.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnknownRuntime(f"it cannot be opened: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnknownRuntime("it is no regular file")
+        if status.st_size > LIBRARY_BYTES_MAX:
+            raise UnknownRuntime(f"it has {status.st_size} bytes, a runtime has at most {LIBRARY_BYTES_MAX}")
+        shared = read_shared_object(descriptor, status.st_size, "rkllm_")
+        content, versions, simulated = _scan(descriptor, status.st_size)
+        return Seen(content, versions, shared, simulated)
+    except OSError as error:
+        raise UnknownRuntime(f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def generations_of_symbols(symbols: frozenset[str]) -> tuple[Generation, ...]:
@@ -228,42 +275,18 @@ def _fits(parameters: bytes, generation: Generation, places: _Places) -> bool:
     return parameters[extend_at + _BATCH_AT] == (0 if generation == "G2" else 1)
 
 
-def _read(path: Path) -> tuple[str, frozenset[str], SharedObject]:
-    """Return the content id, the versions that stand in the file, and its exports.
-
-    Raises:
-        UnknownRuntime: It cannot be read or is no library.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise UnknownRuntime(f"it cannot be opened: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnknownRuntime("it is no regular file")
-        if status.st_size > LIBRARY_BYTES_MAX:
-            raise UnknownRuntime(f"it has {status.st_size} bytes, a runtime has at most {LIBRARY_BYTES_MAX}")
-        shared = read_shared_object(descriptor, status.st_size, "rkllm_")
-        content, versions = _scan(descriptor, status.st_size)
-        return content, versions, shared
-    except OSError as error:
-        raise UnknownRuntime(f"it cannot be read: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
-
-
-def _scan(descriptor: int, size: int) -> tuple[str, frozenset[str]]:
+def _scan(descriptor: int, size: int) -> tuple[str, frozenset[str], bool]:
     content = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     versions: set[str] = set()
-    tail = b""
+    simulated, tail = False, b""
     for offset in range(0, size, CHUNK_BYTES):
         chunk = os.pread(descriptor, min(CHUNK_BYTES, size - offset), offset)
         content.update(chunk)
         window = tail + chunk
         versions.update(found.group(1).decode() for found in _VERSION.finditer(window))
-        tail = window[-_VERSION_BYTES_MAX:]
-    return content.hexdigest(), frozenset(versions)
+        simulated = simulated or SIMULATED_MARK in window
+        tail = window[-max(_VERSION_BYTES_MAX, len(SIMULATED_MARK)) :]
+    return content.hexdigest(), frozenset(versions), simulated
 
 
 def _number(version: str) -> tuple[int, ...]:

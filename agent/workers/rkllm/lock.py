@@ -1,6 +1,7 @@
 """One user of the NPU at a time: a file lock that every worker of a board takes around each run.
 
-In: a path, the same for all workers. Out: a block in which nobody else runs. Called by `runner.py`, in the thread that runs. Several users
+In: a path, the same for all workers. It may lie where everybody writes (`/run/lock`): the file is opened as it is if it is there, whoever
+made it, and never through a link. Out: a block in which nobody else runs. Called by `runner.py`, in the thread that runs. Several users
 at once end in `failed to submit` and sometimes in a frozen board, and the runtime does not take turns by itself. The kernel gives the
 lock back when a process ends, however it ends. Source: flock(2); https://github.com/airockchip/rknn-llm/issues/315.
 """
@@ -17,6 +18,8 @@ from rkfleet.errors import FailedPrecondition
 
 __all__ = ["BoardLock"]
 
+MODE: Final = 0o644  # Another user's agent may lock it as well, and nobody writes anything into it.
+
 
 class BoardLock:
     """The lock of a board; `hold` waits for whoever has it."""
@@ -28,7 +31,7 @@ class BoardLock:
             FailedPrecondition: The file cannot be opened.
         """
         try:
-            self._descriptor: Final = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660) if path else None
+            self._descriptor: Final = _open(path) if path else None
         except OSError as error:
             raise FailedPrecondition(f"lock of the NPU {path} cannot be opened: {error.strerror}") from error
 
@@ -43,3 +46,13 @@ class BoardLock:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _open(path: str) -> int:
+    """Open a file for locking, which takes no right to write it; make it if it is not there."""
+    how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, how)
+        with contextlib.suppress(FileExistsError):  # another worker was first
+            return os.open(path, how | os.O_CREAT | os.O_EXCL, MODE)

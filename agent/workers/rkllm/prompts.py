@@ -80,6 +80,11 @@ class Prompts:
         self._output_tokens_max: Final = output_tokens_max
         self._has_encoder: Final = has_encoder
 
+    @property
+    def _wraps(self) -> bool:
+        """Whether the runtime puts its own template around every text."""
+        return self._template is None and "built_in_chat_template" in self._supports
+
     def chat(self, ask: Ask) -> Work:
         """Return the work of a chat.
 
@@ -93,7 +98,7 @@ class Prompts:
         messages = [self._plain(message, images, plain) for message in ask.messages]
         if self._template is not None:
             return self._rendered(self._template, ask, messages, tuple(images))
-        if "built_in_chat_template" not in self._supports:
+        if not self._wraps:
             raise BadRequest(NO_TEMPLATE)
         return self._wrapped(ask, messages, tuple(images))
 
@@ -126,12 +131,14 @@ class Prompts:
     def ignored(self, ask: Ask) -> tuple[str, ...]:
         """Return the fields that have no effect with this library and this template."""
         names = ask.ignored(self._supports)
-        thinks = self._template is not None or "enable_thinking" in self._supports
-        return names if thinks or ask.thinking else (*names, "think")
+        if self._template is not None:
+            return names
+        # The runtime's own template knows one variable at most: whether to think.
+        wrapped = ("raw",) if ask.raw and isinstance(ask.prompt, str) and self._wraps else ()
+        return (*names, *ask.template_fields(but_thinking="enable_thinking" in self._supports), *wrapped)
 
     def _rendered(self, template: Renderer, ask: Ask, messages: list[dict[str, Any]], images: tuple[bytes | ImageEmbedding, ...]) -> Work:
-        variables = {name: value for name, value in (ask.chat_template_kwargs or {}).items() if name != "enable_thinking"}
-        text = template.render(messages, ask.functions, thinking=ask.thinking, variables=variables)
+        text = template.render(messages, ask.functions, thinking=ask.thinking, variables=ask.template_variables())
         if not text:
             raise BadRequest("the chat template makes an empty prompt of these messages", param="messages")
         return self._text(ask, "generate", text, images)
@@ -139,8 +146,7 @@ class Prompts:
     def _text(self, ask: Ask, mode: Mode, text: str, images: tuple[bytes | ImageEmbedding, ...] = ()) -> Work:
         raw = text.encode(errors="replace")
         # What the runtime wraps as a message of its own is no continuation of the message before.
-        wraps = self._template is None and "built_in_chat_template" in self._supports
-        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if wraps else None)
+        wanted = Wanted(identity=self._identity(ask, images=images), text=raw, cuts=frozenset() if self._wraps else None)
 
         def compose(reused: int, embeddings: Sequence[ImageEmbedding]) -> Input:
             rest = raw[reused:].decode()

@@ -357,6 +357,7 @@ class Runner:
         """Forget everything, and tell the runtime's own template which functions there are.
 
         Raises:
+            BadRequest: The system prompt or the functions cannot be given to the library.
             Unavailable: The library does not forget; then nothing may be run, or it would go on with another's conversation.
         """
         model = self._require_model()
@@ -370,6 +371,8 @@ class Runner:
             functions = work.functions or Functions("", "")
             try:
                 model.set_function_tools(functions.system, functions.tools, RESPONSE_TAG if work.functions else "")
+            except Unsupported as error:  # a text that no C string can hold; the library was not called
+                raise BadRequest(error.message) from error
             except CallFailed as error:
                 self._refused(error)
                 self._functions = Functions("?", "?")  # unknown: set again before the next run
@@ -392,28 +395,39 @@ class Runner:
         if not work.cache_key or reused or not self._caches.enabled:
             yield ""
             return
-        if not self._load_saved(work):
-            yield "save"
-            return
-        try:
-            yield "loaded"
-        finally:
+        with contextlib.ExitStack() as stack:
+            if not self._load_saved(work, stack):
+                yield "save" if self._has_room() else ""
+                return
             try:
-                self._require_model().release_prompt_cache()
-            except PromptCacheFailed as error:
-                self._refused(error)
+                yield "loaded"
+            finally:
+                try:
+                    self._require_model().release_prompt_cache()
+                except PromptCacheFailed as error:
+                    self._refused(error)
 
-    def _load_saved(self, work: Work) -> bool:
+    def _load_saved(self, work: Work, stack: contextlib.ExitStack) -> bool:
         path = self._caches.find(work.wanted.identity, work.cache_key, work.wanted.text)
         if path is None:
             return False
         try:
+            path = stack.enter_context(self._caches.using(path))
             self._require_model().load_prompt_cache(str(path))
+        except OSError as error:
+            self._output.log(f"W rkfleet: a saved prompt was not used: {error}")
+            return False
         except PromptCacheFailed as error:
             self._refused(error)
             self._caches.drop(path)
             return False
         return True
+
+    def _has_room(self) -> bool:
+        if self._caches.has_room():
+            return True
+        self._output.log("W rkfleet: a prompt was not saved: the disk has less room than serving.promptCache may take")
+        return False
 
     def _save(self, work: Work, end: End) -> None:
         if end == "abort":

@@ -19,7 +19,7 @@ from agent.workers.pipe import Load, NpuLoad
 from agent.workers.rkllm import http
 from agent.workers.rkllm.caches import Caches, model_identity
 from agent.workers.rkllm.errors import AdapterFailed, CallFailed, InitFailed, RkllmError
-from agent.workers.rkllm.identify import OVERRIDE
+from agent.workers.rkllm.identify import OVERRIDE, identify
 from agent.workers.rkllm.library import SUPPORTS, Library, LoadParameters, Model
 from agent.workers.rkllm.lock import BoardLock
 from agent.workers.rkllm.output import Output, error_in
@@ -46,6 +46,8 @@ LOG_LEVEL: Final = ("RKLLM_LOG_LEVEL", "1")
 
 # Source: section "Log" of the manual; the line has been the same since 1.0.1 but for its prefix.
 _BANNER: Final = re.compile(r"rkllm-runtime version: ([^,\s]+),")
+
+RESTART: Final = "to have it looked at anew: systemctl restart rkfleet-agent"
 
 # What the runtime says when memory is what is missing; the agent then knows that starting again will not help by itself.
 _NO_MEMORY: Final = ("failed to allocate", "failed to malloc", "Cannot allocate memory")
@@ -95,6 +97,7 @@ def load(
         raise FailedPrecondition(
             f"the rkllm runtime answers one request at a time, not {load.max_concurrent}; set serving.maxConcurrent: 1"
         )
+    _check_library(npu, generation)
     marks = _marks(npu.config_path)
     template = _template(npu.template_path, clock)
     caches = Caches(npu.cache_dir, npu.cache_bytes, model_identity(load.model_path, npu.library, npu.library_version, generation))
@@ -133,6 +136,25 @@ def load(
     )
     runner.start(model)
     return Rkllm(http.serve(http.Front(runner, prompts, api_key=load.api_key, clock=clock, log=output.log)), watch)
+
+
+def _check_library(npu: NpuLoad, generation: Generation) -> None:
+    """Look at the file again: an upgrade may have replaced it since the agent looked, and releases of one generation differ as well.
+
+    Raises:
+        FailedPrecondition: It is not what the agent took it for.
+    """
+    path = Path(npu.library)
+    try:
+        same = identify(path, override=generation).version == npu.library_version
+        if not same and not npu.library_version:  # without the operator's word, a version that nobody knows counts for none
+            found = identify(path)
+            same = (found.generation, found.version) == (generation, "")
+    except RkllmError as error:
+        raise FailedPrecondition(f"{error.message}; the agent took it for {npu.library_version or generation}; {RESTART}") from error
+    if not same:
+        was = npu.library_version or f"an unknown release of {generation}"
+        raise FailedPrecondition(f"runtime library {path} is not {was} any more, which it was when the agent started; {RESTART}")
 
 
 def _parameters(load: Load, npu: NpuLoad, marks: Marks, generation: Generation) -> LoadParameters:

@@ -47,7 +47,9 @@ class RknnEncoder:
             library: Any = importlib.import_module("rknnlite.api").RKNNLite
             self._pixels: Final = importlib.import_module("agent.workers.rknn.pixels")
         except ImportError as error:
-            raise FailedPrecondition(f"images need the extra vision, {error.name} is missing: pip install 'rkfleet[vision]'") from error
+            raise FailedPrecondition(
+                f"images need the extra vision, {error.name} is missing; try, in a checkout: pip install '.[vision]'"
+            ) from error
         self._settings: Final = settings
         self._lite: Final[Any] = library()
         if (code := self._lite.load_rknn(str(path))) != 0:
