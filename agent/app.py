@@ -283,6 +283,7 @@ class Agent:
             problems=self._parts.library_problems,
             watch=watch,
             passed=self._notifier.passed,
+            look_seconds=self._config.look_seconds,
         )
         async with asyncio.TaskGroup() as tasks:
             if watch is not None:

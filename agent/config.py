@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.board import clock_wire
+from agent.board.sensors import LOOK_SECONDS
 from agent.workers.libraries import NamedLibrary, parse_named_library
 from rkfleet.api_keys import ApiKeys, read_api_keys
 from rkfleet.errors import Invalid
@@ -54,6 +55,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         client_tls_key: PEM key of that chain.
         cors_origins: Origins of web pages that may ask, on any listener for clients.
         lifeline: Descriptor whose end stops the agent, or None.
+        look_seconds: How often the machine is looked at when nobody tells of a change; no option, but for tests that make changes.
     """
 
     data_dir: Path
@@ -80,6 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     lifeline: int | None = None
     log_level: str = "info"
+    look_seconds: float = LOOK_SECONDS
 
 
 def parse_arguments(arguments: Sequence[str]) -> Config:

@@ -17,7 +17,7 @@ import msgspec
 from agent.artifacts.cache import Cache
 from agent.artifacts.prompt_caches import PromptCaches
 from agent.board.memory import under_pressure
-from agent.board.sensors import Sensors
+from agent.board.sensors import LOOK_SECONDS, Sensors
 from agent.demand import Demand
 from agent.fetching import Bytes
 from agent.ledger import Ledger
@@ -39,8 +39,6 @@ from rkfleet.report import BoardState, RunningWorker
 
 __all__ = ["Loop", "Traffic", "Watch"]
 
-# Memory, storage and what other programs do to them change without anybody telling.
-LOOK_SECONDS: Final = 5.0
 # While bytes arrive or requests finish, nobody wakes the loop for each; this is how late it may be.
 BUSY_LOOK_SECONDS: Final = 0.25
 # Wake-ups that come closer than this share a pass: whatever keeps waking the loop, it leaves the core to the runtime.
@@ -105,6 +103,7 @@ class Loop:
         problems: tuple[str, ...] = (),
         watch: Watch | None = None,
         passed: Callable[[], None] = lambda: None,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Take what the loop looks at and acts on.
 
@@ -126,6 +125,7 @@ class Loop:
             problems: Runtime libraries that are not used, each in a sentence; told once.
             watch: Looks after the hardware; None where there is none to look after.
             passed: Called at the end of each pass, for a watchdog.
+            look_seconds: Time between two passes when nobody wakes it.
         """
         self._clock: Final = clock
         self._wake: Final = wake
@@ -145,6 +145,7 @@ class Loop:
         self._caches: frozenset[str] | None = None
         self._watch: Final = watch
         self._passed: Final = passed
+        self._look_seconds: Final = look_seconds
         self._known: Mapping[str, AssignedReplica] = {}
         self._leaving: Mapping[str, Leaving] = {}
         self._low_memory = False
@@ -180,7 +181,7 @@ class Loop:
             # The next pass may see better; a loop that ended would leave a board that serves and cannot be told anything.
             _log.exception("a pass of the loop failed")
             self._metrics.loop_failed()
-            return LOOK_SECONDS
+            return self._look_seconds
         return self._pause(planned, observed)
 
     def _observe(self) -> Observed:
@@ -291,7 +292,7 @@ class Loop:
         busy = any(not fetch.reason for fetch in self._bytes.fetches.values()) or any(uid in observed.workers for uid in planned.leaving)
         # Requests that end make room for a model that somebody waits for.
         busy = busy or any(one.on_demand and not one.endpoint and one.replica.uid in observed.in_flight for one in planned.served)
-        pause = BUSY_LOOK_SECONDS if busy else LOOK_SECONDS
+        pause = BUSY_LOOK_SECONDS if busy else self._look_seconds
         if planned.look_again_at is not None:
             pause = min(pause, max(0.0, planned.look_again_at - self._clock.monotonic()))
         return pause

@@ -139,7 +139,15 @@ def machine_parts(config: Config, clock: Clock, jitter: random.Random) -> Parts:
         telemetry = Telemetry(config.filesystem_root, agent_pid=os.getpid())
         # A board without the library has no such runtime, and placement says so; one that has it and cannot use it has a problem.
         problem = libraries.problems[0] if libraries.problems and not libraries.usable else ""
-        return BoardWatch(telemetry, control, clock=clock, metrics=metrics, on_change=on_change, runtime_problem=lambda: problem)
+        return BoardWatch(
+            telemetry,
+            control,
+            clock=clock,
+            metrics=metrics,
+            on_change=on_change,
+            runtime_problem=lambda: problem,
+            look_seconds=config.look_seconds,
+        )
 
     return Parts(
         backends=installed,

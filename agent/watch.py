@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agent.board.clock_control import Answer, ClockControl
+from agent.board.sensors import LOOK_SECONDS
 from agent.board.snapshot import BoardSnapshot
 from agent.board.telemetry import Telemetry
 from agent.metrics import AgentMetrics
@@ -25,8 +26,6 @@ from rkfleet.racing import until_first
 
 __all__ = ["BoardWatch"]
 
-# What people watch on a dashboard moves at this pace; a look costs about a millisecond.
-LOOK_SECONDS: Final = 5.0
 # Clocks that do not follow are set again after a pause that doubles: drift is repaired at once, a fight with another program is not.
 RETRY_SECONDS_MIN: Final = 5.0
 RETRY_SECONDS_MAX: Final = 600.0
@@ -50,6 +49,7 @@ class BoardWatch:
         metrics: AgentMetrics,
         on_change: Callable[[], None],
         runtime_problem: Callable[[], str] = lambda: "",
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Take what is looked at and set; nothing is looked at yet.
 
@@ -60,6 +60,7 @@ class BoardWatch:
             metrics: Gauges.
             on_change: Called when a condition has changed.
             runtime_problem: Asked at each look why the vendor's library cannot be used; empty if it can.
+            look_seconds: Time between two looks.
         """
         self._telemetry: Final = telemetry
         self._control: Final = control
@@ -67,6 +68,7 @@ class BoardWatch:
         self._metrics: Final = metrics
         self._on_change: Final = on_change
         self._runtime_problem: Final = runtime_problem
+        self._look_seconds: Final = look_seconds
         self._wanted: Clocks | None = None
         self._changed: Final = asyncio.Event()
         self._said: dict[str, tuple[Condition, float]] = {}
@@ -187,4 +189,4 @@ class BoardWatch:
 
     async def _wait(self) -> None:
         """Return when other clocks are wanted, or when the next look is due."""
-        await until_first(self._changed.wait(), self._clock.sleep(LOOK_SECONDS))
+        await until_first(self._changed.wait(), self._clock.sleep(self._look_seconds))

@@ -39,10 +39,11 @@ from controller.sessions.hub import Hub
 from controller.sessions.seams import Seams
 from controller.sessions.servicer import serve_sessions
 from controller.store.sql.store import SqlStore
-from controller.trust.pki import Pki, certificate_end
+from controller.trust.pki import Pki
 from controller.trust.pull_tokens import GrantIssuer, OwnTokens, TokenSigner
+from controller.trust.served import follow_certificate
 from controller.trust.tokens import Tokens
-from rkfleet import __version__, metric_names
+from rkfleet import __version__
 from rkfleet.client import Cluster
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.kinds import KINDS
@@ -204,9 +205,8 @@ class _Program:
             ],
         )
         certificate, key = self._pki.server_files("controller")
-        self._metrics.gauge(metric_names.CERTIFICATE_EXPIRY, certificate="controller").set(certificate_end(certificate).timestamp())
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
-        await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
+        listener = await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
         await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
         _log.info("serving", extra={"api_port": config.api_port, "grpc_port": config.grpc_port, "fleet": self._pki.fleet_id})
@@ -215,6 +215,16 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             tasks.create_task(self._events.run())
             tasks.create_task(self._manager.run())
+            tasks.create_task(
+                follow_certificate(
+                    certificate,
+                    "controller",
+                    listener.reload,
+                    clock=self._clock,
+                    metrics=self._metrics,
+                    renew=lambda: _ensure_pki(config, self._clock),
+                )
+            )
 
     def _not_ready(self) -> str:
         """Return why the controller cannot do all of its work yet; empty when it can."""

@@ -14,7 +14,11 @@ from agent.board import facts, kernel, memory, storage
 from rkfleet.kinds.board import Runtime
 from rkfleet.report import BoardFacts
 
-__all__ = ["MachineSensors", "Sensors"]
+__all__ = ["LOOK_SECONDS", "MachineSensors", "Sensors"]
+
+# Memory, storage, clocks, heat and what other programs do to them change without anybody telling, and people watch them on a dashboard at
+# this pace; a look costs about a millisecond.
+LOOK_SECONDS: Final = 5.0
 
 
 class Sensors(Protocol):

@@ -6,6 +6,7 @@ controller the directory of keys and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -21,12 +22,12 @@ from controller.registry.config import Config
 from controller.registry.repositories import Repositories
 from controller.registry.routes import create_registry
 from controller.registry.uploads import Uploads
-from controller.trust.pki import certificate_end
 from controller.trust.pull_tokens import TokenVerifier
+from controller.trust.served import follow_certificate
 from rkfleet.clock import Clock, SystemClock
 from rkfleet.disk import Disk, SystemDisk, in_thread
 from rkfleet.errors import FailedPrecondition
-from rkfleet.metric_names import CERTIFICATE_EXPIRY, REGISTRY_FREE_BYTES, REGISTRY_UPLOADS
+from rkfleet.metric_names import REGISTRY_FREE_BYTES, REGISTRY_UPLOADS
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Listener, Tls, ops_app, serve_asgi
 from rkfleet.process import lock_data_dir, run_until_stopped
@@ -34,6 +35,7 @@ from rkfleet.process import lock_data_dir, run_until_stopped
 __all__ = ["Running", "run", "serve_registry"]
 
 EXPIRY_PERIOD_SECONDS: Final = 600.0
+CERTIFICATE: Final = "registry.crt"
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +56,20 @@ async def run(config: Config) -> None:
 
 async def _work(config: Config, clock: Clock, disk: Disk) -> None:
     with lock_data_dir(config.data_dir):
-        async with serve_registry(config, clock, disk) as running:
+        async with serve_registry(config, clock, disk) as running, asyncio.TaskGroup() as tasks:
             _log.info("serving", extra={"api": running.api.url, "ops": running.ops.url})
-            while True:
-                removed = await in_thread(running.uploads.expire, clock.now())
-                if removed:
-                    _log.info("removed uploads that nobody continued", extra={"count": removed})
-                await clock.sleep(EXPIRY_PERIOD_SECONDS)
+            certificate = config.pki_dir / CERTIFICATE
+            tasks.create_task(follow_certificate(certificate, "registry", running.api.reload, clock=clock, metrics=running.metrics))
+            tasks.create_task(_expire(running.uploads, clock))
+
+
+async def _expire(uploads: Uploads, clock: Clock) -> None:
+    """Remove uploads that nobody continues, until cancelled."""
+    while True:
+        removed = await in_thread(uploads.expire, clock.now())
+        if removed:
+            _log.info("removed uploads that nobody continued", extra={"count": removed})
+        await clock.sleep(EXPIRY_PERIOD_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -74,9 +83,8 @@ async def serve_registry(config: Config, clock: Clock, disk: Disk) -> AsyncItera
     blobs = BlobStore(config.data_dir / "blobs", disk, config.reserve_bytes)
     uploads = Uploads(config.data_dir / "uploads", blobs, disk, lambda: secrets.token_hex(16))
     repositories = Repositories(config.data_dir / "repositories", blobs, disk, uploads.scratch)
-    tls = Tls(config.pki_dir / "registry.crt", config.pki_dir / "registry.key")
+    tls = Tls(config.pki_dir / CERTIFICATE, config.pki_dir / "registry.key")
     metrics = Metrics("registry")
-    metrics.gauge(CERTIFICATE_EXPIRY, certificate="registry").set(certificate_end(tls.cert_file).timestamp())
 
     def text() -> bytes:
         metrics.gauge(REGISTRY_UPLOADS).set(uploads.count())

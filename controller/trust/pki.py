@@ -40,7 +40,7 @@ NOT_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 CA_YEARS: Final = 30  # A CA is replaced by people, not by a date: its key hash stands in join commands.
 MEMBER_LIFETIME: Final = timedelta(days=90)  # Of boards and gateways, which renew them from day 60 on by the known key.
 SERVER_LIFETIME: Final = timedelta(days=365)
-RENEW_BEFORE: Final = timedelta(days=180)  # Server certificates are made anew at a start in the second half of their life.
+RENEW_BEFORE: Final = timedelta(days=180)  # Server certificates are made anew in the second half of their life.
 REQUEST_LENGTH_MAX: Final = 8192  # A P-256 request is 500 bytes.
 
 Class = Literal["servers", "boards", "gateways"]

@@ -29,7 +29,8 @@ async def agent(fleet: Up, tree: BoardTree) -> AsyncIterator[None]:
     words = printed.split("rkfleet agent run ", 1)[1].split("\n")[0].split()
     given = dict(zip(words[::2], words[1::2], strict=False))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agent", "--data-dir", str(tree.root.parent / "agent"), "--controller", given["--controller"],
+        sys.executable, "-m", "tests.support.quick_agent", "--data-dir", str(tree.root.parent / "agent"),
+        "--controller", given["--controller"],
         "--token", given["--token"], "--ca-pin", given["--ca-pin"], "--name", "rock-1", "--serving-port", "0",
         "--filesystem-root", str(tree.root), "--clocks-helper", str(tree.root.parent / "none.sock"),
         stderr=asyncio.subprocess.DEVNULL, env={**os.environ, MARK: str(fleet.data_dir)},

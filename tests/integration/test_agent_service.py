@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from rkfleet.sample import ensure_sample
+from tests.support.quick_agent import LOOK_SECONDS
 from tests.support.sessions import until
 from tests.support.standalone import standalone
 
 pytestmark = [pytest.mark.model, pytest.mark.processes]
 
-WATCHDOG_SECONDS = 4
-SILENCE_SECONDS = 5.5  # A loop that lives comes around within 5 s.
+WATCHDOG_SECONDS = 1
+SILENCE_SECONDS = 4 * LOOK_SECONDS  # A loop that lives comes around within one.
 
 
 class Manager:
@@ -67,7 +68,7 @@ def test_the_manager_hears_of_start_state_and_end_and_pings_stop_while_the_loop_
     async def body() -> None:
         sample = await ensure_sample()
         options = ("--model", str(sample), "--context", "256", "--filesystem-root", str(root))
-        async with standalone(tmp_path, *options) as alone:
+        async with standalone(tmp_path, *options, program="tests.support.quick_agent") as alone:
             await until(lambda: manager.has("READY=1"))
             await until(lambda: manager.has("STATUS=1 of 1 replicas answer"))
             await until(lambda: manager.has("WATCHDOG=1"))

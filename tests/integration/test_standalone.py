@@ -19,6 +19,7 @@ from tests.support.standalone import Alone, standalone
 pytestmark = [pytest.mark.model, pytest.mark.processes]
 
 WORKER_END_SECONDS = 2.0
+QUICK = "tests.support.quick_agent"
 FAKE_DIGEST = f"sha256:{'ab' * 32}"
 
 
@@ -84,7 +85,7 @@ def test_two_models_answer_and_one_whose_file_is_replaced_is_loaded_anew_and_one
         first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
         first.symlink_to(sample)
         copy_with_another_digest(sample, second, 16)
-        async with standalone(tmp_path, "--model", str(first), "--model", str(second), "--context", "256") as alone:
+        async with standalone(tmp_path, "--model", str(first), "--model", str(second), "--context", "256", program=QUICK) as alone:
             assert await served(alone) == ["first", "second"]
             before = set(alone.worker_pids())
             assert len(before) == 2

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.board.clock_control import Answer, ClockControl
+from agent.board.sensors import LOOK_SECONDS
 from agent.board.telemetry import Telemetry
 from agent.metrics import AgentMetrics
-from agent.watch import LOOK_SECONDS, MESSAGE_SECONDS, BoardWatch
+from agent.watch import MESSAGE_SECONDS, BoardWatch
 from rkfleet.conditions import Condition, find
 from rkfleet.metrics import Metrics
 from tests.support.board_tree import BoardTree, as_nobody, rk3588_tree

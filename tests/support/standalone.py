@@ -38,10 +38,10 @@ class Alone(RunningAgent):
 
 
 @contextlib.asynccontextmanager
-async def standalone(root: Path, *options: str, ready: bool = True) -> AsyncIterator[Alone]:
-    """Run `rkfleet agent run --standalone` with these options; at the end it is gone, however the block ended."""
+async def standalone(root: Path, *options: str, ready: bool = True, program: str = "agent") -> AsyncIterator[Alone]:
+    """Run `rkfleet agent run --standalone` with these options, or `tests.support.quick_agent`; it ends with the block."""
     port, log = free_port(), root / "said"
-    command = (sys.executable, "-m", "agent", "--standalone", "--data-dir", str(root / "data"), "--port", str(port), *options)
+    command = (sys.executable, "-m", program, "--standalone", "--data-dir", str(root / "data"), "--port", str(port), *options)
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output)
     try:
