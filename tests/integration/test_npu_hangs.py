@@ -26,7 +26,7 @@ from tests.support.loops import LoopWorld, loop_world
 from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 
-LIMITS = {"grace_seconds": 0.3, "prefill_tokens_per_second": 1000, "token_seconds": 0.3, "abort_seconds": 0.3}
+LIMITS = {"grace_seconds": 0.6, "prefill_tokens_per_second": 1000, "token_seconds": 0.6, "abort_seconds": 0.6}
 HI: Any = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -123,7 +123,7 @@ def test_a_worker_that_ignores_an_abort_is_ended_and_the_next_request_is_answere
     async def body() -> None:
         async with board(tmp_path, token_seconds=60) as b:
             pid = b.pid
-            b.script.write_text(keys(hang_at=3, hang_ignores_abort=1))
+            b.script.write_text(keys(hang_at=2, hang_ignores_abort=1))  # an abort follows the first token, so it never comes too early
             async with await b.client.chat.completions.create(**HI, stream=True) as chunks:
                 async for chunk in chunks:
                     if chunk.choices[0].delta.content:
