@@ -90,11 +90,11 @@ class GatewayApp:
                 status = await _send(send, 200, self._models(path), own)
             elif method == "POST" and path in _FORWARDED:
                 body = await _read_body(receive)
-                served = self._served(body)
+                served, adapter = self._served(body)
                 model = served.name
                 unasked = [one for one in scope["headers"] if one[0] not in {b"x-request-id", b"x-rkfleet-tenant"}]
                 headers = [*unasked, *own, (b"x-rkfleet-tenant", tenant)]
-                status = await self._forward(served, path, headers, body, receive=receive, send=send)
+                status = await self._forward(served, path, headers, body, adapter=adapter, receive=receive, send=send)
             else:
                 raise Failure(404, "unknown_url", f"{method} {path} is not served here; see GET /v1/models and POST /v1/chat/completions")
         except Failure as failure:
@@ -144,7 +144,12 @@ class GatewayApp:
             raise _unknown_model(name, models)
         raise Failure(404, "unknown_url", f"GET {path} is not served here; see GET /v1/models and POST /v1/chat/completions")
 
-    def _served(self, body: bytes) -> Served:
+    def _served(self, body: bytes) -> tuple[Served, bool]:
+        """Return what is asked for, and whether it is an adapter of it.
+
+        Raises:
+            Failure: Nothing that is served, or nothing that is ready.
+        """
         try:
             asked = msgspec.json.decode(body, type=_Asked)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -161,15 +166,15 @@ class GatewayApp:
                 503, "no_ready_replica", f"model {name!r} has no ready replica: {served.why}",
                 type="server_error", retry_after_seconds=limits.RETRY_AFTER_SECONDS,
             )  # fmt: skip
-        return served
+        return served, name.removesuffix(":latest") != served.name
 
     async def _forward(
-        self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, *, receive: Receive, send: Send
+        self, served: Served, path: str, headers: list[tuple[bytes, bytes]], body: bytes, *, adapter: bool, receive: Receive, send: Send
     ) -> int:
         def ready() -> tuple[Target, ...]:
             return self._endpoints.table.models.get(served.name, served).targets
 
-        answering = self._proxy.forward(served, path, headers, body, send, ready=ready)
+        answering = self._proxy.forward(served, path, headers, body, send, ready=ready, adapter=adapter)
         status = await until_disconnect(answering, receive)
         return 499 if status is None else status  # nginx's number for a client that left
 

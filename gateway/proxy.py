@@ -12,6 +12,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
@@ -98,6 +99,7 @@ class Proxy:
         send: Send,
         *,
         ready: Callable[[], Sequence[Target]],
+        adapter: bool = False,
     ) -> int:
         """Answer one request; return the HTTP status that the client got.
 
@@ -108,12 +110,14 @@ class Proxy:
             body: As the client sent it.
             send: Where the answer goes.
             ready: Says who may be asked now; asked again before each try, because an answer may take longer than a restart.
+            adapter: A LoRA of the model is asked for, which not every variant brings: a replica that has none is no answer yet.
 
         Raises:
             Failure: No replica could answer; nothing was sent to the client.
         """
         async with contextlib.AsyncExitStack() as stack:
-            reply = await self._ask(served.name, path, headers, body, stack, ready=ready)
+            worthless = _TRY_ANOTHER | {404} if adapter else _TRY_ANOTHER
+            reply = await self._ask(served.name, path, headers, body, stack, ready=ready, worthless=worthless)
             await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
             await send({"type": "http.response.body", "body": reply.first, "more_body": True})
             tail, chunk = b"", reply.first
@@ -135,6 +139,7 @@ class Proxy:
         stack: contextlib.AsyncExitStack,
         *,
         ready: Callable[[], Sequence[Target]],
+        worthless: AbstractSet[int],
     ) -> Reply:
         """Return the first reply that is worth passing on."""
         tried: set[str] = set()
@@ -152,9 +157,10 @@ class Proxy:
             except ConnectionLost as error:
                 _log.info("replica did not answer", extra={"replica": target.replica, "board": target.board, "cause": error.message})
                 continue
-            if reply.status not in _TRY_ANOTHER:
+            if reply.status not in worthless:
                 return reply
-            refused = reply if refused is None or reply.status == 429 else refused
+            # Of several refusals the one that says when to come back; that it is not there at all, only if nobody has it.
+            refused = reply if refused is None or reply.status == 429 or refused.status == 404 else refused
         if refused is not None:
             return refused
         raise Failure(

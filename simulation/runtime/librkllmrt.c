@@ -346,9 +346,15 @@ EXPORT int rkllm_set_function_tools(LLMHandle handle, const char *system, const 
         return -1;
     if (model->script.tools_code)
         return (int)model->script.tools_code;
-    replace(&model->system, system);
+    if (!model->script.tools_stay || (system && *system))
+        replace(&model->system, system);
+    if (!tools || !*tools) {
+        if (!model->script.tools_stay)
+            replace(&model->tools, "");
+        return 0;
+    }
     free(model->tools);
-    if (asprintf(&model->tools, " <|tools|> %s %s", tools ? tools : "", tool_response ? tool_response : "") < 0)
+    if (asprintf(&model->tools, " <|tools|> %s %s", tools, tool_response ? tool_response : "") < 0)
         model->tools = copy("");
     return 0;
 }

@@ -36,7 +36,7 @@ static const struct key KEYS[] = {
     KEY(REAL, heat_seconds), KEY(NUMBER, matmul_failures), KEY(NUMBER, token_lines), KEY(FLAG, run_times), KEY(NUMBER, abort_code),
     KEY(NUMBER, destroy_code), KEY(NUMBER, lora_code),
     KEY(NUMBER, load_cache_code), KEY(NUMBER, release_cache_code), KEY(NUMBER, clear_code), KEY(NUMBER, size_code),
-    KEY(NUMBER, template_code), KEY(NUMBER, tools_code),
+    KEY(NUMBER, template_code), KEY(NUMBER, tools_code), KEY(FLAG, tools_stay),
 };
 
 /* What placeholders call the same things. */

@@ -48,6 +48,7 @@ struct script {
     long error_code;       /* what rkllm_run returns then */
     long hang_at;
     bool hang_ignores_abort;
+    bool tools_stay;       /* an empty text changes nothing of what rkllm_set_function_tools was told before */
     long crash_at;
     long exit_at, exit_code;
     long abort_ms;         /* how long an abort takes to be seen */

@@ -133,8 +133,9 @@ def test_pages_say_what_is_and_leave_praise_to_others() -> None:
     assert [f"{page.relative_to(ROOT)}: {found.group()}" for page in PAGES if (found := praise.search(page.read_text()))] == []
 
 
-def test_the_picture_is_small_and_loads_nothing() -> None:
-    """It is shown from wherever somebody reads the README."""
-    picture = ROOT / "docs/images/demo.svg"
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda picture: picture.name)
+def test_a_picture_is_small_loads_nothing_and_is_shown(picture: Path) -> None:
+    """It is shown from wherever somebody reads the page."""
     assert picture.stat().st_size < 200_000
     assert not re.search(r"url\(['\"]?http|<image|<script|@import", picture.read_text())
+    assert any(f"images/{picture.name})" in page.read_text() for page in [*PAGES, ROOT / "bench/README.md"])

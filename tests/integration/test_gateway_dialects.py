@@ -41,9 +41,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> TestFleet:
 @contextlib.asynccontextmanager
 async def gateway(fleet: TestFleet, target: Target | None, keys: ApiKeys = ApiKeys(), **also: Target | None) -> AsyncIterator[str]:
     served = {name: Served(name, f"default/{name}", 0, (one,) if one else ()) for name, one in {"m": target, **also}.items()}
+    async with gateway_of(fleet, Table(served), keys) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def gateway_of(fleet: TestFleet, table: Table, keys: ApiKeys = ApiKeys()) -> AsyncIterator[str]:
     clock, metrics = SystemClock(), Metrics("gateway")
     proxy = Proxy(board_context(fleet.gateway_cert, fleet.gateway_key, fleet.ca), clock, metrics)
-    app = GatewayApp(FixedEndpoints(Table(served)), proxy, keys, clock, metrics)
+    app = GatewayApp(FixedEndpoints(table), proxy, keys, clock, metrics)
     async with serve_asgi(app, "127.0.0.1", 0, shutdown_seconds=0.2) as listener:
         try:
             yield listener.url
@@ -70,7 +76,7 @@ async def breaks(board: ScriptedBoard, send: Send, receive: Receive) -> None:
     raise RuntimeError("the board lost power")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/embed", "/api/show"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/logits", "/api/chat", "/api/embed", "/api/show"])
 def test_a_board_is_asked_for_its_adapter_on_the_path_of_the_client(fleet: TestFleet, path: str) -> None:
     async def test() -> None:
         async with scripted_board(fleet, "b1", answers) as board, gateway(fleet, board.target) as url, httpx2.AsyncClient() as http:
@@ -95,6 +101,32 @@ def test_an_exact_name_comes_before_an_adapter(fleet: TestFleet) -> None:
             unknown = await http.post(f"{url}/api/chat", json={**ASK, "model": "other:sql"})
             assert (unknown.status_code, unknown.json()["code"]) == (404, "model_not_found")
             assert (plain.asked, exact.asked) == (1, 2)
+
+    run(test)
+
+
+def test_an_adapter_is_looked_for_on_every_replica_and_a_model_on_one(fleet: TestFleet) -> None:
+    """Not every variant brings it; what nobody has is 404 and not 503, and what is asked without an adapter is asked once."""
+
+    async def lacks(_board: ScriptedBoard, send: Send, _receive: Receive) -> None:
+        await start(send, 404, b"application/json")
+        await part(send, b'{"error":{"code":"model_not_found"}}', more=False)
+
+    async def test() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            without = await stack.enter_async_context(scripted_board(fleet, "b1", lacks))
+            has = await stack.enter_async_context(scripted_board(fleet, "b2", answers))
+            url = await stack.enter_async_context(gateway(fleet, without.target))
+            http = await stack.enter_async_context(httpx2.AsyncClient())
+            assert (await http.post(f"{url}/v1/chat/completions", json={**ASK, "model": "m:sql"})).status_code == 404
+            served = Served("m", "default/m", 0, (without.target, has.target))
+            url = await stack.enter_async_context(gateway_of(fleet, Table({"m": served})))
+            for _ in range(4):
+                assert (await http.post(f"{url}/v1/chat/completions", json={**ASK, "model": "m:sql"})).status_code == 200
+            before = without.asked + has.asked
+            for name in ("m", "m:latest"):
+                await http.post(f"{url}/v1/chat/completions", json={**ASK, "model": name})
+            assert without.asked + has.asked == before + 2
 
     run(test)
 

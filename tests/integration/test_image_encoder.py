@@ -197,7 +197,7 @@ def test_a_config_that_does_not_fit_is_refused_with_the_field(tmp_path: Path, vi
 
 def test_a_board_without_the_extra_is_told_what_to_install(tmp_path: Path) -> None:
     """The library comes with an extra."""
-    missing = pytest.raises(FailedPrecondition, match=r"rknnlite is missing: pip install 'rkfleet\[vision\]'")
+    missing = pytest.raises(FailedPrecondition, match=r"rknnlite is missing; try, in a checkout: pip install '\.\[vision\]'")
     with encoder_of(tmp_path, environ=environ(path=str(ROOT))) as made, missing:
         made.start()
 

@@ -405,6 +405,28 @@ def test_functions_are_told_called_and_answered(setup: Setup, template: str | No
         assert "<|tools|>" in second.text
 
 
+@pytest.mark.parametrize("stay", [False, True])
+def test_functions_and_system_prompt_of_one_are_gone_for_the_next(setup: Setup, stay: bool) -> None:
+    """Whether the library takes an empty text for nothing or for no change, which nobody has written down."""
+
+    async def talk(running: Running) -> list[Reply]:
+        setup.says(reply="echo", tools_stay=int(stay))
+        kept = {"role": "system", "content": "secretword"}
+        told = await running.chat(kept, {"role": "user", "content": "Weather?"}, tools=[WEATHER], tenant="ada")
+        without = await running.chat("Hi", tenant="bob")
+        await running.chat(kept, {"role": "user", "content": "Weather?"}, tools=[WEATHER], tenant="ada")
+        other = {"type": "function", "function": {"name": "clock"}}
+        return [told, without, await running.chat("Hi", tools=[other], tenant="bob")]
+
+    told, without, other = setup.run(setup.spec("G3"), talk)
+    assert "secretword" in told.text
+    for reply in (without, other):
+        assert "secretword" not in reply.text
+        assert "weather" not in reply.text
+    assert "clock" in other.text
+    assert ("<|tools|>" in without.text) == stay  # at worst, words that are nobody's
+
+
 def test_tools_without_a_way_to_tell_the_model_are_refused(setup: Setup) -> None:
     error = setup.run(setup.spec("G2"), lambda running: refused(running.chat("hello", tools=[WEATHER])))
     assert (error.status, "chat template" in error.error["message"]) == (400, True)

@@ -11,9 +11,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agent.serving.compatibility import FIELDS, Effect, Field
+from tests.integration.test_worker_listener import BODIES, NESTED, VALUES
 from tests.support import npu_worker
 from tests.support.npu_serving import NpuServing, npu_serving
 from tests.support.serving import Stage, on_stage
@@ -121,3 +125,29 @@ def test_a_field_does_with_runtime_rkllm_what_the_table_says(staged: tuple[Stage
         assert same
     elif effect == "yes" or field.name not in UNSEEN:
         assert not same
+
+
+# ---- whatever else may be asked
+
+OPTIONS = st.dictionaries(st.sampled_from(["temperature", "num_predict", "seed", "stop", "num_ctx", "top_k", "x\r\ny"]), VALUES)
+BESIDES = (
+    "format", "keep_alive", "stream_options", "images", "system", "template", "context", "truncate", "best_of", "echo", "suffix", "audio",
+)  # fmt: skip
+ASKED = st.tuples(
+    BODIES,
+    st.fixed_dictionaries(
+        {"model": st.sampled_from(["m", "x", "m:y"])},
+        optional={**dict.fromkeys(BESIDES, VALUES), "options": OPTIONS | VALUES, "stream": st.booleans()},
+    ),
+).map(lambda halves: msgspec.json.encode({**halves[0], **halves[1]}))
+PATHS = st.sampled_from([*NEEDED, "/v1/logits", "/api/embeddings", "/api/show"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, body=ASKED | st.binary(max_size=30) | st.just(NESTED))
+def test_no_request_is_a_failure_of_the_board(staged: tuple[Stage, NpuServing], path: str, body: bytes) -> None:
+    """It is answered, or it is the mistake of who sent it; a stream that has begun ends well."""
+    stage, serving = staged
+    answer = stage.run(serving.client.post(path, content=body))
+    assert answer.status_code < 500, answer.text
+    assert answer.status_code != 200 or '"server_error"' not in answer.text

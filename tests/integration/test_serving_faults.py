@@ -400,8 +400,8 @@ def test_parameters_without_effect_are_named_in_a_header_and_counted() -> None:
             return told, board.metrics.text().decode()
 
     told, metrics = asyncio.run(scenario())
-    assert told == ["options.num_ctx, temperature, min_p"] * 2
-    assert f'{names.PARAMETERS_IGNORED.name}{{model_name="m",namespace="default",parameter="min_p"}} 2.0' in metrics
+    assert told == ["options.num_ctx, options.temperature, options.min_p"] * 2
+    assert f'{names.PARAMETERS_IGNORED.name}{{model_name="m",namespace="default",parameter="options.min_p"}} 2.0' in metrics
 
 
 # ---- ids

@@ -48,6 +48,12 @@ WAITING_MAX: Final = 64  # The agent lets one request through at a time; more ar
 REQUEST_NUMBER_MAX: Final = (1 << 31) - 1  # What the library carries as userdata (library.REQUEST_MAX).
 FLOAT_BYTES: Final = 4
 
+# What the runtime's own template is told between the functions of one request and those, or none, of the next.
+NOBODYS: Final = Functions(
+    "You are a helpful assistant.",
+    '[{"type": "function", "function": {"name": "none", "description": "", "parameters": {"type": "object", "properties": {}}}}]',
+)
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the model was loaded with.
@@ -368,16 +374,30 @@ class Runner:
                 self._refused(error)
                 raise Unavailable(f"the cache of the last request cannot be cleared, so no other is answered: {error.message}") from error
         if work.functions != self._functions:
-            functions = work.functions or Functions("", "")
-            try:
-                model.set_function_tools(functions.system, functions.tools, RESPONSE_TAG if work.functions else "")
-            except Unsupported as error:  # a text that no C string can hold; the library was not called
-                raise BadRequest(error.message) from error
-            except CallFailed as error:
-                self._refused(error)
-                self._functions = Functions("?", "?")  # unknown: set again before the next run
-                raise Unavailable(f"the runtime did not take the tools: {error.message}") from error
-            self._functions = work.functions
+            self._tell_functions(work.functions)
+
+    def _tell_functions(self, functions: Functions | None) -> None:
+        """Tell the runtime's own template which functions there are; None for none.
+
+        Nobody knows whether a library takes an empty text for none or for no change. So what one request had told it is first overwritten
+        with words that are nobody's, as any next request with functions would do: at worst those stay.
+
+        Raises:
+            BadRequest: The system prompt or the functions cannot be given to the library.
+            Unavailable: The library refused; it is told again before the next run.
+        """
+        told = (NOBODYS,) if self._functions is not None else ()
+        before, self._functions = self._functions, NOBODYS  # also when a call fails: what the library has then is not known
+        try:
+            for one in (*told, functions or Functions("", "")):
+                self._require_model().set_function_tools(one.system, one.tools, RESPONSE_TAG if one.tools else "")
+        except Unsupported as error:  # a text that no C string can hold; the library was not called with it
+            self._functions = NOBODYS if told else before
+            raise BadRequest(error.message) from error
+        except CallFailed as error:
+            self._refused(error)
+            raise Unavailable(f"the runtime did not take the tools: {error.message}") from error
+        self._functions = functions
 
     def _clear(self) -> None:
         """Forget what is not known for certain; a failure is met again, and told, by the next request."""
