@@ -11,6 +11,7 @@ from agent.serving import listener, openai
 from agent.workers.backends import ChildBackend
 from rkfleet.sample import ensure_sample
 from tests.contract.worker_suite import GONE_SECONDS, ProcessWorkerSuite
+from tests.support.agents import is_alive
 from tests.support.serving import llamacpp, until
 
 pytestmark = pytest.mark.model
@@ -89,15 +90,7 @@ class TestLlamaCpp(ProcessWorkerSuite):
             pid = int(await agent.stdout.readline())
             agent.kill()
             await agent.wait()
-            await until(lambda: not is_running(pid), seconds=GONE_SECONDS)
+            await until(lambda: not is_alive(pid), seconds=GONE_SECONDS)
             return pid
 
-        assert not is_running(asyncio.run(orphan()))
-
-
-def is_running(pid: int) -> bool:
-    """Return whether the process runs; one that only waits for its parent to look does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        assert not is_alive(asyncio.run(orphan()))

@@ -74,7 +74,7 @@ def test_assignment_in_tokens_out_and_after_a_restart_without_a_controller_still
     async def body() -> None:
         async with board_scene(tmp_path) as s:
             data_dir = s.data_dir
-            async with running_agent(data_dir) as agent:
+            async with running_agent(data_dir, program="tests.support.quick_agent") as agent:
                 await s.assign("chat-1")
                 await s.until_condition("chat-1", "Ready", ("True", "Serving"))
                 answer = await agent.chat()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.board_tree import BoardTree, rk3588_tree
+from tests.support.terminals import on_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,19 +46,9 @@ def test_faults_have_a_mark_a_sentence_a_command_and_status_1(tmp_path: Path) ->
 
 def test_a_terminal_gets_colours(tmp_path: Path) -> None:
     tree = rk3588_tree(tmp_path)
-    ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "agent.doctor", "--filesystem-root", str(tree.root), "--data-dir", str(tree.data_dir)]
-    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    running = subprocess.Popen(command, stdout=theirs, cwd=ROOT, env=environment)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 4096):
-            shown += piece
-    except OSError:
-        pass  # How a terminal ends.
-    os.close(ours)
-    assert running.wait(60) == 0
+    status, shown = on_a_terminal(command, ROOT, os.environ)
+    assert status == 0
     assert b"\x1b[32m\xe2\x9c\x93\x1b[0m npu-driver" in shown
 
 

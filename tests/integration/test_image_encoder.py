@@ -23,6 +23,7 @@ from agent.workers.rkllm.vision import ImageEmbedding
 from agent.workers.rknn.encoder import ChildEncoder, Limits
 from rkfleet.clock import SystemClock
 from rkfleet.errors import BadRequest, FailedPrecondition, FleetError, Internal, Unavailable
+from tests.support.agents import is_alive
 from tests.support.serving import until
 from tests.unit.test_images import picture, png_of
 
@@ -278,11 +279,4 @@ def test_the_encoder_ends_with_its_worker_also_in_the_middle_of_a_run(tmp_path: 
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     worker.stdout.close()
-    asyncio.run(until(lambda: not is_running(pid)))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    asyncio.run(until(lambda: not is_alive(pid)))

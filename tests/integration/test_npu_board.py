@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from rkfleet.assignment import AssignedReplica, ServingParameters
+from tests.support.agents import is_alive
 from tests.support.assignments import replica
 from tests.support.loops import LoopWorld
 from tests.support.npu_board import npu_board
@@ -48,13 +49,6 @@ async def ask(client: httpx2.AsyncClient, model: str, tokens: int = 8) -> httpx2
 def last_exit(w: LoopWorld, uid: str) -> tuple[str, str]:
     state = w.supervisor.states().get(uid)
     return (state.last_exit.reason, state.last_exit.message) if state and state.last_exit else ("", "")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_two_versions_of_the_library_run_side_by_side_and_a_model_moves_between_them(tmp_path: Path) -> None:
@@ -147,7 +141,7 @@ def test_an_idle_npu_model_is_a_process_that_is_gone_and_saved_prompts_go_with_t
             pid = w.supervisor.states()[one.uid].pid
             assert (await asking).status_code == 200
             assert [path.name for path in caches.iterdir()] == [f"{one.files[0].digest.removeprefix('sha256:')}-1.3.0"]
-            await until(lambda: not is_running(pid))
+            await until(lambda: not is_alive(pid))
             await until(lambda: w.of_replica("Loaded", "chat") == ("False", "Unloaded"))
             await w.assign(2)
             await until(lambda: list(caches.iterdir()) == [])

@@ -6,11 +6,9 @@ The model has a template, a LoRA and an image encoder in a process of its own.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import math
-import os
 import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,14 +20,12 @@ import ollama
 import openai
 import pytest
 
-from agent.planning.values import Abilities, InstalledLibrary
-from agent.workers import backends
-from agent.workers.libraries import NamedLibrary, find_libraries
 from rkfleet.assignment import ServingParameters
 from tests.integration.test_image_encoder import STAND_IN
 from tests.support.assignments import replica
-from tests.support.loops import LoopWorld, loop_world
-from tests.support.runtimes import WIDTH, keys, runtime
+from tests.support.loops import LoopWorld
+from tests.support.npu_board import npu_board
+from tests.support.runtimes import WIDTH, keys
 from tests.support.serving import Stage, on_stage
 from tests.support.sessions import until
 from tests.unit.test_images import data_url, picture
@@ -73,16 +69,9 @@ class Board:
 async def opened(root: Path) -> AsyncIterator[Board]:
     script = root / "script"
     script.write_text("")
-    found = await asyncio.to_thread(find_libraries, [NamedLibrary(runtime("1.3.0"))], root)
-    (library,) = found.usable
-    abilities = Abilities(
-        libraries={"rkllm": (InstalledLibrary(version=library.version, path=str(library.path), generation=library.generation),)},
-        cores=8, memory_bytes=4 << 30, serving_url="", npu_lock_path=str(root / "npu.lock"), prompt_cache_dir=str(root / "prompt-cache"),
-    )  # fmt: skip
-    environ = {**os.environ, "RKLLM_SIMULATION": str(script), "PYTHONPATH": f"{STAND_IN}:{ROOT}", "FAKE_RKNN_LOG": str(root / "log")}
-    made = backends.rkllm(library, environ=environ, new_api_key=lambda: "k")
+    environ = {"RKLLM_SIMULATION": str(script), "PYTHONPATH": f"{STAND_IN}:{ROOT}", "FAKE_RKNN_LOG": str(root / "log")}
     async with contextlib.AsyncExitStack() as clients:
-        w = await clients.enter_async_context(loop_world(root, backends=(made,), abilities=abilities))
+        w, http = await clients.enter_async_context(npu_board(root, "1.3.0", environ=environ))
         bodies = {
             "m.rkllm": ("weight", "RKLLMFAKE\n" + keys(ttft_ms=1, tokens_per_s=20_000, memory_mb=100, width=WIDTH)),
             "law.rkllm": ("adapter", "RKLLMFAKE\n" + keys(width=WIDTH)),
@@ -97,7 +86,6 @@ async def opened(root: Path) -> AsyncIterator[Board]:
         )  # fmt: skip
         await w.assign(1, one)
         await until(lambda: w.of_replica("Ready", "chat") == ("True", "Serving"))
-        http = await clients.enter_async_context(httpx2.AsyncClient(base_url=w.url, trust_env=False, verify=False, timeout=30))
         yield Board(w, script, http, clients)
 
 

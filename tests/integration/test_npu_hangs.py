@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import msgspec
 import openai
 import pytest
 
-from agent.planning.values import Abilities, InstalledLibrary
 from agent.workers.backends import ChildBackend
-from agent.workers.libraries import NamedLibrary, find_libraries
+from agent.workers.libraries import Library
 from rkfleet.assignment import AssignedReplica
 from rkfleet.kinds.board import Runtime
-from tests.integration.test_npu_board import is_running, last_exit, npu
-from tests.support.loops import LoopWorld, loop_world
-from tests.support.runtimes import keys, runtime
+from tests.integration.test_npu_board import SCRIPT, last_exit, npu
+from tests.support.agents import is_alive
+from tests.support.loops import LoopWorld
+from tests.support.npu_board import npu_board
+from tests.support.runtimes import keys
 from tests.support.sessions import until
 
 LIMITS = {"grace_seconds": 0.6, "prefill_tokens_per_second": 1000, "token_seconds": 0.6, "abort_seconds": 0.6}
@@ -49,7 +49,7 @@ class Board:
         message = last_exit(self.world, self.uid)[1]
         assert "the runtime hangs: no sign of life for longer than" in message
         assert words in message
-        assert not is_running(pid)
+        assert not is_alive(pid)
 
     async def until_answered(self) -> None:
         self.script.write_text("")
@@ -64,21 +64,14 @@ class Board:
 async def board(root: Path, **limits: float) -> AsyncIterator[Board]:
     script = root / "script"
     script.write_text("")
-    found = await asyncio.to_thread(find_libraries, [NamedLibrary(runtime("1.3.0"))], root)
-    (library,) = found.usable
-    abilities = Abilities(
-        libraries={"rkllm": (InstalledLibrary(version=library.version, path=str(library.path), generation=library.generation),)},
-        cores=8, memory_bytes=4 << 30, serving_url="", npu_lock_path=str(root / "npu.lock"), prompt_cache_dir=str(root / "prompt-cache"),
-    )  # fmt: skip
     options = msgspec.json.encode({"limits": {**LIMITS, **limits}, "beat_seconds": 0.1}).decode()
-    backend = ChildBackend(
-        Runtime(name="rkllm", version=library.version, backend="rkllm"),
-        environ={**os.environ, "RKLLM_SIMULATION": str(script)},
-        new_api_key=lambda: "k",
-        program=("-m", "tests.support.npu_child", options),
-    )
+
+    def impatient(library: Library, environ: Mapping[str, str]) -> ChildBackend:
+        runtime = Runtime(name="rkllm", version=library.version, backend="rkllm")
+        return ChildBackend(runtime, environ=environ, new_api_key=lambda: "k", program=("-m", "tests.support.npu_child", options))
+
     async with (
-        loop_world(root, backends=(backend,), abilities=abilities) as w,
+        npu_board(root, "1.3.0", environ={SCRIPT: str(script)}, backend=impatient) as (w, _),
         openai.AsyncOpenAI(base_url=f"{w.url}/v1", api_key="any", max_retries=0) as client,
     ):
         one = await npu(w, "chat")

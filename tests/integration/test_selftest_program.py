@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ import pytest
 
 from tests.support.runtimes import RELEASES, model_file, runtime
 from tests.support.selftests import Place, model
+from tests.support.terminals import on_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60.0
@@ -70,20 +69,10 @@ def test_a_failed_check_is_status_1_with_failure_remedy_and_lines(place: Place) 
 
 def test_on_a_terminal_it_shows_what_it_does(place: Place) -> None:
     """The same checks, in colours; the report is named at the end."""
-    ours, theirs = pty.openpty()
     environ = {**place.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "200"}
-    environ.pop("NO_COLOR", None)
     words = command(place, "--model", str(model(place.directory)), "-o", "r.md")
-    running = subprocess.Popen(words, stdout=theirs, stderr=theirs, stdin=theirs, cwd=place.directory, env=environ)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 4096):
-            shown += piece
-    except OSError:
-        pass  # How a terminal ends.
-    os.close(ours)
-    assert running.wait(WAIT_SECONDS) == 0, shown.decode(errors="replace")
+    status, shown = on_a_terminal(words, place.directory, environ, WAIT_SECONDS)
+    assert status == 0, shown.decode(errors="replace")
     assert b"\x1b[32m\xe2\x9c\x93" in shown
     assert b"report: r.md" in shown
     assert b"simulated: yes" in shown

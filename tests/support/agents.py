@@ -82,17 +82,17 @@ class RunningAgent:
 
 @contextlib.asynccontextmanager
 async def running_agent(
-    data_dir: Path, *options: str, ready: bool = True, environ: Mapping[str, str] | None = None
+    data_dir: Path, *options: str, ready: bool = True, environ: Mapping[str, str] | None = None, program: str = "agent"
 ) -> AsyncIterator[RunningAgent]:
     """Run an agent that has an identity, or `options` to get one; at the end it is gone, however the block ended.
 
-    `environ` is added to the environment, for example what `wrong_clock` returns.
+    `environ` is added to the environment, for example what `wrong_clock` returns; `program` may be `tests.support.quick_agent`.
     """
     ops_port, serving_port = free_port(), free_port()
     reader, writer = os.pipe()
     log = data_dir.with_name(f"{data_dir.name}.log")
     command = [
-        sys.executable, "-m", "agent", "--data-dir", str(data_dir), "--controller", "https://127.0.0.1:1", "--name", BOARD,
+        sys.executable, "-m", program, "--data-dir", str(data_dir), "--controller", "https://127.0.0.1:1", "--name", BOARD,
         "--serving-port", str(serving_port), "--ops-port", str(ops_port), "--lifeline-fd", str(reader), "--memory", "2Gi", *options,
     ]  # fmt: skip
     with log.open("ab") as output:
