@@ -33,6 +33,7 @@ SHUTDOWN_SECONDS: Final = 3  # Open watches and streams get this long to end by 
 CANCEL_SECONDS: Final = 1  # And this long to clean up after they were cancelled.
 IDLE_CHECK_SECONDS: Final = 0.05  # How often a stopping listener looks for connections whose request has ended.
 KEEP_ALIVE_SECONDS: Final = 75  # Longer than a client's pause between polls, so that pooled connections are found alive.
+HEAD_BYTES_MAX: Final = 64 << 10  # Of one request, as h11 has it; clients send some hundred bytes.
 BACKLOG: Final = 2048  # Connections that wait to be accepted while the loop is busy: a whole fleet reconnecting.
 
 _TEXT: Final = b"text/plain; charset=utf-8"
@@ -145,6 +146,40 @@ def _load_certificate(context: ssl.SSLContext | None, tls: Tls | None) -> None:
             raise FailedPrecondition(f"TLS files {tls.cert_file}, {tls.key_file} cannot be used: {error}") from error
 
 
+def _bounded_protocol() -> type[asyncio.Protocol] | str:
+    """Return how uvicorn reads HTTP, with a limit on heads and trailers.
+
+    httptools gathers them without end, before anybody is asked who they are. Without httptools it is h11, which has a limit of its own.
+    """
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415 (not installed with every program)
+    except ImportError:
+        return "h11"
+
+    class Bounded(HttpToolsProtocol):
+        unread_bytes = 0  # since the last whole head, piece of a body, or end of a request
+
+        def data_received(self, data: bytes) -> None:
+            self.unread_bytes += len(data)
+            super().data_received(data)
+            if self.unread_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response(f"the head of this request has more than {HEAD_BYTES_MAX} bytes")
+
+        def on_headers_complete(self) -> None:
+            self.unread_bytes = 0
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.unread_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.unread_bytes = 0
+            super().on_message_complete()
+
+    return Bounded
+
+
 class _State(uvicorn.server.ServerState):
     """uvicorn's state, whose Date header is made when an answer needs it: an idle listener then has nothing to do, every second or ever."""
 
@@ -220,6 +255,7 @@ async def serve_asgi(
         app,
         lifespan="off",
         interface="asgi3",
+        http=_bounded_protocol(),
         ws="none",
         loop="asyncio",
         log_config=None,

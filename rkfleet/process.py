@@ -54,10 +54,14 @@ def lock_data_dir(path: Path) -> Iterator[None]:
     The lock belongs to the open file, so it ends with the process however it dies, and children do not inherit it.
 
     Raises:
-        FailedPrecondition: Another process holds the directory.
+        FailedPrecondition: Another process holds the directory, or nothing can be written there.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        why = "it is no directory" if path.exists() and not path.is_dir() else error.strerror
+        raise FailedPrecondition(f"data directory {path} cannot be used: {why}; choose another --data-dir", path=str(path)) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

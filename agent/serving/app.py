@@ -126,7 +126,6 @@ class Serving:
             await client.fail(error)
         except asyncio.CancelledError:  # only the listener's own end cancels this task
             await client.fail(Unavailable("the agent of this board stops", code="agent_stopping"))
-            raise
         except Exception:  # noqa: BLE001 (the edge: a mistake of ours must still end in an answer)
             _log.exception("internal error", extra=where)
             await client.fail(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -52,6 +53,8 @@ def check_file(path: Path) -> Runtime:
         FailedPrecondition: It is for none, or cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for whoever writes to it
+            raise FailedPrecondition(f"model file {path} is no file; name the GGUF or RKLLM file itself")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:

@@ -111,7 +111,8 @@ class ChildBackend:
             Unavailable: The process could not be started.
         """
         load = pipe.Load(
-            backend=self._runtime.name,  # also where a simulated library stands behind it
+            # A simulated library is loaded by the worker of its runtime.
+            backend=self._runtime.name if self._runtime.backend == "simulated" else self._runtime.backend,
             model_path=spec.model_path,
             context_tokens=spec.context_tokens,
             max_concurrent=spec.max_concurrent,

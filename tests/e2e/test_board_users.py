@@ -34,7 +34,7 @@ from tests.support.sessions import until
 pytestmark = [pytest.mark.model, pytest.mark.processes]
 
 SEED = int(os.environ.get("SEED", "20261125"))
-SECONDS = float(os.environ.get("SECONDS", "4"))
+SECONDS = float(os.environ.get("SECONDS", "3"))
 USERS = int(os.environ.get("USERS", "10"))
 TENANTS = ("ada", "bob", "cleo", "dan", "eve")
 ROOT = Path(__file__).resolve().parents[2]

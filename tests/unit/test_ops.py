@@ -1,6 +1,7 @@
 """The ops listener and `serve_asgi`: bound ports, TLS with and without client certificates, bounded shutdown."""
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 from email.utils import parsedate_to_datetime
@@ -64,6 +65,31 @@ def test_other_paths_go_to_the_other_application() -> None:
         app = ops_app(lambda: "", lambda: b"", otherwise=ops_app(lambda: "", lambda: b""))
         async with serve_asgi(app, "127.0.0.1", 0) as listener, httpx2.AsyncClient(base_url=listener.url) as client:
             assert "no /v1/models" in (await client.get("/v1/models")).text
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "begin", [b"GET / HTTP/1.1\r\nhost: h\r\nx: ", b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: "]
+)
+def test_a_head_without_end_is_refused_long_before_memory_ends(begin: bytes) -> None:
+    """Nobody was asked for a key yet; trailers are a head as well. Bodies and ordinary heads of one connection are not counted together."""
+
+    async def scenario() -> None:
+        async with serve_asgi(not_found_elsewhere(), "127.0.0.1", 0) as listener, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(begin)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64):
+                    writer.write(bytes(b"a" * (64 << 10)))
+                    await writer.drain()
+                await reader.read()
+                assert reader.at_eof()
+            writer.close()
+            async with httpx2.AsyncClient(base_url=listener.url) as client:
+                for _ in range(3):
+                    answer = await client.post("/x", content=bytes(1 << 20), headers={"x": "a" * 30_000})
+                    assert answer.status_code == 404
 
     asyncio.run(scenario())
 

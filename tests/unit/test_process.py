@@ -25,6 +25,15 @@ def test_a_data_directory_has_one_owner_and_names_it(tmp_path: Path) -> None:
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize(("name", "why"), [("file", "it is no directory"), ("file/below", "Not a directory"), ("loop", "")])
+def test_a_data_directory_that_cannot_be_one_is_refused_with_its_name(tmp_path: Path, name: str, why: str) -> None:
+    """It is the first thing that a person may have written wrong."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FailedPrecondition, match=f"{name} cannot be used: {why}.*--data-dir"), process.lock_data_dir(tmp_path / name):
+        pass
+
+
 def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     """A worker that outlives its agent for a moment does not keep the next agent out."""
     program = "import sys; print('up', flush=True); sys.stdin.read()"

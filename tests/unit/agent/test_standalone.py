@@ -91,6 +91,15 @@ def test_a_file_that_is_no_model_is_refused_with_what_it_is(tmp_path: Path, name
         check_file(tmp_path / name)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """To open it would hold up the program, and Ctrl-C with it, until somebody writes."""
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(FailedPrecondition, match=r"m\.gguf is no file"):
+        check_file(tmp_path / "m.gguf")
+    with pytest.raises(FailedPrecondition, match="is no file"):
+        check_file(tmp_path)
+
+
 def test_the_runtime_follows_from_the_file(tmp_path: Path) -> None:
     """GGUF by its head, RKLLM by its ending."""
     (tmp_path / "odd.bin").write_bytes(gguf_bytes())
