@@ -63,7 +63,8 @@ class Terminal:
             for replica in replicas:
                 self._say_state(replica, states.get(replica.uid), replica.uid in answering)
             if len(answering) == len(replicas) and not told:
-                self._say_ready(replicas, url(), self._clock.monotonic() - began)
+                simulated = reports.state is not None and reports.state.facts.simulated
+                self._say_ready(replicas, url(), self._clock.monotonic() - began, simulated=simulated)
                 told = True
             waiting = [replica.served_model_name for replica in replicas if replica.uid not in answering]
             if waiting:
@@ -89,10 +90,14 @@ class Terminal:
                 self._said[replica.uid] = why
                 self.say(f"{replica.served_model_name} does not answer: {why}")
 
-    def _say_ready(self, replicas: tuple[AssignedReplica, ...], url: str, seconds: float) -> None:
+    def _say_ready(self, replicas: tuple[AssignedReplica, ...], url: str, seconds: float, *, simulated: bool) -> None:
         body = {"model": replicas[0].served_model_name, "messages": [{"role": "user", "content": "Hello"}]}
         self.say(f"ready after {seconds:.1f} s: {url}/v1 serves {', '.join(map(said_of, replicas))}")
         self.say(f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {_quoted(json.dumps(body))}")
+        if simulated and any(replica.runtime == "rkllm" for replica in replicas):
+            self.say(
+                "simulated: the library of the NPU's runtime needs no NPU; no model runs on it, and its speeds are what the file asks for"
+            )
         self.say("Ctrl-C stops it.")
 
     def _move(self, text: str) -> None:

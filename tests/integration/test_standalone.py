@@ -145,6 +145,7 @@ def test_a_model_of_the_npu_is_served_with_the_library_that_is_named(tmp_path: P
         async with standalone(tmp_path, "--model", str(model), *library) as alone:
             assert "".join(await streamed(alone, "tiny")).startswith("[simulated runtime 1.2.3")
             assert "/v1 serves tiny\n" in alone.said()
+            await alone.until_said("simulated: the library of the NPU's runtime needs no NPU")
             assert await alone.interrupt() == 0
 
         (tmp_path / "tiny.jinja").write_text("{% for one in messages %}<<{{ one.role }}>> {{ one.content }} {% endfor %}")
