@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from agent.serving import openai
+from agent.serving import ollama, openai
 from agent.serving.request import Timing
 from rkfleet.errors import BadRequest, Internal, ResourceExhausted, Unavailable
 
@@ -57,6 +57,16 @@ def test_a_field_at_fault_is_named(kind: openai.Kind, fields: dict[str, object],
 def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         openai.parse_request("chat", body)
+
+
+def test_a_format_that_would_hold_up_everybody_is_refused() -> None:
+    """The runtime checks each token against every alternative, and hears no cancellation meanwhile."""
+    large = {"anyOf": [{"const": f"c{number}"} for number in range(2000)]}
+    with pytest.raises(BadRequest, match="at most 16384 are taken"):
+        parse(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": large}})
+    assert "response_format" in parse(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}).passed
+    with pytest.raises(BadRequest, match="at most 16384 are taken"):
+        ollama.parse_asked("chat", msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "x"}], "format": large}))
 
 
 def test_a_stream_hides_the_worker_and_keeps_everything_else() -> None:
