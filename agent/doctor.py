@@ -24,7 +24,7 @@ from agent.board.slowness import slowness
 from agent.board.snapshot import BoardSnapshot
 from agent.board.telemetry import observe_board
 from agent.config import library_argument
-from agent.selftest.arguments import add_arguments
+from agent.selftest.arguments import add_arguments, given_option
 from rkfleet.benchmarks import load_table
 from rkfleet.errors import FleetError, Invalid, NotFound
 
@@ -69,8 +69,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"-o {words.output}: of a self-test -o names the report, a file that ends in .md or .json")
     if not words.self_test and words.output not in {"", *OUTPUTS}:
         parser.error(f"-o {words.output}: table or json; a file is written by --self-test only")
-    if not words.self_test and (words.models or words.events):
-        parser.error("--model and --events need --self-test")
+    if not words.self_test and (option := given_option(words)):
+        parser.error(f"{option} needs --self-test")
     return words
 
 

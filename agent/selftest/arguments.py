@@ -13,7 +13,7 @@ from typing import Final
 from agent.selftest.values import Options
 from rkfleet.errors import Invalid, NotFound
 
-__all__ = ["add_arguments", "options_of"]
+__all__ = ["add_arguments", "given_option", "options_of"]
 
 MODELS_MAX: Final = 2
 
@@ -41,6 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", default="", metavar="MODEL", help="row of the benchmark table to compare with (default: by the file's name)")
     add("--dtype", default="", metavar="D", help="quantization of that row, such as w8a8 (default: what the runtime says)")
     add("--events", action="store_true", help="print JSON objects while it runs, for programs")
+
+
+def given_option(words: argparse.Namespace) -> str:
+    """Return the first option of the self-test that was given, empty for none."""
+    names = {
+        "models": "--model",
+        **{name: f"--{name}" for name in ("adapter", "encoder", "config", "template", "reference", "dtype", "events")},
+    }
+    return next((option for name, option in names.items() if getattr(words, name)), "")
 
 
 def options_of(words: argparse.Namespace) -> Options:

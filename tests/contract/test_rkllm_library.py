@@ -31,7 +31,9 @@ from agent.workers.rkllm.library import (
 from agent.workers.rkllm.releases import VERSIONS, Generation
 from tests.support.runtimes import ALL_RELEASES, RELEASES, WIDTH, Loaded, model_file, runtime, script_file
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="gcc is not installed, which builds the simulated runtime; try: apt-get install gcc libc6-dev"
+)
 
 WAIT_SECONDS = 20.0  # A deadline of levels that come within milliseconds.
 ROW = array("f", [0.5] * WIDTH)

@@ -12,7 +12,9 @@ from rkfleet.errors import Unavailable
 from tests.support import npu_worker
 from tests.support.runtimes import keys
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="gcc is not installed, which builds the simulated runtime; try: apt-get install gcc libc6-dev"
+)
 
 LINES_PER_TOKEN = 400
 TOKENS = 60

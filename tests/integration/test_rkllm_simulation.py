@@ -26,7 +26,9 @@ from simulation.runtime.__main__ import main
 from simulation.runtime.build import LIBRARY, build, generation_of
 from tests.support.runtimes import RELEASES, SYMBOLS, Loaded, model_file, runtime, script_file
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="gcc is not installed, which builds the simulated runtime; try: apt-get install gcc libc6-dev"
+)
 
 WAIT_SECONDS = 20.0
 ATTEMPTS = 4  # A measurement of time on a busy machine may fail; a pace that is wrong fails always.
@@ -258,7 +260,7 @@ def test_a_placeholder_of_the_fleet_has_the_speed_of_its_row(tmp_path: Path, cap
 def test_a_build_exports_the_functions_of_its_generation_and_no_others(generation: str) -> None:
     """As `nm` lists them."""
     if shutil.which("nm") is None:
-        pytest.skip("no nm")
+        pytest.skip("nm is not installed, which lists exports; try: apt-get install binutils")
     path = runtime(RELEASES[generation])  # type: ignore[index]
     listed = subprocess.run(["nm", "-D", "--defined-only", path], check=True, capture_output=True, text=True).stdout
     assert {line.split()[-1] for line in listed.splitlines()} == set(SYMBOLS[generation])  # type: ignore[index]

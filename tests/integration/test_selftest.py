@@ -30,7 +30,9 @@ from tests.support.npu_worker import TEMPLATE
 from tests.support.runtimes import RELEASES, SYMBOLS, runtime, shared_object
 from tests.support.selftests import NAME, SECRET, Place, model, outcome_of, row, statuses
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="gcc is not installed, which builds the simulated runtime; try: apt-get install gcc libc6-dev"
+)
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _ in BEFORE] + [check.name for check in CHECKS] + [name for name, _ in AFTER]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.doctor import parse_arguments
 from tests.support.runtimes import RELEASES, model_file, runtime
 from tests.support.selftests import Place, model
 from tests.support.terminals import on_a_terminal
@@ -114,10 +115,11 @@ def test_options_that_cannot_be_followed_are_refused_at_once(place: Place, words
     assert list(place.directory.glob("*.md")) == []
 
 
-def test_a_doctor_without_a_self_test_takes_no_model(place: Place) -> None:
-    words = [word for word in command(place, "--model", "x") if word != "--self-test"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=WAIT_SECONDS)
-    assert (done.returncode, "need --self-test" in done.stderr) == (2, True)
+@pytest.mark.parametrize("option", ["--model", "--adapter", "--encoder", "--config", "--template", "--reference", "--dtype"])
+def test_a_doctor_without_a_self_test_takes_none_of_its_options(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([option, "m.rkllm"])
+    assert (ended.value.code, f"{option} needs --self-test" in capsys.readouterr().err) == (2, True)
 
 
 def test_a_report_that_cannot_be_written_is_said(place: Place) -> None:

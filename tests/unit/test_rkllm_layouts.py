@@ -32,7 +32,9 @@ GENERATION = {"G1": "G1", "G2a": "G2", "G2b": "G2", "G3": "G3", "G4": "G4"}
 # The longer struct of 1.2.1b1 is passed to 1.2.0 as well: it differs at its end only.
 LONGER = {("G2a", "RKLLMMultiModelInput"), ("G2a", "RKLLMInput anonymous union"), ("G2a", "RKLLMInput")}
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+pytestmark = pytest.mark.skipif(
+    shutil.which("gcc") is None, reason="gcc is not installed, which builds the simulated runtime; try: apt-get install gcc libc6-dev"
+)
 
 
 def python_struct(measured: str, name: str) -> Any:
