@@ -319,6 +319,7 @@ class _Run:
         if self._newest is not newest:  # the check has loaded another worker, which is what it is about
             subject, before = self._newest, 0
         if verdict.status == "failed" and subject is not None and not lines:
+            await subject.log.settle()
             verdict, failure, lines = _explained(verdict, subject, before)
         self._note(self._outcome(name, verdict, began, failure, lines))
 

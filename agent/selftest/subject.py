@@ -37,6 +37,8 @@ ADAPTER: Final = "self-test"  # The name that requests choose the adapter by.
 ANSWER_SECONDS: Final = 10.0  # Of one answer where a check has several: three of them fit into the limit of a check.
 AFFORDED_TOKENS_MIN: Final = 8
 
+QUIET_SECONDS: Final = 0.1  # A line that is in the pipe is read within one turn of the loop.
+SETTLE_SECONDS_MAX: Final = 1.0  # A worker may print without end.
 LOG_LINES_KEPT: Final = 2000  # With the longest checks some hundred lines are written; token lines of a simulation come on top.
 
 _BANNER: Final = re.compile(r"rkllm-runtime version: ([^,]+), rknpu driver version: ([^,]+), platform: (\S+)")
@@ -165,6 +167,15 @@ class Log:
         """Return the last lines, of those that came after the first `since`."""
         fresh = min(count, self.count - since)
         return tuple(line.text for line in self._lines)[-fresh:] if fresh > 0 else ()
+
+    async def settle(self) -> None:
+        """Wait until no line comes any more: an answer and the lines printed before it arrive on two ways, in either order."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS_MAX):
+                while True:
+                    self._more.clear()
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        await self._more.wait()
 
     async def find(self, pattern: re.Pattern[str]) -> tuple[Line, re.Match[str]]:
         """Wait for a line that matches; one that was written already counts. The caller limits the wait."""

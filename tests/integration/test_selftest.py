@@ -495,3 +495,25 @@ def test_a_slow_model_is_asked_for_fewer_tokens(place: Place) -> None:
             return found
 
     assert asyncio.run(body()) == [64, 64, 25, 8]
+
+
+def test_lines_that_arrive_after_the_answer_they_belong_to_are_waited_for() -> None:
+    """The wait ends once nothing comes, and also while lines come without end."""
+
+    async def body() -> None:
+        log = Log(SystemClock())
+        pipe = asyncio.get_running_loop()
+        pipe.call_later(0.02, log.add, "E rkllm: late")
+        await log.settle()
+        assert log.last() == ("E rkllm: late",)
+
+        def chatter() -> None:
+            log.add("I rkllm: on and on")
+            chatting[0] = pipe.call_later(0.01, chatter)
+
+        chatting = [pipe.call_soon(chatter)]
+        async with asyncio.timeout(30):
+            await log.settle()
+        chatting[0].cancel()
+
+    asyncio.run(body())
