@@ -19,7 +19,7 @@ import httpx2
 from rkfleet.clock import SystemClock
 from tests.unit.test_images import data_url, picture
 
-WORD = re.compile(r"secret-of-([a-z]+)-")
+WORD = re.compile(r"secret-of-([a-z]+)-\d+")  # With its number: a model that goes on from a secret may write "secret-of-the-dark".
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 LEAVES_SHARE = 0.25  # Of requests, whose users leave before the end.
 PAUSE_SECONDS_MAX = 0.05
@@ -32,6 +32,11 @@ UNCOUNTED = frozenset(
         "not_on_demand", "missing_required_parameter", "unknown_url",
     }
 )  # fmt: skip
+
+
+def words_of_others(text: str, tenant: str) -> set[str]:
+    """Return the tenants other than this one whose secrets stand in a text."""
+    return {found for found in WORD.findall(text) if found != tenant}
 
 
 @dataclass
@@ -134,7 +139,7 @@ class User:
         except httpx2.TransportError as error:
             return self._say(ask, f"the connection ended without an answer: {type(error).__name__} {error}", "lost")
         text = data.decode()
-        others = {found for found in WORD.findall(text) if found != self.tenant}
+        others = words_of_others(text, self.tenant)
         if others:
             self._say(ask, f"the answer has words of {others}: {text[:400]}", "leaked")
         if response.status_code != 200:
