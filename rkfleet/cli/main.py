@@ -67,7 +67,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(bench.app, name="bench")
 app.add_typer(join.app, name="join-token")
 app.add_typer(programs.simulated_runtime_app(), name="simulated-runtime")
-for _command in (programs.simulate, programs.doctor):
+for _command in (programs.simulate, programs.doctor, programs.toolkit):
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(_command)
 app.add_typer(gateway_keys.app, name="gateway-keys")
 for _name in programs.PROGRAMS:

@@ -1,4 +1,4 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor`, `rkfleet simulated-runtime build`.
+"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor|toolkit`, `rkfleet simulated-runtime build`.
 
 Each becomes the program; further words are the program's own.
 """
@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-__all__ = ["PROGRAMS", "doctor", "program_app", "simulate", "simulated_runtime_app"]
+__all__ = ["PROGRAMS", "doctor", "program_app", "simulate", "simulated_runtime_app", "toolkit"]
 
 PROGRAMS: Final = {
     "controller": ("controller", "The controller: API, store, reconcilers, board sessions."),
@@ -84,3 +84,8 @@ def doctor(context: typer.Context) -> None:
 
         raise typer.Exit(self_test.run(context.args))
     os.execv(sys.executable, [sys.executable, "-m", "agent.doctor", *context.args])  # noqa: S606 (the same interpreter)
+
+
+def toolkit(context: typer.Context) -> None:
+    """Convert, quantize, simulate and prove a model on this machine; see toolkit --help."""
+    os.execv(sys.executable, [sys.executable, "-m", "toolkit", *context.args])  # noqa: S606 (the same interpreter)

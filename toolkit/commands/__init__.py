@@ -1,0 +1,1 @@
+"""`rkfleet toolkit`: one file a command, each thin over the packages beside this one."""

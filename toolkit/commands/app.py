@@ -1,0 +1,46 @@
+"""The tree of `rkfleet toolkit`, and the one place where its errors become a sentence and an exit status.
+
+A command is a function `command` in a module of this package, imported when it is called, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from rkfleet.errors import FleetError, Invalid
+from toolkit.commands import inspect
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rkfleet toolkit",
+    help="Convert, quantize, simulate and prove a model on this machine, before a single board sees it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+app.command("inspect")(inspect.command)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep commands words of their own."""
+
+
+def main() -> None:
+    """Run the command line; every failure is one sentence on standard error and its exit status."""
+    try:
+        app()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to add
+        sys.exit(1)
+    except FleetError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        for cause in error.causes if isinstance(error, Invalid) else ():
+            print(f"  {cause.field}: {cause.message}", file=sys.stderr)
+        sys.exit(error.exit_status)

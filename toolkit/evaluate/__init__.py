@@ -1,0 +1,1 @@
+"""What quantization cost: perplexity, divergence from full precision, sensitivity of layers."""

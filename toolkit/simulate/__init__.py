@@ -1,0 +1,1 @@
+"""A language model in numpy: what the board will compute, without the board."""

@@ -1,0 +1,76 @@
+"""Reading a config.json field by field, with errors that name field and value.
+
+In: the parsed file of a model that anybody may have written. Out: numbers within limits. Used by every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rkfleet.errors import Invalid
+from toolkit.simulate.hyperparameters import RopeScaling
+
+__all__ = ["Config", "rope_scaling"]
+
+COUNT_MAX: Final = 1 << 24  # Far above any size in a config.json; a product of three still fits 128 bits and is refused by file sizes.
+
+
+class Config:
+    """A config.json."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields: Final = fields
+
+    def count(self, field: str, default: int | None = None) -> int:
+        """Return a whole number from 1 on.
+
+        Raises:
+            Invalid: It is missing without a default, or is none.
+        """
+        value = self.fields.get(field)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
+            raise Invalid(f"config.json: {field} is {value!r}, not a whole number from 1 to {COUNT_MAX}")
+        return value
+
+    def number(self, field: str, default: float | None = None) -> float:
+        """Return a finite number; errors as `count`."""
+        value = self.fields.get(field)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            raise Invalid(f"config.json: {field} is {value!r}, not a number")
+        return float(value)
+
+    def rope_theta(self, default: float = 10000.0) -> float:
+        """Return the base of rotary positions, which newer files keep in `rope_parameters`."""
+        nested = self.fields.get("rope_parameters")
+        if isinstance(nested, Mapping) and "rope_theta" in nested:
+            return Config(nested).number("rope_theta")
+        return self.number("rope_theta", default)
+
+
+def rope_scaling(config: Config) -> RopeScaling | None:
+    """Return how positions are stretched; None if they are not.
+
+    Raises:
+        Invalid: The kind is unknown.
+    """
+    nested = config.fields.get("rope_scaling") or config.fields.get("rope_parameters")
+    if not isinstance(nested, Mapping):
+        return None
+    kind = nested.get("rope_type", nested.get("type", "default"))
+    read = Config(nested)
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=read.number("factor"))
+    if kind == "llama3":
+        return RopeScaling(
+            kind="llama3",
+            factor=read.number("factor"),
+            original_context=read.count("original_max_position_embeddings"),
+            low_frequency_factor=read.number("low_freq_factor"),
+            high_frequency_factor=read.number("high_freq_factor"),
+        )
+    raise Invalid(f"config.json: rope_scaling.rope_type is {kind!r}; known are default, linear, llama3")

@@ -1,0 +1,117 @@
+"""The numbers that make a network of a family: sizes, norms, rotary positions, scales.
+
+In: a GGUF file's metadata (`from_gguf`), or a family's reading of a `config.json`. Out: one frozen `Hyperparameters`, and the metadata for
+a GGUF file made of it (`to_gguf`). Names of keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, "LLM".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from rkfleet.errors import Invalid
+
+__all__ = ["Hyperparameters", "RopeScaling", "from_gguf"]
+
+
+class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
+    """How rotary positions are stretched beyond the context of training.
+
+    Attributes:
+        kind: `linear` divides positions; `llama3` keeps high frequencies; `longrope` has a factor for each frequency; `yarn` mixes.
+        factors_short: For longrope, up to the original context; factors_long beyond it. One for each pair of dimensions.
+    """
+
+    kind: Literal["linear", "llama3", "longrope", "yarn"]
+    factor: float = 1.0
+    original_context: int = 0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    attention_factor: float = 0.0
+    factors_short: tuple[float, ...] = ()
+    factors_long: tuple[float, ...] = ()
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a network that is not a weight. Zero means "has none" where a feature may be absent.
+
+    Attributes:
+        architecture: `general.architecture` of GGUF; chooses the family.
+        head_dim: Width of a key (and query) head; value_dim that of a value head.
+        rope_dimensions: Of each head, how many dimensions turn.
+        rope_interleaved: Pairs are neighbours (2i, 2i+1), as llama.cpp's NORM; else halves (i, i+n/2), as its NEOX.
+        embedding_scale: Factor on embeddings; residual_scale on what a block adds; logit_scale on logits.
+        attention_scale: Factor on query times key; 0 stands for 1/sqrt(head_dim).
+        attention_softcap: cap * tanh(x / cap) on scores; final_softcap on logits.
+        sliding_window: Tokens that a local layer sees; local_layers names those layers.
+        nope_layers: Layers without rotary positions.
+        rope_base_local: Base of local layers where it differs.
+        query_rank: MiniCPM3's low-rank query and key-value sizes, with kv_rank.
+    """
+
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    feed_forward: int
+    vocabulary: int
+    context: int
+    norm_epsilon: float
+    rope_base: float = 10000.0
+    rope_dimensions: int = 0
+    rope_interleaved: bool = False
+    rope_scaling: RopeScaling | None = None
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    final_softcap: float = 0.0
+    sliding_window: int = 0
+    local_layers: tuple[int, ...] = ()
+    nope_layers: tuple[int, ...] = ()
+    rope_base_local: float = 0.0
+    query_rank: int = 0
+    kv_rank: int = 0
+
+
+def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameters:
+    """Return what the metadata of a GGUF file says; what is peculiar to a family, the family adds.
+
+    Raises:
+        Invalid: A key is missing or no number.
+    """
+    architecture = str(metadata.get("general.architecture", ""))
+
+    def number(key: str, default: float | None = None) -> Any:
+        value = metadata.get(f"{architecture}.{key}", default)
+        if isinstance(value, list) and value and all(one == value[0] for one in value):
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Invalid(f"GGUF key {architecture}.{key} is {value!r}, not a number")
+        return value
+
+    hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
+    if hidden <= 0 or heads <= 0:
+        raise Invalid(f"GGUF keys {architecture}.embedding_length {hidden} and .attention.head_count {heads} must be positive")
+    head_dim = int(number("attention.key_length", hidden // heads))
+    return Hyperparameters(
+        architecture=architecture,
+        layers=int(number("block_count")),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=int(number("attention.head_count_kv", heads)),
+        head_dim=head_dim,
+        value_dim=int(number("attention.value_length", head_dim)),
+        feed_forward=int(number("feed_forward_length")),
+        vocabulary=vocabulary,
+        context=int(number("context_length")),
+        norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
+        rope_base=float(number("rope.freq_base", 10000.0)),
+        rope_dimensions=int(number("rope.dimension_count", head_dim)),
+    )
