@@ -73,10 +73,10 @@ def attend(query: Array, keys: Array, values: Array, *, scale: float, softcap: f
     kv_heads, seen, _ = keys.shape
     group = heads // kv_heads
     grouped = query.reshape(tokens, kv_heads, group, dim).transpose(1, 2, 0, 3).reshape(kv_heads, group * tokens, dim)
-    scores = grouped @ keys.transpose(0, 2, 1)
+    scores: Array = grouped @ keys.transpose(0, 2, 1)
     scores *= np.float32(scale)
     if softcap:
-        scores = softcap * np.tanh(scores / softcap)
+        scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
     scores = scores.reshape(kv_heads, group, tokens, seen)
     if tokens > 1 or (window and seen > window):
         here = np.arange(seen - tokens, seen)[:, None]
