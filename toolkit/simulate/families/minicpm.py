@@ -106,12 +106,19 @@ class MiniCpm(Llama):
 
 
 def read_scales(sizes: Hyperparameters, config: Config) -> Hyperparameters:
-    """Return hyperparameters with the three scales of a config.json; a field that is missing scales nothing."""
+    """Return hyperparameters with the three scales of a config.json; a field that is missing scales nothing.
+
+    Raises:
+        Invalid: A field is no number, or logits would be multiplied by nothing.
+    """
+    base = config.number("dim_model_base", sizes.hidden)
+    if base <= 0:
+        raise Invalid(f"config.json: dim_model_base is {config.fields['dim_model_base']!r}; it is a width, above 0")
     return msgspec.structs.replace(
         sizes,
         embedding_scale=config.number("scale_emb", 1.0),
         residual_scale=config.number("scale_depth", math.sqrt(sizes.layers)) / math.sqrt(sizes.layers),
-        logit_scale=config.count("dim_model_base", sizes.hidden) / sizes.hidden,
+        logit_scale=base / sizes.hidden,
     )
 
 
