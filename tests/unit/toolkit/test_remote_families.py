@@ -151,6 +151,8 @@ def test_names_are_those_that_llama_cpp_gives_to_published_tensors(name: str) ->
         ("chatglm", {"rmsnorm": False}, "rmsnorm is False"),
         ("chatglm", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm is True"),
         ("chatglm", {"pre_seq_len": 128}, "pre_seq_len is 128"),
+        ("chatglm", {"quantization_bit": 4}, "quantization_bit is 4"),
+        ("chatglm", {"post_layer_norm": 1}, "post_layer_norm is 1"),
         ("chatglm", {"multi_query_group_num": 0}, "multi_query_group_num is 0"),
         ("internlm2", {"num_key_value_heads": 3}, "num_attention_heads is 4, which is no multiple of num_key_value_heads, 3"),
         ("internlm2", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -177,6 +179,12 @@ def test_a_field_that_would_change_the_computation_is_refused(name: str, change:
     family = family_of_config(config["architectures"])
     with pytest.raises(Invalid, match=told):
         family.from_config(config | change)
+
+
+def test_a_whole_number_is_the_number_that_a_family_computes_with() -> None:
+    config, _ = checkpoint("qwen", {tensor: opened("qwen").read(tensor) for tensor in opened("qwen").tensors})
+    family = family_of_config(config["architectures"])
+    assert family.from_config(config | {"rotary_pct": 1}) == family.from_config(config)
 
 
 def test_the_first_telechat_is_refused_with_what_is_known() -> None:

@@ -55,6 +55,7 @@ class ChatGlm:
         read.expect("apply_residual_connection_post_layernorm", False, None)
         read.expect("original_rope", True, None)
         read.expect("pre_seq_len", None)
+        read.expect("quantization_bit", 0, None)
         hidden, heads = read.count("hidden_size"), read.count("num_attention_heads")
         head_dim = read.count("kv_channels", hidden // heads)
         kv_heads = read.count("multi_query_group_num") if config.get("multi_query_attention", False) else heads

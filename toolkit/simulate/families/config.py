@@ -49,7 +49,7 @@ class Config:
             Invalid: It is another.
         """
         value = self.fields.get(field)
-        if not any(value is one or (type(value) is type(one) and value == one) for one in known):
+        if not any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in known):  # 1 is no true, and 1.0 is 1.
             told = ", ".join(repr(one) for one in known if one is not None) or "no value"
             raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
 
