@@ -42,6 +42,17 @@ class Config:
             raise Invalid(f"config.json: {field} is {value!r}, not a number")
         return float(value)
 
+    def expect(self, field: str, *known: object) -> None:
+        """Refuse a field whose value is none of those that a family computes; None stands for a field that is missing.
+
+        Raises:
+            Invalid: It is another.
+        """
+        value = self.fields.get(field)
+        if not any(value is one or (type(value) is type(one) and value == one) for one in known):
+            told = ", ".join(repr(one) for one in known if one is not None) or "no value"
+            raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
+
     def rope_theta(self, default: float = 10000.0) -> float:
         """Return the base of rotary positions, which newer files keep in `rope_parameters`."""
         nested = self.fields.get("rope_parameters")
