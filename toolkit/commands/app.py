@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import inspect
+from toolkit.commands import gguf, inspect
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 app.command("inspect")(inspect.command)
+app.command("gguf")(gguf.command)
 
 
 @app.callback()
