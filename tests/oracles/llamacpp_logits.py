@@ -88,7 +88,7 @@ def model_shapes(name: str) -> Shapes:
 
 ARCHITECTURES = {"telechat2": "llama", "minicpm3-long": "minicpm3", "minicpm4": "minicpm"}
 SCALED = ("minicpm", "minicpm4")
-NAMES = ("qwen", "chatglm", "internlm2", "minicpm", "minicpm4", "minicpm3", "minicpm3-long", "telechat2")
+NAMES = ("llama", "qwen", "chatglm", "internlm2", "minicpm", "minicpm4", "minicpm3", "minicpm3-long", "telechat2")
 
 
 def metadata(name: str) -> dict[str, Any]:

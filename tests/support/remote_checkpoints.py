@@ -87,6 +87,7 @@ TELECHAT2 = {
     "ffn_down": "transformer.h.{}.mlp.down_proj",
 }
 _NAMES: dict[str, dict[str, str]] = {
+    "llama": LLAMA,
     "qwen": QWEN,
     "chatglm": CHATGLM,
     "internlm2": INTERNLM2,
@@ -99,6 +100,19 @@ _NAMES: dict[str, dict[str, str]] = {
 NAMES = tuple(_NAMES)
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": BASE,
+        "hidden_act": "silu",
+    },
     "qwen": {
         "architectures": ["QWenLMHeadModel"],
         "vocab_size": 40,
@@ -233,7 +247,7 @@ def checkpoint(name: str, tensors: Mapping[str, NDArray[np.float32]]) -> tuple[d
 
 
 def _projections(name: str, layer: int, tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
-    if name not in ("internlm2", "minicpm", "minicpm4", "telechat2"):
+    if name not in ("llama", "internlm2", "minicpm", "minicpm4", "telechat2"):
         return {}
     query = [_halves(head) for head in np.split(tensors[f"blk.{layer}.attn_q.weight"], HEADS)]
     key = [_halves(head) for head in np.split(tensors[f"blk.{layer}.attn_k.weight"], KV_HEADS)]

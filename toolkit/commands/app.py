@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import chat, inspect
+from toolkit.commands import chat, gguf, inspect
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
+app.command("gguf")(gguf.command)
 
 
 @app.callback()

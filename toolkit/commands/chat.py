@@ -1,4 +1,4 @@
-"""`rkfleet toolkit chat`: talk to a model on this PC, as it is or as a dtype would make it."""
+"""`rkfleet toolkit chat`: talk to a model on this PC, as it is, or as a dtype and adapters would make it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def command(
     ] = None,
     system: Annotated[str, typer.Option(help="Message of the system.")] = "",
     dtype: Annotated[str, typer.Option(help="Compute as this dtype of the NPU would: w8a8, w4a16_g128, ...")] = "",
+    lora: Annotated[list[str] | None, typer.Option(help="Adapter, as PATH or PATH@SCALE; may be given several times.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of the window; 0 is the model's own, at most 8192.")] = 0,
     keep: Annotated[int, typer.Option(help="Tokens that stay when the window shifts (n_keep); -1 is the first prompt.")] = -1,
     max_new_tokens: Annotated[int, typer.Option(help="Of each answer; -1 goes on until the model ends.")] = 512,
@@ -74,7 +75,14 @@ def command(
     )
     request = Request(input=Prompt(""), sampling=sampling, max_new_tokens=max_new_tokens, stops=stop or ())
     session, template = _open(
-        source, SystemClock(), dtype=dtype, context=context, keep=keep, keeps_prompts=prompt_cache is not None, raw=raw
+        source,
+        SystemClock(),
+        dtype=dtype,
+        adapters=lora or [],
+        context=context,
+        keep=keep,
+        keeps_prompts=prompt_cache is not None,
+        raw=raw,
     )
     if prompt_cache is not None and prompt_cache.exists():
         session.load_prompt(prompt_cache)
@@ -96,10 +104,11 @@ def command(
 
 
 def _open(
-    source: Path, clock: Clock, *, dtype: str, context: int, keep: int, keeps_prompts: bool, raw: bool
+    source: Path, clock: Clock, *, dtype: str, adapters: list[str], context: int, keep: int, keeps_prompts: bool, raw: bool
 ) -> tuple[Session, Template | None]:
     from rich.console import Console
 
+    from toolkit.adapters.open import open_adapter, parse_adapter
     from toolkit.loading import open_model
     from toolkit.quantize.apply import quantized_factory
     from toolkit.quantize.options import Options
@@ -112,6 +121,12 @@ def _open(
 
     model = open_model(source)
     factory: LinearFactory = quantized_factory(model, Options(dtype=dtype)) if dtype else Dense
+    joined = []
+    for text in adapters:
+        path, scale = parse_adapter(text)
+        adapter = open_adapter(path, model)
+        factory = adapter.factory(factory, scale)
+        joined.append((adapter, scale))
     tokenizer = open_tokenizer(model)
     template = None
     if not raw:
@@ -119,7 +134,7 @@ def _open(
     console = Console(stderr=True)
     with console.status(f"loading {source.name}{f' as {dtype}' if dtype else ''}"):
         network = Network(model, model.family, factory)
-        identity = identity_of(model, [dtype]) if keeps_prompts else ""
+        identity = identity_of(model, [dtype], joined) if keeps_prompts else ""
     context = context or min(model.hyperparameters.context, CONTEXT_DEFAULT)
     return Session(network, tokenizer, clock, context=context, keep=min(keep, context - 1), identity=identity), template
 

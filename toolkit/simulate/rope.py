@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.hyperparameters import Hyperparameters, RopeScaling
 
@@ -39,11 +40,20 @@ def amplitude(hyperparameters: Hyperparameters) -> float:
 
 
 def with_stored_factors(hyperparameters: Hyperparameters, tensors: Mapping[str, Array]) -> Hyperparameters:
-    """Return hyperparameters with the factors of longrope that a model keeps as tensors."""
-    scaling = hyperparameters.rope_scaling
-    if scaling is None or scaling.kind != "longrope" or "rope_factors_short.weight" not in tensors:
+    """Return hyperparameters with the factors of longrope that a model keeps as tensors.
+
+    Raises:
+        Invalid: One set is missing, or factors are not one for each pair of dimensions that turns.
+    """
+    scaling, names = hyperparameters.rope_scaling, ("rope_factors_short.weight", "rope_factors_long.weight")
+    if scaling is None or scaling.kind != "longrope" or not any(name in tensors for name in names):
         return hyperparameters
-    short, long = (tuple(tensors[f"rope_factors_{kind}.weight"].tolist()) for kind in ("short", "long"))
+    pairs = hyperparameters.rope_dimensions // 2
+    for name in names:
+        if name not in tensors or tensors[name].shape != (pairs,):
+            had = f"shape {tensors[name].shape}" if name in tensors else "nothing"
+            raise Invalid(f"tensor {name}: the model has {had}; {pairs} pairs of dimensions turn, one factor each")
+    short, long = (tuple(tensors[name].tolist()) for name in names)
     return msgspec.structs.replace(hyperparameters, rope_scaling=msgspec.structs.replace(scaling, factors_short=short, factors_long=long))
 
 

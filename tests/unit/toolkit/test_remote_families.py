@@ -5,7 +5,6 @@ The fixtures are made by tests/oracles/llamacpp_logits.py and tests/oracles/torc
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -152,8 +151,10 @@ def test_names_are_those_that_llama_cpp_gives_to_published_tensors(name: str) ->
         ("chatglm", {"rmsnorm": False}, "rmsnorm is False"),
         ("chatglm", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm is True"),
         ("chatglm", {"pre_seq_len": 128}, "pre_seq_len is 128"),
+        ("chatglm", {"quantization_bit": 4}, "quantization_bit is 4"),
+        ("chatglm", {"post_layer_norm": 1}, "post_layer_norm is 1"),
         ("chatglm", {"multi_query_group_num": 0}, "multi_query_group_num is 0"),
-        ("internlm2", {"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ("internlm2", {"num_key_value_heads": 3}, "num_attention_heads is 4, which is no multiple of num_key_value_heads, 3"),
         ("internlm2", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ("internlm2", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'yarn'"),
         ("minicpm", {"hidden_act": "fatrelu"}, "hidden_act is 'fatrelu'; .*MiniCPM-S"),
@@ -162,6 +163,9 @@ def test_names_are_those_that_llama_cpp_gives_to_published_tensors(name: str) ->
         ("minicpm", {"dim_model_base": 0}, "dim_model_base is 0"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor is 1 numbers"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1, 1, 1, -1.0]}}, "short_factor has -1.0"),
+        ("chatglm", {"rope_ratio": -1}, "rope_ratio is -1.0"),
+        ("qwen", {"kv_channels": 7}, "heads of 7 dimensions"),
+        ("internlm2", {"hidden_size": 34}, "num_attention_heads is 4, which does not divide hidden_size, 34"),
         ("minicpm3", {"num_key_value_heads": 2}, "num_key_value_heads is 2"),
         ("minicpm3", {"q_lora_rank": None}, "q_lora_rank is None"),
         ("telechat2", {"embed_layernorm": True}, "embed_layernorm is True"),
@@ -175,6 +179,12 @@ def test_a_field_that_would_change_the_computation_is_refused(name: str, change:
     family = family_of_config(config["architectures"])
     with pytest.raises(Invalid, match=told):
         family.from_config(config | change)
+
+
+def test_a_whole_number_is_the_number_that_a_family_computes_with() -> None:
+    config, _ = checkpoint("qwen", {tensor: opened("qwen").read(tensor) for tensor in opened("qwen").tensors})
+    family = family_of_config(config["architectures"])
+    assert family.from_config(config | {"rotary_pct": 1}) == family.from_config(config)
 
 
 def test_the_first_telechat_is_refused_with_what_is_known() -> None:
@@ -193,6 +203,9 @@ def test_names_of_another_type_in_a_config_are_unknown() -> None:
         ("minicpm", "minicpm.logit_scale", 0.0, "minicpm.logit_scale is 0.0"),
         ("minicpm", "minicpm.embedding_scale", "five", "minicpm.embedding_scale is 'five'"),
         ("minicpm3", "minicpm3.attention.kv_lora_rank", None, "minicpm3.attention.kv_lora_rank is None"),
+        ("minicpm4", "minicpm.rope.scaling.attn_factor", float("nan"), "minicpm.rope.scaling.attn_factor is nan"),
+        ("minicpm4", "minicpm.rope.scaling.original_context_length", 0, "original_context_length is 0"),
+        ("chatglm", "chatglm.rope.dimension_count", "half", "chatglm.rope.dimension_count is 'half'"),
     ],
 )
 def test_a_gguf_file_without_a_familys_numbers_is_refused(name: str, key: str, value: Any, told: str) -> None:
@@ -218,7 +231,42 @@ def test_telechat2_takes_the_names_of_other_families_too() -> None:
     assert family.from_config({usual.get(name, name): value for name, value in config.items()}) == family.from_config(config)
 
 
-def test_longrope_follows_the_room_that_was_asked_for(tmp_path: Path) -> None:
+def test_chatglm_files_without_a_count_of_turning_dimensions_turn_half_a_head() -> None:
+    model = opened("chatglm")
+    metadata = {key: value for key, value in model.metadata.items() if key != "chatglm.rope.dimension_count"}
+    assert model.family.from_gguf(from_gguf(metadata, vocabulary=40), metadata) == model.hyperparameters
+
+
+class Altered:
+    """A model with other tensors."""
+
+    def __init__(self, model: ModelSource, tensors: dict[str, NDArray[np.float32]]) -> None:
+        self.hyperparameters = model.hyperparameters
+        self.tensors = {name: TensorInfo(name, values.shape, "F32", values.nbytes) for name, values in tensors.items()}
+        self._values = tensors
+
+    def read(self, name: str) -> Array:
+        return self._values[name]
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({"rope_factors_long.weight": np.ones(4, np.float32)}, "rope_factors_short.weight: the model has nothing"),
+        (
+            {"rope_factors_long.weight": np.ones(4, np.float32), "rope_factors_short.weight": np.ones(3, np.float32)},
+            r"rope_factors_short.weight: the model has shape \(3,\)",
+        ),
+    ],
+)
+def test_factors_of_longrope_that_do_not_fit_are_refused(kept: dict[str, NDArray[np.float32]], told: str) -> None:
+    model = opened("minicpm4")
+    tensors = {name: model.read(name) for name in model.tensors if not name.startswith("rope_factors")}
+    with pytest.raises(Invalid, match=told):
+        Network(Altered(model, tensors | kept), model.family)
+
+
+def test_longrope_follows_the_room_that_was_asked_for() -> None:
     """As in llama.cpp: a cache beyond the original context has the long factors from the first token on."""
     model = opened("minicpm4")
     network = Network(model, model.family)

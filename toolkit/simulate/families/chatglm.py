@@ -13,7 +13,7 @@ import msgspec
 
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
-from toolkit.simulate.families.config import Config
+from toolkit.simulate.families.config import Config, check_heads
 from toolkit.simulate.families.sublayers import fused_attention, gated_feed_forward
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.layers import rms_norm
@@ -55,30 +55,33 @@ class ChatGlm:
         read.expect("apply_residual_connection_post_layernorm", False, None)
         read.expect("original_rope", True, None)
         read.expect("pre_seq_len", None)
+        read.expect("quantization_bit", 0, None)
         hidden, heads = read.count("hidden_size"), read.count("num_attention_heads")
         head_dim = read.count("kv_channels", hidden // heads)
-        grouped = config.get("multi_query_attention", False)
+        kv_heads = read.count("multi_query_group_num") if config.get("multi_query_attention", False) else heads
+        check_heads(("num_attention_heads", heads), ("multi_query_group_num", kv_heads), head_dim=head_dim)
         return Hyperparameters(
             architecture=self.architecture,
             layers=read.count("num_layers"),
             hidden=hidden,
             heads=heads,
-            kv_heads=read.count("multi_query_group_num") if grouped else heads,
+            kv_heads=kv_heads,
             head_dim=head_dim,
             value_dim=head_dim,
             feed_forward=read.count("ffn_hidden_size"),
             vocabulary=read.count("padded_vocab_size"),
             context=read.count("seq_length"),
             norm_epsilon=read.number("layernorm_epsilon", 1e-5),
-            rope_base=10000.0 * read.number("rope_ratio", 1.0),
+            rope_base=10000.0 * read.positive("rope_ratio", 1.0),
             rope_dimensions=int(head_dim * _TURNING),
             rope_interleaved=True,
         )
 
     def from_gguf(self, general: Hyperparameters, metadata: Mapping[str, Any]) -> Hyperparameters:
         """Add what is this family's own; see `Family`."""
-        turning = metadata.get("chatglm.rope.dimension_count", int(general.head_dim * _TURNING))
-        return msgspec.structs.replace(general, rope_dimensions=int(turning), rope_interleaved=True)
+        known = "chatglm.rope.dimension_count" in metadata
+        turning = general.rope_dimensions if known else int(general.head_dim * _TURNING)
+        return msgspec.structs.replace(general, rope_dimensions=turning, rope_interleaved=True)
 
     def to_gguf(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
         """Return how many dimensions of a head turn."""

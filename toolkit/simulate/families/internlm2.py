@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin
-from toolkit.simulate.families.config import Config, rope_scaling
+from toolkit.simulate.families.config import Config, check_heads, rope_scaling
 from toolkit.simulate.families.llama import Llama, interleave_rows
 from toolkit.simulate.hyperparameters import Hyperparameters, RopeScaling
 
@@ -45,11 +44,7 @@ class InternLm2(Llama):
         read.expect("hidden_act", "silu", None)
         hidden, heads = read.count("hidden_size"), read.count("num_attention_heads")
         kv_heads = read.count("num_key_value_heads", heads)
-        if heads % kv_heads or hidden % heads:
-            raise Invalid(
-                f"config.json: num_attention_heads is {heads}, which must divide hidden_size {hidden} "
-                f"and be a multiple of num_key_value_heads {kv_heads}"
-            )
+        check_heads(("num_attention_heads", heads), ("num_key_value_heads", kv_heads), head_dim=hidden // heads, hidden=hidden)
         return Hyperparameters(
             architecture=self.architecture,
             layers=read.count("num_hidden_layers"),

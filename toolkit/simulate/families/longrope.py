@@ -17,6 +17,7 @@ from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin
 from toolkit.simulate.families.config import Config, rope_scaling
+from toolkit.simulate.families.keys import stored_count, stored_number
 from toolkit.simulate.hyperparameters import Hyperparameters, RopeScaling
 
 __all__ = ["factor_origins", "longrope", "longrope_keys", "stored_longrope"]
@@ -50,8 +51,8 @@ def stored_longrope(general: Hyperparameters, metadata: Mapping[str, Any]) -> Ro
     prefix = f"{general.architecture}.rope.scaling"
     return RopeScaling(
         kind="longrope",
-        original_context=int(metadata.get(f"{prefix}.original_context_length", general.context)),
-        attention_factor=float(metadata.get(f"{prefix}.attn_factor", 1.0)),
+        original_context=stored_count(metadata, f"{prefix}.original_context_length", general.context),
+        attention_factor=stored_number(metadata, f"{prefix}.attn_factor", 1.0),
     )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
-from toolkit.simulate.families.config import Config
+from toolkit.simulate.families.config import Config, check_heads
+from toolkit.simulate.families.keys import stored_number
 from toolkit.simulate.families.llama import Llama
 from toolkit.simulate.families.longrope import factor_origins, longrope, longrope_keys, stored_longrope
 from toolkit.simulate.families.sublayers import gated_feed_forward
@@ -58,13 +59,15 @@ class MiniCpm(Llama):
             )
         read.expect("num_experts", 0, None)
         hidden, heads, layers = read.count("hidden_size"), read.count("num_attention_heads"), read.count("num_hidden_layers")
-        head_dim, context = read.count("head_dim", hidden // heads), read.count("max_position_embeddings")
+        kv_heads, context = read.count("num_key_value_heads", heads), read.count("max_position_embeddings")
+        head_dim = read.count("head_dim", hidden // heads)
+        check_heads(("num_attention_heads", heads), ("num_key_value_heads", kv_heads), head_dim=head_dim)
         sizes = Hyperparameters(
             architecture=self.architecture,
             layers=layers,
             hidden=hidden,
             heads=heads,
-            kv_heads=read.count("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=head_dim,
             value_dim=head_dim,
             feed_forward=read.count("intermediate_size"),
@@ -109,16 +112,13 @@ def read_scales(sizes: Hyperparameters, config: Config) -> Hyperparameters:
     """Return hyperparameters with the three scales of a config.json; a field that is missing scales nothing.
 
     Raises:
-        Invalid: A field is no number, or logits would be multiplied by nothing.
+        Invalid: A field is no number, or logits would be multiplied by none above zero.
     """
-    base = config.number("dim_model_base", sizes.hidden)
-    if base <= 0:
-        raise Invalid(f"config.json: dim_model_base is {config.fields['dim_model_base']!r}; it is a width, above 0")
     return msgspec.structs.replace(
         sizes,
         embedding_scale=config.number("scale_emb", 1.0),
         residual_scale=config.number("scale_depth", math.sqrt(sizes.layers)) / math.sqrt(sizes.layers),
-        logit_scale=base / sizes.hidden,
+        logit_scale=config.positive("dim_model_base", sizes.hidden) / sizes.hidden,
     )
 
 
@@ -131,20 +131,13 @@ def stored_scales(sizes: Hyperparameters, metadata: Mapping[str, Any]) -> Hyperp
         Invalid: A scale is no number, or logits would be divided by zero.
     """
     prefix = sizes.architecture
-
-    def number(key: str, default: float) -> float:
-        value = metadata.get(f"{prefix}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Invalid(f"GGUF key {prefix}.{key} is {value!r}, not a number")
-        return float(value)
-
-    divisor = number("logit_scale", sizes.hidden / BASE_WIDTH)
+    divisor = stored_number(metadata, f"{prefix}.logit_scale", sizes.hidden / BASE_WIDTH)
     if not divisor:
         raise Invalid(f"GGUF key {prefix}.logit_scale is {divisor!r}; logits are divided by it")
     return msgspec.structs.replace(
         sizes,
-        embedding_scale=number("embedding_scale", EMBEDDING_SCALE),
-        residual_scale=number("residual_scale", DEPTH_SCALE / math.sqrt(sizes.layers)),
+        embedding_scale=stored_number(metadata, f"{prefix}.embedding_scale", EMBEDDING_SCALE),
+        residual_scale=stored_number(metadata, f"{prefix}.residual_scale", DEPTH_SCALE / math.sqrt(sizes.layers)),
         logit_scale=1.0 / divisor,
     )
 

@@ -18,6 +18,7 @@ from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
 from toolkit.simulate.families.config import Config
+from toolkit.simulate.families.keys import stored_count
 from toolkit.simulate.families.longrope import factor_origins, longrope, longrope_keys, stored_longrope
 from toolkit.simulate.families.minicpm import read_scales, scale_keys, stored_scales
 from toolkit.simulate.families.sublayers import gated_feed_forward
@@ -85,19 +86,14 @@ class MiniCpm3:
         """Add what is this family's own; see `Family`.
 
         Raises:
-            Invalid: A rank is missing.
+            Invalid: A rank is missing, or a number is none.
         """
-        ranks = {}
-        for field, key in (("query_rank", "minicpm3.attention.q_lora_rank"), ("kv_rank", "minicpm3.attention.kv_lora_rank")):
-            value = metadata.get(key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise Invalid(f"GGUF key {key} is {value!r}, not a rank")
-            ranks[field] = value
         return msgspec.structs.replace(
             stored_scales(general, metadata),
-            value_dim=int(metadata.get("minicpm3.attention.value_length", general.hidden // general.heads)),
+            value_dim=stored_count(metadata, "minicpm3.attention.value_length", general.hidden // general.heads),
+            query_rank=stored_count(metadata, "minicpm3.attention.q_lora_rank"),
+            kv_rank=stored_count(metadata, "minicpm3.attention.kv_lora_rank"),
             rope_scaling=stored_longrope(general, metadata),
-            **ranks,
         )
 
     def to_gguf(self, hyperparameters: Hyperparameters) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
-from toolkit.simulate.families.config import Config
+from toolkit.simulate.families.config import Config, check_heads
 from toolkit.simulate.families.sublayers import fused_attention, gated_feed_forward
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.layers import rms_norm
@@ -52,6 +52,7 @@ class Qwen:
         read.expect("scale_attn_weights", True, None)
         hidden, heads = read.count("hidden_size"), read.count("num_attention_heads")
         head_dim = read.count("kv_channels", hidden // heads)
+        check_heads(("num_attention_heads", heads), ("num_attention_heads", heads), head_dim=head_dim)
         intermediate = read.count("intermediate_size")
         if intermediate % 2:
             raise Invalid(f"config.json: intermediate_size is {intermediate}, and two branches of Qwen's feed-forward cannot share it")
@@ -70,7 +71,7 @@ class Qwen:
             vocabulary=read.count("vocab_size"),
             context=context,
             norm_epsilon=read.number("layer_norm_epsilon", 1e-6),
-            rope_base=read.number("rotary_emb_base", 10000.0),
+            rope_base=read.positive("rotary_emb_base", 10000.0),
             rope_dimensions=head_dim,
         )
 

@@ -14,10 +14,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin
-from toolkit.simulate.families.config import Config
+from toolkit.simulate.families.config import Config, check_heads
 from toolkit.simulate.families.llama import Llama, interleave_rows
 from toolkit.simulate.hyperparameters import Hyperparameters
 
@@ -48,12 +47,10 @@ class TeleChat2(Llama):
         read.expect("apply_residual_connection_post_layernorm", False, None)
         read.expect("embed_layernorm", False, None)
         read.expect("rope_scaling", None)
-        hidden, heads = read.count("hidden_size"), read.count(_name(config, "n_head", "num_attention_heads"))
+        field = _name(config, "n_head", "num_attention_heads")
+        hidden, heads = read.count("hidden_size"), read.count(field)
         kv_heads = read.count("num_key_value_heads", heads)
-        if heads % kv_heads or hidden % heads:
-            raise Invalid(
-                f"config.json: n_head is {heads}, which must divide hidden_size {hidden} and be a multiple of {kv_heads} kv heads"
-            )
+        check_heads((field, heads), ("num_key_value_heads", kv_heads), head_dim=hidden // heads, hidden=hidden)
         trained = read.count("training_seqlen", _TRAINED)
         return Hyperparameters(
             architecture=self.architecture,
@@ -109,5 +106,7 @@ def _name(config: Mapping[str, Any], theirs: str, usual: str) -> str:
 
 
 def _raised(base: float, length: int, unscaled: int, width: int) -> float:
+    if width <= 2:  # A single pair turns by the angle 1 with any base.
+        return base
     alpha = max(2 ** math.ceil(math.log2(length / unscaled) + 1) - 1, 1)
     return float(base * alpha ** (width / (width - 2))) if alpha > 1 else base
