@@ -9,9 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.remote_checkpoints import DATA, NAMES
+from tests.support.remote_checkpoints import DATA, NAMES, fused_groups, fused_pairs
 from toolkit.loading import open_model
 from toolkit.simulate.cache import KvCache
+from toolkit.simulate.families.internlm2 import InternLm2
+from toolkit.simulate.families.telechat2 import TeleChat2
+from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.network import Network
 
 
@@ -44,3 +47,39 @@ def test_a_later_token_changes_nothing_before_it(name: str, tokens: list[int], l
     changed = [*tokens[:-1], later]
     one, other = (model.logits(model.hidden(model.embed(each), KvCache(model.hyperparameters, 32))) for each in (tokens, changed))
     np.testing.assert_allclose(one[:-1], other[:-1], atol=2e-4, rtol=0)
+
+
+@settings(deadline=None)
+@given(kv_heads=st.integers(1, 4), share=st.integers(1, 4), pairs=st.integers(1, 4), hidden=st.integers(1, 6))
+def test_fused_tensors_come_apart_into_what_they_were_made_of(kv_heads: int, share: int, pairs: int, hidden: int) -> None:
+    """For any number of heads: InternLM2's groups of queries, key and value; TeleChat2's pairs of key and value."""
+    heads, width = kv_heads * share, 2 * pairs
+    sizes = Hyperparameters(
+        architecture="",
+        layers=1,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=width,
+        value_dim=width,
+        feed_forward=1,
+        vocabulary=1,
+        context=1,
+        norm_epsilon=1e-5,
+    )
+    counted = np.arange((heads + 2 * kv_heads) * width * hidden, dtype=np.float32).reshape(-1, hidden)
+    query, key, value = np.split(counted, (heads * width, (heads + kv_heads) * width))
+    internlm2 = {"model.layers.0.attention.wqkv.weight": fused_groups(query, key, value, heads=heads, kv_heads=kv_heads)}
+    telechat2 = {"transformer.h.0.self_attention.key_value.weight": fused_pairs(key, value, kv_heads=kv_heads)}
+    always = {"model.embed_tokens.weight": (1, hidden), "model.norm.weight": (hidden,)}
+    for family, tensors in ((InternLm2(), internlm2), (TeleChat2(), telechat2)):
+        origins = family.origins(sizes, always | {name: values.shape for name, values in tensors.items()})
+        for name, expected in (("attn_q", query), ("attn_k", key), ("attn_v", value)):
+            origin = origins.get(f"blk.0.{name}.weight")
+            if origin is None:
+                assert (family.hugging_face, name) == (TeleChat2.hugging_face, "attn_q")  # Of another tensor.
+                continue
+            assert origin.make is not None
+            found = origin.make([tensors[source] for source in origin.sources])
+            assert found.shape == origin.shape
+            np.testing.assert_array_equal(found, expected)

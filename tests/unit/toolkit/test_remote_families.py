@@ -206,6 +206,10 @@ def test_names_of_another_type_in_a_config_are_unknown() -> None:
         ("minicpm4", "minicpm.rope.scaling.attn_factor", float("nan"), "minicpm.rope.scaling.attn_factor is nan"),
         ("minicpm4", "minicpm.rope.scaling.original_context_length", 0, "original_context_length is 0"),
         ("chatglm", "chatglm.rope.dimension_count", "half", "chatglm.rope.dimension_count is 'half'"),
+        ("chatglm", "chatglm.rope.dimension_count", 10, "chatglm.rope.dimension_count is 10, not an even number up to a head's 8"),
+        ("minicpm3", "minicpm3.rope.dimension_count", 3, "minicpm3.rope.dimension_count is 3"),
+        ("internlm2", "internlm2.attention.head_count_kv", 3, "internlm2.attention.head_count_kv is 3"),
+        ("internlm2", "internlm2.attention.head_count_kv", 0, "internlm2.attention.head_count_kv is 0"),
     ],
 )
 def test_a_gguf_file_without_a_familys_numbers_is_refused(name: str, key: str, value: Any, told: str) -> None:
