@@ -181,6 +181,31 @@ def test_a_field_that_would_change_the_computation_is_refused(name: str, change:
         family.from_config(config | change)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_that_lacks_a_tensor_is_told_which(name: str) -> None:
+    """For every tensor but the output layer, without which the embeddings take its place, and biases."""
+    source = published(name)
+    shapes = {theirs: values.shape for theirs, values in source._theirs.items()}
+    for theirs, origin in ((origin.sources[0], ours) for ours, origin in source.origins.items() if origin.sources):
+        left = {other: shape for other, shape in shapes.items() if other != theirs}
+        if origin == "output.weight" or theirs.endswith(".bias"):
+            assert origin not in source.family.origins(source.hyperparameters, left)
+        elif name not in ("llama", "minicpm", "minicpm4"):
+            with pytest.raises(Invalid, match=f"has no tensor {theirs}"):
+                source.family.origins(source.hyperparameters, left)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("internlm2", "model.layers.1.attention.wqkv.weight"), ("telechat2", "transformer.h.1.self_attention.key_value.weight")],
+)
+def test_a_fused_tensor_of_other_heads_is_refused(name: str, tensor: str) -> None:
+    source = published(name)
+    shapes = {theirs: values.shape for theirs, values in source._theirs.items()}
+    with pytest.raises(Invalid, match=f"tensor {tensor} has shape \\(31, 32\\)"):
+        source.family.origins(source.hyperparameters, shapes | {tensor: (31, 32)})
+
+
 def test_a_whole_number_is_the_number_that_a_family_computes_with() -> None:
     config, _ = checkpoint("qwen", {tensor: opened("qwen").read(tensor) for tensor in opened("qwen").tensors})
     family = family_of_config(config["architectures"])
