@@ -9,10 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rkfleet.errors import Invalid
 from tests.support.remote_checkpoints import DATA, NAMES, checkpoint, fused_groups, fused_pairs
 from toolkit.loading import open_model
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.families.internlm2 import InternLm2
+from toolkit.simulate.families.registry import family_of_config
 from toolkit.simulate.families.telechat2 import TeleChat2
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.network import Network
@@ -91,3 +93,33 @@ def test_fused_tensors_come_apart_into_what_they_were_made_of(kv_heads: int, sha
             found = origin.make([tensors[source] for source in origin.sources])
             assert found.shape == origin.shape
             np.testing.assert_array_equal(found, expected)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@cache
+def config_of(name: str) -> dict[str, object]:
+    model = open_model(DATA / f"{name}.gguf")
+    config, _ = checkpoint(name, {tensor: model.read(tensor) for tensor in model.tensors})
+    return config
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), name=st.sampled_from(NAMES))
+def test_a_config_with_anything_in_a_field_is_read_or_refused(data: st.DataObject, name: str) -> None:
+    """Never another error; and what is read are sizes from 1 on and finite numbers."""
+    config = config_of(name)
+    field = data.draw(st.sampled_from(sorted(set(config) - {"architectures"})))
+    family = family_of_config(config["architectures"])
+    try:
+        sizes = family.from_config(config | {field: data.draw(JSON)})
+    except Invalid:
+        return
+    assert min(sizes.layers, sizes.hidden, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.vocabulary, sizes.context) >= 1
+    assert np.isfinite([sizes.rope_base, sizes.embedding_scale, sizes.residual_scale, sizes.logit_scale]).all()
+    assert sizes.rope_base > 0
