@@ -161,6 +161,8 @@ def test_names_are_those_that_llama_cpp_gives_to_published_tensors(name: str) ->
         ("minicpm", {"sparse_config": {"kernel_size": 32}}, "sparse_config is .*MiniCPM4"),
         ("minicpm", {"num_experts": 8}, "num_experts is 8"),
         ("minicpm", {"dim_model_base": 0}, "dim_model_base is 0"),
+        ("minicpm", {"scale_depth": None}, "scale_depth is None"),
+        ("minicpm3", {"scale_emb": None}, "scale_emb is None"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor is 1 numbers"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1, 1, 1, -1.0]}}, "short_factor has -1.0"),
         ("chatglm", {"rope_ratio": -1}, "rope_ratio is -1.0"),

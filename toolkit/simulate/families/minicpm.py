@@ -109,23 +109,25 @@ class MiniCpm(Llama):
 
 
 def read_scales(sizes: Hyperparameters, config: Config) -> Hyperparameters:
-    """Return hyperparameters with the three scales of a config.json; a field that is missing scales nothing.
+    """Return hyperparameters with the three scales of a config.json.
 
     Raises:
-        Invalid: A field is no number, or logits would be multiplied by none above zero.
+        Invalid: A field is missing, for the code of one publication has other defaults than that of the next; or it is no number.
     """
     return msgspec.structs.replace(
         sizes,
-        embedding_scale=config.number("scale_emb", 1.0),
-        residual_scale=config.number("scale_depth", math.sqrt(sizes.layers)) / math.sqrt(sizes.layers),
-        logit_scale=config.positive("dim_model_base", sizes.hidden) / sizes.hidden,
+        embedding_scale=config.number("scale_emb"),
+        residual_scale=config.number("scale_depth") / math.sqrt(sizes.layers),
+        logit_scale=config.positive("dim_model_base") / sizes.hidden,
     )
 
 
 def stored_scales(sizes: Hyperparameters, metadata: Mapping[str, Any]) -> Hyperparameters:
     """Return hyperparameters with the three scales of a GGUF file.
 
-    A file's `logit_scale` divides. Without the keys, in files from before llama.cpp had them, scales are those of published models.
+    A file's `logit_scale` divides. Without the keys, in files from before llama.cpp had them, scales are those of published models, as
+    their code has them. llama.cpp (xllamacpp 2026.10) takes the same numbers then, but multiplies such a file's logits by hidden / 256
+    where the publisher divides by it: its most likely token is the same, its probabilities are sharper.
 
     Raises:
         Invalid: A scale is no number, or logits would be divided by zero.
