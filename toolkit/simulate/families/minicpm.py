@@ -44,7 +44,8 @@ class MiniCpm(Llama):
     def from_config(self, config: Mapping[str, Any]) -> Hyperparameters:
         """Read a config.json; see `Family`.
 
-        `scale_emb` multiplies embeddings, `scale_depth` / sqrt(layers) what a block adds, `dim_model_base` / hidden the logits.
+        `scale_emb` multiplies embeddings, `scale_depth` / sqrt(layers) what a block adds, `dim_model_base` / hidden the logits;
+        `mup_denominator` is for draft models and has no part in it.
         """
         read = Config(config)
         if config.get("hidden_act", "silu") != "silu":
@@ -58,6 +59,9 @@ class MiniCpm(Llama):
                 "take the field out to simulate it so"
             )
         read.expect("num_experts", 0, None)
+        read.expect("use_output_gate", False, None)
+        read.expect("use_output_norm", False, None)
+        read.expect("attn_use_rope", True, None)
         hidden, heads, layers = read.count("hidden_size"), read.count("num_attention_heads"), read.count("num_hidden_layers")
         kv_heads, context = read.count("num_key_value_heads", heads), read.count("max_position_embeddings")
         head_dim = read.count("head_dim", hidden // heads)
