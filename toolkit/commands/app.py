@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import chat, compare, gguf, inspect, perplexity
+from toolkit.commands import chat, compare, gguf, inspect, perplexity, profile
 
 __all__ = ["app", "main"]
 
@@ -29,6 +29,7 @@ app.command("inspect")(inspect.command)
 app.command("gguf")(gguf.command)
 app.command("perplexity")(perplexity.command)
 app.command("compare")(compare.command)
+app.command("profile")(profile.command)
 
 
 @app.callback()
