@@ -59,7 +59,7 @@ class GgufCheckpoint:
         tensor = self._find(name)
         raw = self.read_raw(name).view(tensor.data.dtype).reshape(tensor.data.shape)
         values = gguf.dequantize(raw, tensor.tensor_type)
-        return np.array(values, dtype=np.float32).reshape(self._tensors[name].shape)
+        return np.asarray(values, dtype=np.float32).reshape(self._tensors[name].shape)
 
     def read_raw(self, name: str) -> NDArray[np.uint8]:
         """Return the bytes of a tensor as they are in the file; they are read, not mapped, so that they do not stay in memory."""
