@@ -20,7 +20,7 @@ from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.checkpoint.gguf_blocks import BLOCK
 
-__all__ = ["ENCODINGS", "F16_MAX", "encode"]
+__all__ = ["ENCODINGS", "F16_MAX", "THREADS_MAX", "encode"]
 
 F16_MAX: Final = 65504.0
 THREADS_MAX: Final = 2  # More wait for memory on the machines that this was measured on.
