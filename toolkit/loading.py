@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.base import Array, TensorInfo
 from toolkit.checkpoint.gguf import GgufCheckpoint
+from toolkit.checkpoint.quantized import METADATA, QuantizedCheckpoint
 from toolkit.simulate.families.base import Family
 from toolkit.simulate.families.registry import family_of
 from toolkit.simulate.hyperparameters import Hyperparameters, from_gguf
@@ -49,9 +50,9 @@ class ModelSource(Protocol):
 
 
 class GgufSource:
-    """A GGUF file: it is in the house's form already."""
+    """A GGUF file, or a directory of our own quantized form: both are in the house's form already."""
 
-    def __init__(self, checkpoint: GgufCheckpoint) -> None:
+    def __init__(self, checkpoint: GgufCheckpoint | QuantizedCheckpoint) -> None:
         self.checkpoint: Final = checkpoint
         self.path: Final = checkpoint.path
         self.metadata: Final = checkpoint.metadata
@@ -76,4 +77,6 @@ def open_model(path: Path) -> ModelSource:
     """
     if not path.exists():
         raise NotFound(f"model {str(path)!r} does not exist")
+    if (path / METADATA).is_file():
+        return GgufSource(QuantizedCheckpoint(path))
     return GgufSource(GgufCheckpoint(path))
