@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import inspect
+from toolkit.commands import calibrate, inspect, quantize
 
 __all__ = ["app", "main"]
 
@@ -24,7 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+app.command("calibrate")(calibrate.command)
 app.command("inspect")(inspect.command)
+app.command("quantize")(quantize.command)
 
 
 @app.callback()
