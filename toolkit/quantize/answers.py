@@ -1,7 +1,8 @@
 """A calibration file of a model's own answers, as the vendor's example makes it.
 
-In: a model and prompts. Out: `CalibrationSample`s with `input` (the prompt in the model's chat template) and `target` (its greedy answer in
-full precision). What a model says itself is nearer to what it will be given than any text of others. Called by `toolkit.commands.calibrate`.
+In: a model and prompts. Out: `CalibrationSample`s with `input` (the prompt in the model's chat template) and `target` (its greedy answer
+in full precision). What a model says itself is nearer to what it will be given than any text of others. Called by
+`toolkit.commands.calibrate`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def read_prompts(path: Path) -> list[str]:
     prompts = [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
     if len(content) > PROMPT_BYTES_MAX or not 0 < len(prompts) <= PROMPTS_MAX:
         raise Invalid(
-            f"prompts {str(path)!r} has {len(prompts)} lines that are not empty; from 1 to {PROMPTS_MAX}, {PROMPT_BYTES_MAX} bytes, are taken"
+            f"prompts {str(path)!r} has {len(prompts)} prompts, one a line; 1 to {PROMPTS_MAX} in {PROMPT_BYTES_MAX} bytes are taken"
         )
     return prompts
 
