@@ -292,17 +292,17 @@ def perplexity(source: ModelSource, factory: LinearFactory, ids: list[int]) -> f
 
 
 @pytest.mark.model
-def test_quality_of_the_sample_model_is_what_the_docs_say() -> None:
-    """w8a8 with smoothing within 1 % of full precision; grq better than normal at four bits, here on the first blocks."""
+def test_learned_rounding_helps_the_sample_model() -> None:
+    """w8a8 is near full precision; at four bits, in the first six blocks, grq is nearer than normal."""
     source = open_model(asyncio.run(ensure_sample()))
     tokenizer = open_tokenizer(source)
     ids = tokenizer.encode((TEXT / "evaluation.txt").read_text())[:512]
     pieces = tokenize(read_samples(TEXT / "calibration.txt")[1], tokenizer, tokens_max=512)
     full = perplexity(source, Dense, ids)
-    eight = perplexity(source, quantized_factory(source, Options(dtype="w8a8", optimization_level=1), pieces), ids)
-    print(f"perplexity of {len(ids)} tokens: float32 {full:.3f}, w8a8 with smoothing {eight:.3f} ({eight / full - 1:+.2%})")
-    assert abs(eight / full - 1) < 0.01
-    names = [name for name in linear_names(source) if name.startswith(("blk.0.", "blk.1.", "blk.2.", "blk.3.", "blk.4.", "blk.5."))]
+    eight = perplexity(source, quantized_factory(source, Options(dtype="w8a8")), ids)
+    print(f"perplexity of {len(ids)} tokens: float32 {full:.3f}, w8a8 {eight:.3f} ({eight / full - 1:+.2%})")
+    assert abs(eight / full - 1) < 0.05
+    names = [name for name in linear_names(source) if name.startswith(tuple(f"blk.{layer}." for layer in range(6)))]
     inputs = observe(source, names, pieces)
     found = {}
     for algorithm in ("normal", "grq"):
@@ -311,9 +311,35 @@ def test_quality_of_the_sample_model_is_what_the_docs_say() -> None:
         layers = [quantize_layer(name, source.read(f"{name}.weight"), dtypes[name], options, inputs[name]) for name in names]
         errors = [row_errors(one.weight.dequantize() - source.read(f"{one.name}.weight"), inputs[one.name].moments).sum() for one in layers]
         found[algorithm] = perplexity(source, factory_of(layers), ids), float(np.sum(errors))
-    print(f"w4a16_g128 in the first six blocks: {found}")
+    print(f"w4a16_g128 in the first six blocks, perplexity and error in the norm of the moments: {found}")
     assert found["grq"][0] < found["normal"][0]
     assert found["grq"][1] < 0.7 * found["normal"][1]
+
+
+@pytest.mark.model
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_quality_of_the_sample_model_is_what_the_docs_say() -> None:
+    """The table of docs/concepts/quantization.md: two windows of 512 tokens, all of the calibration text."""
+    source = open_model(asyncio.run(ensure_sample()))
+    tokenizer = open_tokenizer(source)
+    ids = tokenizer.encode((TEXT / "evaluation.txt").read_text())[:1024]
+    pieces = tokenize(read_samples(TEXT / "calibration.txt")[1], tokenizer)
+
+    def both(factory: LinearFactory) -> float:
+        return float(np.sqrt(perplexity(source, factory, ids[:512]) * perplexity(source, factory, ids[512:])))
+
+    full = both(Dense)
+    found = {}
+    for options in (
+        Options(dtype="w8a8", optimization_level=1),
+        Options(dtype="w4a16_g128"),
+        Options(dtype="w4a16_g128", algorithm="grq"),
+    ):
+        found[options.dtype, options.algorithm] = both(quantized_factory(source, options, pieces)) / full - 1
+        print(f"{options.dtype} {options.algorithm} level {options.optimization_level}: {found[options.dtype, options.algorithm]:+.2%}")
+    assert abs(found["w8a8", "normal"]) < 0.01
+    assert found["w4a16_g128", "grq"] < found["w4a16_g128", "normal"]
 
 
 @pytest.mark.model
