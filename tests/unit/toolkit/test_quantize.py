@@ -301,7 +301,7 @@ def test_learned_rounding_helps_the_sample_model() -> None:
     full = perplexity(source, Dense, ids)
     eight = perplexity(source, quantized_factory(source, Options(dtype="w8a8")), ids)
     print(f"perplexity of {len(ids)} tokens: float32 {full:.3f}, w8a8 {eight:.3f} ({eight / full - 1:+.2%})")
-    assert abs(eight / full - 1) < 0.05
+    assert abs(eight / full - 1) < 0.06
     names = [name for name in linear_names(source) if name.startswith(tuple(f"blk.{layer}." for layer in range(6)))]
     inputs = observe(source, names, pieces)
     found = {}
