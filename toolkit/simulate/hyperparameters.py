@@ -99,13 +99,19 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
     hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
     if hidden <= 0 or heads <= 0:
         raise Invalid(f"GGUF keys {architecture}.embedding_length {hidden} and .attention.head_count {heads} must be positive")
+    kv_heads = int(number("attention.head_count_kv", heads))
+    if kv_heads <= 0 or heads % kv_heads:
+        raise Invalid(f"GGUF key {architecture}.attention.head_count_kv is {kv_heads}, which does not divide head_count {heads}")
     head_dim = int(number("attention.key_length", hidden // heads))
+    turning = int(number("rope.dimension_count", head_dim))
+    if turning % 2 or not 0 <= turning <= head_dim:
+        raise Invalid(f"GGUF key {architecture}.rope.dimension_count is {turning}, not an even number up to a head's {head_dim}")
     return Hyperparameters(
         architecture=architecture,
         layers=int(number("block_count")),
         hidden=hidden,
         heads=heads,
-        kv_heads=int(number("attention.head_count_kv", heads)),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         value_dim=int(number("attention.value_length", head_dim)),
         feed_forward=int(number("feed_forward_length")),
@@ -113,7 +119,7 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         context=int(number("context_length")),
         norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
         rope_base=float(number("rope.freq_base", 10000.0)),
-        rope_dimensions=int(number("rope.dimension_count", head_dim)),
+        rope_dimensions=turning,
     )
 
 

@@ -14,6 +14,7 @@ from toolkit.simulate.hyperparameters import RopeScaling
 __all__ = ["Config", "check_heads", "rope_scaling"]
 
 COUNT_MAX: Final = 1 << 24  # Far above any size in a config.json; a product of three still fits 128 bits and is refused by file sizes.
+POSITIVE_MAX: Final = 1e12  # Far above any base of rotary positions (1e8 is known), and its powers stay within float64.
 
 
 class Config:
@@ -53,19 +54,19 @@ class Config:
             told = ", ".join(repr(one) for one in known if one is not None) or "no value"
             raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
 
-    def positive(self, field: str, default: float) -> float:
-        """Return a finite number above zero; errors as `count`."""
+    def positive(self, field: str, default: float | None = None) -> float:
+        """Return a number above zero and up to `POSITIVE_MAX`; errors as `count`."""
         value = self.number(field, default)
-        if value <= 0:
-            raise Invalid(f"config.json: {field} is {value!r}, not above 0")
+        if not 0 < value <= POSITIVE_MAX:
+            raise Invalid(f"config.json: {field} is {value!r}, not above 0 and up to {POSITIVE_MAX:g}")
         return value
 
     def rope_theta(self, default: float = 10000.0) -> float:
         """Return the base of rotary positions, which newer files keep in `rope_parameters`."""
         nested = self.fields.get("rope_parameters")
         if isinstance(nested, Mapping) and "rope_theta" in nested:
-            return Config(nested).number("rope_theta")
-        return self.number("rope_theta", default)
+            return Config(nested).positive("rope_theta", default)
+        return self.positive("rope_theta", default)
 
 
 def check_heads(heads: tuple[str, int], kv_heads: tuple[str, int], *, head_dim: int, hidden: int = 0) -> None:
