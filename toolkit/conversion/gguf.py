@@ -9,6 +9,7 @@ copied byte by byte.
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,7 +144,10 @@ def _write(
             shape = model.tensors[name].shape
             writer.add_tensor_info(name, shape, np.dtype(np.float32), _bytes_of(shape, kind), kind)
         writer.write_header_to_file()
-        writer.write_kv_data_to_file()
+        try:
+            writer.write_kv_data_to_file()
+        except (ValueError, TypeError, struct.error) as error:  # Arrays of several types, or of numbers beyond 32 bits.
+            raise Invalid(f"metadata of {str(model.path)!r} cannot be written: {error}") from error
         writer.write_ti_data_to_file()
         done, total = 0, sum(_bytes_of(model.tensors[name].shape, kind) for name, kind in plan.items())
         for name, kind in plan.items():
