@@ -1,7 +1,7 @@
 """Ask llama.cpp for the log-probability of every token of a text after those before it: the fixture of the perplexity test.
 
 Run as `python tests/oracles/llamacpp_perplexity.py` in the project's environment (about ten minutes). The model is the sample (SmolLM2
-135M, tensors Q4_1 and Q8_0), the text the first 512 tokens of tests/data/toolkit/text/evaluation.txt, in one window. llama.cpp tells
+135M, tensors Q4_1 and Q8_0), the text the first 512 tokens of toolkit/data/evaluation.txt, in one window. llama.cpp tells
 probabilities of the next token only, so every prefix is a request, whose keys and values are kept for the next one; with the whole
 vocabulary asked for, and from before the samplers, they are log-softmax of the logits. Keys and values are float32, flash attention is
 off.
@@ -16,6 +16,7 @@ import msgspec
 import xllamacpp
 
 from rkfleet.sample import SMOLLM2, ensure_sample
+from toolkit.evaluate.texts import EVALUATION
 from toolkit.tokens.open import open_tokenizer
 
 DATA = Path(__file__).parents[1] / "data/toolkit"
@@ -24,7 +25,7 @@ WINDOW = 512
 
 def main() -> None:
     path = asyncio.run(ensure_sample())
-    ids = open_tokenizer(path).encode((DATA / "text/evaluation.txt").read_text())[:WINDOW]
+    ids = open_tokenizer(path).encode(EVALUATION.read_text())[:WINDOW]
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_ctx = WINDOW

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import chat, gguf, inspect
+from toolkit.commands import chat, compare, gguf, inspect, perplexity
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,8 @@ app = typer.Typer(
 app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
 app.command("gguf")(gguf.command)
+app.command("perplexity")(perplexity.command)
+app.command("compare")(compare.command)
 
 
 @app.callback()
