@@ -13,7 +13,7 @@ import msgspec
 
 from rkfleet.errors import Invalid
 
-__all__ = ["Hyperparameters", "RopeScaling", "from_gguf"]
+__all__ = ["Hyperparameters", "RopeScaling", "from_gguf", "to_gguf"]
 
 
 class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,3 +121,33 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         rope_base=float(number("rope.freq_base", 10000.0)),
         rope_dimensions=turning,
     )
+
+
+def to_gguf(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Return the keys that GGUF files of every family have; what is peculiar to a family, its `to_gguf` adds.
+
+    Counts are int, other numbers float. Rotary factors that differ from one pair of dimensions to the next are a tensor in GGUF, not a key.
+    """
+    sizes, name = hyperparameters, hyperparameters.architecture
+    keys: dict[str, Any] = {
+        "general.architecture": name,
+        f"{name}.block_count": sizes.layers,
+        f"{name}.context_length": sizes.context,
+        f"{name}.embedding_length": sizes.hidden,
+        f"{name}.feed_forward_length": sizes.feed_forward,
+        f"{name}.attention.head_count": sizes.heads,
+        f"{name}.attention.head_count_kv": sizes.kv_heads,
+        f"{name}.attention.key_length": sizes.head_dim,
+        f"{name}.attention.value_length": sizes.value_dim,
+        f"{name}.attention.layer_norm_rms_epsilon": sizes.norm_epsilon,
+        f"{name}.rope.freq_base": sizes.rope_base,
+        f"{name}.rope.dimension_count": sizes.rope_dimensions,
+        f"{name}.vocab_size": sizes.vocabulary,
+    }
+    scaling = sizes.rope_scaling
+    if scaling is not None and scaling.kind in ("linear", "yarn"):
+        keys[f"{name}.rope.scaling.type"] = scaling.kind
+        keys[f"{name}.rope.scaling.factor"] = scaling.factor
+        if scaling.original_context:
+            keys[f"{name}.rope.scaling.original_context_length"] = scaling.original_context
+    return keys
