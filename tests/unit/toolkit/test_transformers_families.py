@@ -43,12 +43,40 @@ def test_a_model_computes_the_same_from_its_gguf_file(name: str, tmp_path: Path)
     assert np.abs(run(Network(model, model.family), kept["prompt"], [24]) - kept["logits"]).max() <= TOLERANCE
 
 
+FELT: list[tuple[str, dict[str, Any]]] = [
+    ("hf-llama3", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+    ("hf-llama-linear", {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+    ("qwen3", {"rms_norm_eps": 0.1}),
+    ("phi2", {"rope_parameters": {"partial_rotary_factor": 0.25}}),
+    ("phi3-window", {"sliding_window": 8}),
+    ("phi3-long", {"original_max_position_embeddings": 64}),
+    ("phi3-partial", {"rope_parameters": {"partial_rotary_factor": 0.5}}),
+    ("gemma2", {"sliding_window": 7}),
+    ("gemma2", {"attn_logit_softcapping": 2.0}),
+    ("gemma2-scaled", {"query_pre_attn_scalar": 16}),
+    ("gemma2-scaled", {"final_logit_softcapping": None}),
+    ("gemma3", {"sliding_window": 7}),
+    ("gemma3-linear", {"layer_types": ["sliding_attention"] * 6}),
+    ("smollm3", {"no_rope_layers": [1] * 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), FELT)
+def test_a_field_that_counts_is_felt(name: str, changes: dict[str, Any]) -> None:
+    """The fixtures would tell if it were ignored: by a hundred times what they allow."""
+    kept = np.load(DATA / f"{name}.logits.npz")
+    fixture = Fixture(name, **changes)
+    assert np.abs(run(Network(fixture, fixture.family), kept["prompt"], [24]) - kept["logits"]).max() > 100 * TOLERANCE
+
+
 REFUSED: list[tuple[str, str, Any]] = [
     ("hf-llama", "hidden_act", "gelu"),
     ("hf-llama", "tie_word_embeddings", "yes"),
     ("hf-llama", "num_key_value_heads", 3),
     ("hf-llama", "rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
     ("hf-llama", "rope_scaling", {"rope_type": "dynamic", "factor": 4.0}),
+    ("hf-llama", "rope_scaling", {"rope_type": "linear", "factor": 0.0}),
+    ("hf-llama", "partial_rotary_factor", 0.5),
     ("hf-llama", "num_hidden_layers", 1 << 20),
     ("qwen2", "use_sliding_window", True),
     ("qwen2", "layer_types", ["full_attention", "sliding_attention", "full_attention"]),

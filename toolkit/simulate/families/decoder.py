@@ -55,7 +55,7 @@ def decoder(
     base: float = 10000.0,
     tied: bool | None = None,
     head_dim: int | None = None,
-    partial: float = 1.0,
+    partial: float | None = None,
     interleaved: bool = False,
 ) -> Hyperparameters:
     """Return the sizes that all of these families have under the same names.
@@ -67,7 +67,7 @@ def decoder(
         base: Base of rotary positions where the file has none.
         tied: What a missing `tie_word_embeddings` stands for; None: the output layer is tied if the checkpoint has none.
         head_dim: What a missing `head_dim` stands for; None is hidden / heads.
-        partial: What a missing `partial_rotary_factor` stands for.
+        partial: What a missing `partial_rotary_factor` stands for; None: the whole head turns, and another factor is refused.
         interleaved: See `Hyperparameters.rope_interleaved`.
 
     Raises:
@@ -82,7 +82,9 @@ def decoder(
         raise Invalid(f"config.json: num_hidden_layers is {layers}; up to {LAYERS_MAX} are simulated")
     nested = config.fields.get("rope_parameters")
     within = Config(nested) if isinstance(nested, Mapping) and "partial_rotary_factor" in nested else config
-    part = within.number("partial_rotary_factor", partial)
+    if partial is None:
+        within.expect("partial_rotary_factor", 1.0, None)
+    part = within.number("partial_rotary_factor", partial or 1.0)
     turning = int(width * part)
     if not 0 < part <= 1 or turning < 2 or turning % 2:
         raise Invalid(

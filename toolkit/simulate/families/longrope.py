@@ -33,8 +33,9 @@ def longrope(config: Config, *, context: int, pairs: int) -> RopeScaling | None:
     if not isinstance(nested, Mapping) or nested.get("rope_type", nested.get("type")) != "longrope":
         return rope_scaling(config)
     read = Config(nested)
-    original = read.count("original_max_position_embeddings", config.count("original_max_position_embeddings", context))
-    stretch = context / original
+    field = "original_max_position_embeddings"
+    original = config.count(field, read.count(field, context))  # Of two that differ transformers takes the outer one.
+    stretch = read.positive("factor", context / original)
     implied = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
     return RopeScaling(
         kind="longrope",

@@ -44,7 +44,7 @@ class Phi3:
         """Read a config.json; see `Family`. A window that is as long as the context hides nothing and is left out."""
         read = Config(config)
         read.expect("hidden_act", "silu", None)
-        sizes = decoder(read, self.architecture, epsilon=("rms_norm_eps", 1e-5))
+        sizes = decoder(read, self.architecture, epsilon=("rms_norm_eps", 1e-5), partial=1.0)
         return _windowed(sizes, read.count("sliding_window", sizes.context))
 
     def from_gguf(self, general: Hyperparameters, metadata: Mapping[str, Any]) -> Hyperparameters:

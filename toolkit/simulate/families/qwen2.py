@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
 from toolkit.simulate.families.config import Config
@@ -66,5 +67,6 @@ def refuse_windows(config: Config) -> None:
         Invalid: The config.json has some in use.
     """
     config.expect("use_sliding_window", False, None)
-    for kind in config.fields.get("layer_types") or ():
-        Config({"layer_types": kind}).expect("layer_types", "full_attention")
+    kinds = config.fields.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        raise Invalid(f"config.json: layer_types is {kinds!r}; this family is simulated with full_attention only")
