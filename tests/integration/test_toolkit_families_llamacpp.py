@@ -13,9 +13,9 @@ from toolkit.simulate.network import Network
 
 LENGTHS = (1, 9, 14)  # Windows of 5 and 6 are passed by the second.
 CONTEXT = 256
-EXACT, LOOKED_UP = 1e-4, 2e-2  # llama.cpp has GELU in a table of half precision.
+EXACT, LOOKED_UP = 1e-4, 1e-2  # 1.9e-5 and 3.4e-3 were reached; llama.cpp has GELU in a table of half precision.
 WINDOWED = {"phi3-window", "phi3-long"}  # llama.cpp leaves out the window of phi3.
-OWN_SCALE = {"gemma2-scaled", "gemma3-linear"}  # Scales of scores that llama.cpp reads from no file.
+OWN_SCALE = {"gemma2-scaled"}  # Scales of scores that llama.cpp reads from no file.
 
 
 def log_probabilities(path: Path, prompt: list[int], vocabulary: int) -> np.ndarray:

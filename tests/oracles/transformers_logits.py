@@ -72,6 +72,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3-window": ("Phi3", {"sliding_window": 7, "num_key_value_heads": 4}),
     "phi3-short": ("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
     "phi3-long": ("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 8, "sliding_window": 20}),
+    "phi3-long-full": ("Phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 8}),
     "phi3-partial": ("Phi3", {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.75}}),
     "gemma": ("Gemma", GEMMA | {"num_key_value_heads": 1}),
     "gemma2": ("Gemma2", GEMMA | {"sliding_window": 6, "query_pre_attn_scalar": 16}),
@@ -82,7 +83,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3Text", GEMMA | {"sliding_window": 6, "query_pre_attn_scalar": 8, "num_hidden_layers": 7, "head_dim": 8}),
     "gemma3-linear": (
         "Gemma3Text",
-        GEMMA | {"sliding_window": 9, "query_pre_attn_scalar": 12, "num_hidden_layers": 6, "rope_parameters": KINDS, "head_dim": 8},
+        GEMMA | {"sliding_window": 9, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, "rope_parameters": KINDS, "head_dim": 8},
     ),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
     "smollm3-untied": ("SmolLM3", {"num_hidden_layers": 4, "num_key_value_heads": 4}),
