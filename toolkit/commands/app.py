@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize
+from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize, recommend
 
 __all__ = ["app", "main"]
 
@@ -30,6 +30,7 @@ app.command("gguf")(gguf.command)
 app.command("perplexity")(perplexity.command)
 app.command("compare")(compare.command)
 app.command("profile")(profile.command)
+app.command("recommend")(recommend.command)
 app.command("quantize")(quantize.command)
 app.command("calibrate")(calibrate.command)
 

@@ -6,6 +6,7 @@ text and no sampling: that is `toolkit.session`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -55,7 +56,7 @@ class Network:
     def __init__(self, source: Source, family: Family, factory: LinearFactory = Dense) -> None:
         self.family: Final = family
         self._tensors: Final[dict[str, Array]] = {}
-        self._linears: Final[dict[str, Linear]] = {}
+        self._linears: dict[str, Linear] = {}
         for name in source.tensors:
             stem, _, kind = name.rpartition(".")
             if kind == "weight" and len(source.tensors[name].shape) == 2 and stem != EMBEDDING:
@@ -85,6 +86,17 @@ class Network:
     def linear(self, layer: int, name: str) -> Linear:
         """Return a linear layer of a block, for example `attn_q`."""
         return self._linears[f"blk.{layer}.{name}"]
+
+    @property
+    def linears(self) -> Mapping[str, Linear]:
+        """Every linear layer by its tensor's name without `.weight`, the output layer among them."""
+        return self._linears
+
+    def with_linears(self, others: Mapping[str, Linear]) -> Network:
+        """Return this network with other layers in some places; everything else is shared."""
+        network = copy.copy(self)
+        network._linears = {**self._linears, **others}
+        return network
 
     def embed(self, tokens: NDArray[np.integer] | list[int]) -> Array:
         """Return the embeddings of token ids, (tokens, hidden), scaled as the family has it."""

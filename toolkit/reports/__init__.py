@@ -1,0 +1,1 @@
+"""Figures put side by side for a decision: verdicts, plots, a report."""
