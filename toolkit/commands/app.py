@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import inspect
+from toolkit.commands import chat, compare, gguf, inspect, perplexity
 
 __all__ = ["app", "main"]
 
@@ -24,7 +24,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
+app.command("gguf")(gguf.command)
+app.command("perplexity")(perplexity.command)
+app.command("compare")(compare.command)
 
 
 @app.callback()

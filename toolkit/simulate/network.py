@@ -1,7 +1,7 @@
 """A network: weights in their places, and the way from tokens to logits.
 
 In: a `Source` of tensors in the house's form, a family, a `LinearFactory`. Out: embeddings, hidden states, logits. It has no tokens, no
-text and no sampling: that is `toolkit.simulate.session`.
+text and no sampling: that is `toolkit.session`.
 """
 
 from __future__ import annotations

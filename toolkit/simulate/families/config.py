@@ -57,7 +57,7 @@ class Config:
             told = ", ".join(repr(one) for one in known if one is not None) or "no value"
             raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
 
-    def positive(self, field: str, default: float) -> float:
+    def positive(self, field: str, default: float | None = None) -> float:
         """Return a number above zero and up to `POSITIVE_MAX`; errors as `count`."""
         value = self.number(field, default)
         if not 0 < value <= POSITIVE_MAX:

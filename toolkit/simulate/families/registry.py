@@ -58,7 +58,8 @@ def family_of(architecture: str) -> Family:
     for family in FAMILIES:
         if family.architecture == architecture:
             return family
-    raise Invalid(f"architecture {architecture!r} is unknown; known are {', '.join(family.architecture for family in FAMILIES)}")
+    known = ", ".join(dict.fromkeys(family.architecture for family in FAMILIES))
+    raise Invalid(f"architecture {architecture!r} is unknown; known are {known}")
 
 
 def family_of_config(architectures: object) -> Family:
