@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def test_a_model_computes_the_same_from_its_gguf_file(name: str, tmp_path: Path)
     fixture, kept = Fixture(name), np.load(DATA / f"{name}.logits.npz")
     write_gguf(fixture, tmp_path / "model.gguf")
     model = open_model(tmp_path / "model.gguf")
+    assert np.abs(run(Network(model, model.family), kept["prompt"], [24]) - kept["logits"]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_of_a_family_is_opened(name: str, tmp_path: Path) -> None:
+    """As users have it: config.json beside a checkpoint."""
+    shutil.copy(DATA / f"{name}.json", tmp_path / "config.json")
+    shutil.copy(DATA / f"{name}.safetensors", tmp_path / "model.safetensors")
+    model, kept = open_model(tmp_path), np.load(DATA / f"{name}.logits.npz")
     assert np.abs(run(Network(model, model.family), kept["prompt"], [24]) - kept["logits"]).max() <= TOLERANCE
 
 

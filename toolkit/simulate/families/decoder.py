@@ -13,7 +13,6 @@ from rkfleet.errors import Invalid
 from toolkit.simulate.families.base import Origin
 from toolkit.simulate.families.config import Config, check_heads
 from toolkit.simulate.families.longrope import longrope
-from toolkit.simulate.families.names import renamed
 from toolkit.simulate.hyperparameters import Hyperparameters
 
 __all__ = ["BLOCK", "WHOLE", "decoder", "decoder_origins", "flag", "layer_kinds", "stored_local_layers"]
@@ -116,15 +115,39 @@ def decoder_origins(
 ) -> dict[str, Origin]:
     """Return where tensors come from that only change their names; see `Family.origins`.
 
+    A tensor that one block lacks is left out, for `toolkit.layout` to name; so are all that an adapter leaves alone, which has no
+    embeddings of its own.
+
     Raises:
-        Invalid: A weight is missing, the output layer among them if it is not to be tied.
+        Invalid: A checkpoint has a weight in no block, or no output layer where none is to be tied.
+        KeyError: It has no embeddings or no last norm.
     """
-    if hyperparameters.tied_output:
-        whole = {ours: theirs for ours, theirs in whole.items() if ours != "output"}
-    found = renamed(whole, block, stem="model.layers", layers=hyperparameters.layers, shapes=shapes)
+    names = {ours: theirs for ours, theirs in whole.items() if ours != "output"}
+    found: dict[str, Origin] = {}
+    for ours, theirs in names.items():
+        found |= _present(ours, theirs, shapes)
+        found[f"{ours}.weight"] = Origin((f"{theirs}.weight",), shapes[f"{theirs}.weight"])
+    if not hyperparameters.tied_output:
+        found |= _present("output", whole["output"], shapes)
+    for layer in range(hyperparameters.layers):
+        for ours, theirs in block.items():
+            found |= _present(f"blk.{layer}.{ours}", f"model.layers.{layer}.{theirs}", shapes)
+    if f"{whole['token_embd']}.weight" in shapes:
+        _check_whole(hyperparameters, found, block, whole)
+    return found
+
+
+def _present(ours: str, theirs: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
+    kinds = [kind for kind in ("weight", "bias") if f"{theirs}.{kind}" in shapes]
+    return {f"{ours}.{kind}": Origin((f"{theirs}.{kind}",), shapes[f"{theirs}.{kind}"]) for kind in kinds}
+
+
+def _check_whole(hyperparameters: Hyperparameters, found: Mapping[str, Origin], block: Mapping[str, str], whole: Mapping[str, str]) -> None:
     if hyperparameters.tied_output is False and "output.weight" not in found:
         raise Invalid(f"the checkpoint has no tensor {whole['output']}.weight, and tie_word_embeddings is false; is a file missing?")
-    return found
+    for ours, theirs in block.items():
+        if not any(f"blk.{layer}.{ours}.weight" in found for layer in range(hyperparameters.layers)):
+            raise Invalid(f"the checkpoint has no tensor model.layers.0.{theirs}.weight, and no other block has it; is a file missing?")
 
 
 def layer_kinds(config: Config, layers: int, implied: Sequence[bool]) -> tuple[int, ...]:
