@@ -74,8 +74,10 @@ docs-check: $(STAMP)
 
 lock: ## Lock the requirements with uv (hashes, no index host); UPGRADE=--upgrade takes the newest of everything
 	@command -v uv > /dev/null || { echo "make lock needs uv on PATH"; exit 1; }
-	@for extra in dev all agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header $(UPGRADE) --extra $$extra pyproject.toml -o requirements/$$extra.txt || exit 1; done
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header $(UPGRADE) --extra dev pyproject.toml -o requirements/dev.txt
+	@for extra in all agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header $(UPGRADE) -c requirements/dev.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt || exit 1; done
 	@for set in controller gateway cpu:agent; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header -c requirements/all.txt $$(printf -- ' --extra %s' $${set//:/ }) pyproject.toml -o requirements/$${set%%:*}.txt || exit 1; done
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

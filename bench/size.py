@@ -24,7 +24,7 @@ MEGABYTE: Final = 1e6
 TOTAL_MEGABYTES_MAX: Final = 80.0
 PLATFORMS: Final = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 REPOSITORY: Final = Path(__file__).parent.parent
-OURS: Final = ("rkfleet", "agent", "controller", "gateway", "simulation")
+OURS: Final = ("rkfleet", "agent", "controller", "gateway", "simulation", "toolkit")
 CPU_RUNTIME: Final = "xllamacpp"
 
 

@@ -119,7 +119,20 @@ def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
     """Locks and scripts work with whatever index a machine is set up for."""
     words = ("pythonhosted" + ".", "pypi" + ".org/", "registry.npm" + "js", "deb.debian" + ".", "/work" + "/main", "/root" + "/")
     suffixes = {".py", ".md", ".txt", ".toml", ".yaml", ".yml", ".cfg", ""}
-    folders = ("rkfleet", "controller", "agent", "gateway", "simulation", "tests", "bench", "docs", "manifests", "requirements", "proto")
+    folders = (
+        "rkfleet",
+        "controller",
+        "agent",
+        "gateway",
+        "simulation",
+        "toolkit",
+        "tests",
+        "bench",
+        "docs",
+        "manifests",
+        "requirements",
+        "proto",
+    )
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in suffixes]
     for path in [*files, ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "README.md"]:
         if "__pycache__" not in path.parts:

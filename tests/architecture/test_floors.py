@@ -53,7 +53,7 @@ def test_a_worker_reads_images_without_the_libraries_that_decode_them() -> None:
     assert sorted(loaded & {"PIL", "numpy", "rknnlite", "grpc"}) == []
 
 
-@pytest.mark.parametrize("program", ["controller", "agent", "gateway", "simulation"])
+@pytest.mark.parametrize("program", ["controller", "agent", "gateway", "simulation", "toolkit"])
 def test_the_command_line_starts_programs_and_never_imports_them(program: str) -> None:
     """A fault of a program, or what it weighs, is no matter of the command line."""
     loaded = modules_after("import rkfleet.cli.main, rkfleet.cli.fleet, rkfleet.cli.demo_steps, rkfleet.cli.push")

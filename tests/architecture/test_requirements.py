@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "rkfleet": ("agent",), "agent": ("agent", "cpu", "vision"), "gateway": ("gateway",), "controller": ("controller",),
-    "simulation": ("agent",),
+    "simulation": ("agent",), "toolkit": ("toolkit",),
 }  # fmt: skip
 """Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
 

@@ -22,10 +22,11 @@ from controller.trust.binding import Binding
 from controller.trust.pull_tokens import GrantIssuer
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, ServingParameters
 from rkfleet.clock import SystemClock
+from rkfleet.ports import free_port
 from rkfleet.registry_client import RegistryClient
 from tests.support.agents import MACHINE_ID, join
 from tests.support.killed_agent import BOARD, LIMIT_BYTES, MODEL_BYTES, Command
-from tests.support.registry import RegistryWorld, free_port
+from tests.support.registry import RegistryWorld
 from tests.support.sessions import SessionWorld, make_key, session_world, until
 
 SEED = int(os.environ.get("RKFLEET_SEED", "20261125"))

@@ -18,8 +18,8 @@ from rkfleet.api_keys import key_line
 from rkfleet.assignment import AssignedFile, ServingParameters
 from rkfleet.enrolment import serving_name
 from rkfleet.identity import load_identity
+from rkfleet.ports import free_port
 from tests.support.agents import BOARD, BoardScene, RunningAgent, board_scene, is_alive, running_agent
-from tests.support.registry import free_port
 from tests.support.runtimes import keys, runtime
 from tests.support.sessions import until
 from tests.support.tcp_proxy import tcp_proxy

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.registry import REPOSITORY, RegistryWorld, free_port
+from rkfleet.ports import free_port
+from tests.support.registry import REPOSITORY, RegistryWorld
 
 CHUNK = 64 << 10
 CHUNKS = 200

@@ -36,14 +36,14 @@ TEXTS = [
     "It's they'RE we'll I'D don't 'tis ''s",
     "1 12 123 1234 12345 3.14159 ½ ²³ Ⅷ ٣٤ 一二三",
     "def f(x):\n    return x**2  # café\n\tif (a&&b) { c->d; }\r\n",
-    "naïve Ünïcödé Привет мир שלום العربية 你好，世界！ こんにちは 안녕하세요",
+    "naïve Ünïcödé Привет мир שלום العربية 你好，世界！ こんにちは 안녕하세요",  # noqa: RUF001
     "👍🏽 👨‍👩‍👧‍👦 🇩🇪 ❤️ e\u0301 \u200b\u00a0\u3000x",
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
     "a<|im_end|> b <|endoftext|>c",
     "https://example.org/a_b?c=1&d=%20#x $100,000.00 +1 ^~|=<>",
     "word" * 30 + " " + "." * 17 + "!?",
     "\x00\x01\x7f tab\tend",
-    "\ufffd\U0010ffff 𝔘𝔫𝔦",
+    "\ufffd\U0010ffff 𝔘𝔫𝔦",  # noqa: RUF001
     "▁under_score ▁▁x",
 ]
 TRAINING = [

@@ -23,8 +23,9 @@ from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, Servin
 from rkfleet.clock import SystemClock
 from rkfleet.enrolment import serving_name
 from rkfleet.kinds.replica import Replica
+from rkfleet.ports import free_port
 from rkfleet.sample import SMOLLM2, ensure_sample
-from tests.support.registry import RegistryWorld, free_port
+from tests.support.registry import RegistryWorld
 from tests.support.sessions import SessionWorld, make_key, session_world, until
 
 BOARD = "cpu-1"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from rkfleet.client import ApiClient, Cluster
 from rkfleet.clock import SystemClock
 from rkfleet.metric_names import REGISTRY_RECEIVED_BYTES, REGISTRY_SENT_BYTES, Metric
 from rkfleet.ops import Listener, Tls, serve_asgi
+from rkfleet.ports import free_port
 from rkfleet.registry_client import Challenge, RegistryClient
 from tests.support.disk import LimitedDisk
 
@@ -128,9 +128,3 @@ def received_bytes(running: Running) -> float:
 def _total(running: Running, entry: Metric) -> float:
     samples = (sample for metric in running.metrics.counter(entry).collect() for sample in metric.samples)
     return next(sample.value for sample in samples if sample.name.endswith("_total"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -18,10 +18,10 @@ from controller.store.base import decode_item
 from rkfleet import simulated
 from rkfleet.assignment import AssignedFile, AssignedReplica, Assignment, ServingParameters
 from rkfleet.kinds import Board
+from rkfleet.ports import free_port
 from simulation.boards import app as boards_app
 from simulation.boards.config import Config
 from tests.support.enrolling import enrolling_api
-from tests.support.registry import free_port
 from tests.support.sessions import SessionWorld, board_ref, session_world, until
 
 PLACEHOLDER = simulated.MAGIC + b"model: Qwen2-0.5B\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx2
 
+from rkfleet.ports import free_port
 from tests.support.agents import RunningAgent
-from tests.support.registry import free_port
 from tests.support.sessions import until
 
 

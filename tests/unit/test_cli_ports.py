@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rkfleet.errors import FailedPrecondition
-from rkfleet.ports import Ports
+from rkfleet.ports import FIRST_PORT, LAST_PORT, LOCAL_PORT_RANGE, Ports, quiet_ports
 
 
 def test_a_port_of_zero_is_chosen_once_and_kept(tmp_path: Path) -> None:
@@ -41,3 +41,34 @@ def test_a_port_that_others_learn_anew_moves_when_it_is_taken(tmp_path: Path) ->
         other.bind(("127.0.0.1", kept))
         other.listen()
         assert Ports(tmp_path / "ports.json").keep_or_choose("rk3588-1") != kept
+
+
+def test_a_chosen_port_is_none_that_an_outgoing_connection_may_take(tmp_path: Path) -> None:
+    """Between the choice and the listener's start other programs connect to wherever they like."""
+    ports = Ports(tmp_path / "ports.json")
+    chosen = [ports.keep_or_choose(f"board-{number}") for number in range(50)]
+    low, high = (int(word) for word in LOCAL_PORT_RANGE.read_text().split())
+    assert [port for port in chosen if low <= port <= high] == []
+    assert len(set(chosen)) == 50
+
+
+def test_a_port_on_which_somebody_listens_is_not_chosen(tmp_path: Path) -> None:
+    ports = Ports(tmp_path / "ports.json")
+    kept = ports.choose("api", 0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", kept))
+        other.listen()
+        assert ports.keep_or_choose("api") != kept
+
+
+def test_ports_lie_beside_those_of_outgoing_connections(tmp_path: Path) -> None:
+    ranges = tmp_path / "range"
+    for text, expected in (
+        ("32768\t60999\n", (FIRST_PORT, 32768)),
+        ("10500 40000\n", (40001, LAST_PORT + 1)),
+        ("1024 65535\n", (FIRST_PORT, LAST_PORT + 1)),  # Everything: then there is no better place.
+        ("none\n", (FIRST_PORT, 32768)),
+    ):
+        ranges.write_text(text)
+        assert quiet_ports(ranges) == expected
+    assert quiet_ports(tmp_path / "missing") == (FIRST_PORT, 32768)

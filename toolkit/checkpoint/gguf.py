@@ -57,12 +57,16 @@ class GgufCheckpoint:
     def read(self, name: str) -> Array:
         """Return a tensor as float32; see `Checkpoint.read`."""
         tensor = self._find(name)
-        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        raw = self.read_raw(name).view(tensor.data.dtype).reshape(tensor.data.shape)
+        values = gguf.dequantize(raw, tensor.tensor_type)
         return np.array(values, dtype=np.float32).reshape(self._tensors[name].shape)
 
     def read_raw(self, name: str) -> NDArray[np.uint8]:
-        """Return the bytes of a tensor as they are in the file."""
-        return np.asarray(self._find(name).data).reshape(-1).view(np.uint8)
+        """Return the bytes of a tensor as they are in the file; they are read, not mapped, so that they do not stay in memory."""
+        tensor = self._find(name)
+        with self._path.open("rb") as file:
+            file.seek(tensor.data_offset)
+            return np.fromfile(file, np.uint8, int(tensor.n_bytes))
 
     def _find(self, name: str) -> Any:
         try:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import calibrate, inspect, quantize
+from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize
 
 __all__ = ["app", "main"]
 
@@ -25,8 +25,13 @@ app = typer.Typer(
 )
 
 app.command("calibrate")(calibrate.command)
+app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
+app.command("gguf")(gguf.command)
 app.command("quantize")(quantize.command)
+app.command("perplexity")(perplexity.command)
+app.command("compare")(compare.command)
+app.command("profile")(profile.command)
 
 
 @app.callback()

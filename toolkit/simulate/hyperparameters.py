@@ -13,7 +13,7 @@ import msgspec
 
 from rkfleet.errors import Invalid
 
-__all__ = ["Hyperparameters", "RopeScaling", "from_gguf"]
+__all__ = ["Hyperparameters", "RopeScaling", "from_gguf", "to_gguf"]
 
 
 class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,13 +99,19 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
     hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
     if hidden <= 0 or heads <= 0:
         raise Invalid(f"GGUF keys {architecture}.embedding_length {hidden} and .attention.head_count {heads} must be positive")
+    kv_heads = int(number("attention.head_count_kv", heads))
+    if kv_heads <= 0 or heads % kv_heads:
+        raise Invalid(f"GGUF key {architecture}.attention.head_count_kv is {kv_heads}, which does not divide head_count {heads}")
     head_dim = int(number("attention.key_length", hidden // heads))
+    turning = int(number("rope.dimension_count", head_dim))
+    if turning % 2 or not 0 <= turning <= head_dim:
+        raise Invalid(f"GGUF key {architecture}.rope.dimension_count is {turning}, not an even number up to a head's {head_dim}")
     return Hyperparameters(
         architecture=architecture,
         layers=int(number("block_count")),
         hidden=hidden,
         heads=heads,
-        kv_heads=int(number("attention.head_count_kv", heads)),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         value_dim=int(number("attention.value_length", head_dim)),
         feed_forward=int(number("feed_forward_length")),
@@ -113,5 +119,35 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         context=int(number("context_length")),
         norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
         rope_base=float(number("rope.freq_base", 10000.0)),
-        rope_dimensions=int(number("rope.dimension_count", head_dim)),
+        rope_dimensions=turning,
     )
+
+
+def to_gguf(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Return the keys that GGUF files of every family have; what is peculiar to a family, its `to_gguf` adds.
+
+    Counts are int, other numbers float. Rotary factors that differ from one pair of dimensions to the next are a tensor in GGUF, not a key.
+    """
+    sizes, name = hyperparameters, hyperparameters.architecture
+    keys: dict[str, Any] = {
+        "general.architecture": name,
+        f"{name}.block_count": sizes.layers,
+        f"{name}.context_length": sizes.context,
+        f"{name}.embedding_length": sizes.hidden,
+        f"{name}.feed_forward_length": sizes.feed_forward,
+        f"{name}.attention.head_count": sizes.heads,
+        f"{name}.attention.head_count_kv": sizes.kv_heads,
+        f"{name}.attention.key_length": sizes.head_dim,
+        f"{name}.attention.value_length": sizes.value_dim,
+        f"{name}.attention.layer_norm_rms_epsilon": sizes.norm_epsilon,
+        f"{name}.rope.freq_base": sizes.rope_base,
+        f"{name}.rope.dimension_count": sizes.rope_dimensions,
+        f"{name}.vocab_size": sizes.vocabulary,
+    }
+    scaling = sizes.rope_scaling
+    if scaling is not None and scaling.kind in ("linear", "yarn"):
+        keys[f"{name}.rope.scaling.type"] = scaling.kind
+        keys[f"{name}.rope.scaling.factor"] = scaling.factor
+        if scaling.original_context:
+            keys[f"{name}.rope.scaling.original_context_length"] = scaling.original_context
+    return keys

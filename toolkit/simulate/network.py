@@ -1,7 +1,7 @@
 """A network: weights in their places, and the way from tokens to logits.
 
 In: a `Source` of tensors in the house's form, a family, a `LinearFactory`. Out: embeddings, hidden states, logits. It has no tokens, no
-text and no sampling: that is `toolkit.simulate.session`.
+text and no sampling: that is `toolkit.session`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toolkit.simulate.cache import KvCache
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.layers import rotary_table
 from toolkit.simulate.linear import Dense, Linear, LinearFactory
-from toolkit.simulate.rope import frequencies
+from toolkit.simulate.rope import amplitude, frequencies, with_stored_factors
 
 if TYPE_CHECKING:
     from toolkit.simulate.families.base import Family
@@ -53,7 +53,6 @@ class Network:
     """
 
     def __init__(self, source: Source, family: Family, factory: LinearFactory = Dense) -> None:
-        self.hyperparameters: Final = source.hyperparameters
         self.family: Final = family
         self._tensors: Final[dict[str, Array]] = {}
         self._linears: Final[dict[str, Linear]] = {}
@@ -64,10 +63,11 @@ class Network:
                 self._linears[stem] = factory(stem, source.read(name), bias)
             elif not (kind == "bias" and len(source.tensors.get(f"{stem}.weight", source.tensors[name]).shape) == 2):
                 self._tensors[name] = source.read(name)
+        self.hyperparameters: Final = with_stored_factors(source.hyperparameters, self._tensors)
         self.embeddings: Final = self._tensors[f"{EMBEDDING}.weight"]
         if OUTPUT not in self._linears:  # Tied: the output layer is the embeddings.
             self._linears[OUTPUT] = factory(OUTPUT, self.embeddings, None)
-        self._frequencies: Final = frequencies(self.hyperparameters)
+        self._amplitude: Final = np.float32(amplitude(self.hyperparameters))
         self._local_frequencies: Final = frequencies(self.hyperparameters, local=True)
 
     def tensor(self, name: str) -> Array:
@@ -97,7 +97,8 @@ class Network:
 
         sizes = self.hyperparameters
         positions = np.arange(cache.length, cache.length + x.shape[0], dtype=np.float32)
-        table = rotary_table(positions, self._frequencies)
+        cosine, sine = rotary_table(positions, frequencies(sizes, capacity=cache.capacity))
+        table = cosine * self._amplitude, sine * self._amplitude
         local = rotary_table(positions, self._local_frequencies) if sizes.local_layers else table
         for layer in range(sizes.layers):
             x = self.family.block(self, x, Step(layer, cache, local if layer in sizes.local_layers else table))

@@ -5,7 +5,7 @@ source.
 
 A template is a program by whoever made the model. It runs in Jinja's sandbox without access to Python's internals, with the filters that
 templates of models use and no others, and within bounds: of its source, of what one operator or method may make at once, of seconds, of
-characters that come out. Functions are those that templates of Hugging Face models expect.
+memory, of characters that come out. Functions are those that templates of Hugging Face models expect.
 Source: https://huggingface.co/docs/transformers/chat_templating_writing.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import re
 import sys
 import traceback
@@ -33,16 +34,18 @@ from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.json_file import read_json
 from toolkit.tokens.settings import read_settings
 
-__all__ = ["Template", "template_from_directory", "template_from_metadata"]
+__all__ = ["Template", "source_from_directory", "template_from_directory", "template_from_metadata"]
 
 SOURCE_BYTES_MAX: Final = 1 << 20  # The longest in use have 20 kB.
 PROMPT_CHARACTERS_MAX: Final = 16 << 20  # Far beyond any context; a template that repeats itself stops here.
 RENDER_SECONDS_MAX: Final = 5.0  # Ten thousand messages take a twentieth of it.
+RENDER_BYTES_MAX: Final = 256 << 20  # By which the process may grow: a prompt at its limit is held a few times over.
 EXPONENT_MAX: Final = 64  # No template of a model computes powers.
 INTEGER_BITS_MAX: Final = 4096  # Nor with numbers whose product takes noticeable time.
 WIDTH_MAX: Final = 1024  # Of padding and indentation.
 NAMED_MAX: Final = 64  # Named templates in one tokenizer_config.json; models have two or three.
 
+STATM: Final = Path("/proc/self/statm")  # Source: proc(5): the second number is the resident set, in pages.
 _FILE: Final = "<template>"  # What Jinja calls the code of a template that came as a string.
 _FILTERS: Final = (
     frozenset(
@@ -60,7 +63,7 @@ _GROWING: Final = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", 
 class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The sandbox, in which no single operator or method makes a giant."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         numbers = [one for one in (left, right) if isinstance(one, int)]
@@ -72,9 +75,14 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             for many, times in ((left, right), (right, left)):
                 if isinstance(many, str | list | tuple) and isinstance(times, int):
                     _fit(len(many) * times)
+        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+            _fit(len(left) + len(right))
         if operator == "%" and isinstance(left, str):
             _fit_formatted(left, right)
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> None:  # noqa: ARG002 (Jinja's own lets `format` through, whose widths have no limit)
+        return None
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str | bytes | int) and attr in _GROWING:
@@ -190,12 +198,24 @@ def template_from_directory(directory: Path, clock: Clock, *, name: str = "defau
         NotFound: There is none, or none of that name.
         Invalid: It is none that can be compiled.
     """
-    tokens = read_settings(directory).tokens
+    where, source = _find(directory, name)
+    return Template(source, clock, name=where, tokens=read_settings(directory).tokens)
+
+
+def source_from_directory(directory: Path, name: str = "default") -> str:
+    """Return the Jinja source of a template, not compiled; see `template_from_directory`."""
+    return _find(directory, name)[1]
+
+
+def _find(directory: Path, name: str) -> tuple[str, str]:
+    """Return what errors call a template, and its source."""
     file = directory / "chat_template.jinja" if name == "default" else directory / "additional_chat_templates" / f"{_plain(name)}.jinja"
     if file.is_file():
         with file.open("rb") as opened:
             source = opened.read(SOURCE_BYTES_MAX + 1)
-        return Template(source.decode(errors="replace"), clock, name=f"chat template {str(file)!r}", tokens=tokens)
+        if len(source) > SOURCE_BYTES_MAX:
+            raise Invalid(f"chat template {str(file)!r} has more than {SOURCE_BYTES_MAX} bytes")
+        return f"chat template {str(file)!r}", source.decode(errors="replace")
     path = directory / "tokenizer_config.json"
     value = read_json(path).get("chat_template") if path.is_file() else None
     if isinstance(value, str):
@@ -208,7 +228,7 @@ def template_from_directory(directory: Path, clock: Clock, *, name: str = "defau
         raise NotFound(f"directory {str(directory)!r} has no chat template: neither chat_template.jinja nor one in tokenizer_config.json")
     if name not in found:
         raise NotFound(f"directory {str(directory)!r} has no chat template {name!r}; it has {', '.join(found)}")
-    return Template(found[name], clock, name=f"chat template {name!r} of {str(path)!r}", tokens=tokens)
+    return f"chat template {name!r} of {str(path)!r}", found[name]
 
 
 def template_from_metadata(metadata: Mapping[str, Any], clock: Clock, *, name: str = "default") -> Template:
@@ -234,12 +254,15 @@ def _plain(name: str) -> str:
 
 @contextlib.contextmanager
 def _bounded(clock: Clock) -> Iterator[None]:
-    """Have the interpreter look at the clock with every line of a template that this thread runs in the block."""
-    until = clock.monotonic() + RENDER_SECONDS_MAX
+    """Have the interpreter look at time and memory with every line of a template that this thread runs in the block."""
+    until, before = clock.monotonic() + RENDER_SECONDS_MAX, _resident_bytes()
 
     def look(_frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "line" and clock.monotonic() > until:
-            raise TimeoutError(f"it is not done after {RENDER_SECONDS_MAX:g} s")
+        if event == "line":
+            if clock.monotonic() > until:
+                raise TimeoutError(f"it is not done after {RENDER_SECONDS_MAX:g} s")
+            if _resident_bytes() - before > RENDER_BYTES_MAX:
+                raise MemoryError(f"it takes more than {RENDER_BYTES_MAX >> 20} MiB")
         return look
 
     def enter(frame: FrameType, _event: str, _argument: object) -> Any:
@@ -251,6 +274,14 @@ def _bounded(clock: Clock) -> Iterator[None]:
         yield
     finally:
         sys.settrace(others)
+
+
+def _resident_bytes() -> int:
+    """Return the memory of this process; 0 where the kernel does not tell, so that time and operators alone are bounded there."""
+    try:
+        return int(STATM.read_bytes().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _line(error: BaseException) -> int:

@@ -11,9 +11,10 @@ from typing import Any, Final
 from rkfleet.errors import Invalid
 from toolkit.simulate.hyperparameters import RopeScaling
 
-__all__ = ["Config", "rope_scaling"]
+__all__ = ["Config", "check_heads", "rope_scaling"]
 
 COUNT_MAX: Final = 1 << 24  # Far above any size in a config.json; a product of three still fits 128 bits and is refused by file sizes.
+POSITIVE_MAX: Final = 1e12  # Far above any base of rotary positions (1e8 is known), and its powers stay within float64.
 
 
 class Config:
@@ -42,12 +43,51 @@ class Config:
             raise Invalid(f"config.json: {field} is {value!r}, not a number")
         return float(value)
 
+    def expect(self, field: str, *known: object) -> None:
+        """Refuse a field whose value is none of those that a family computes; None stands for a field that is missing.
+
+        Raises:
+            Invalid: It is another.
+        """
+        value = self.fields.get(field)
+        if not any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in known):  # 1 is no true, and 1.0 is 1.
+            told = ", ".join(repr(one) for one in known if one is not None) or "no value"
+            raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
+
+    def positive(self, field: str, default: float | None = None) -> float:
+        """Return a number above zero and up to `POSITIVE_MAX`; errors as `count`."""
+        value = self.number(field, default)
+        if not 0 < value <= POSITIVE_MAX:
+            raise Invalid(f"config.json: {field} is {value!r}, not above 0 and up to {POSITIVE_MAX:g}")
+        return value
+
     def rope_theta(self, default: float = 10000.0) -> float:
         """Return the base of rotary positions, which newer files keep in `rope_parameters`."""
         nested = self.fields.get("rope_parameters")
         if isinstance(nested, Mapping) and "rope_theta" in nested:
-            return Config(nested).number("rope_theta")
-        return self.number("rope_theta", default)
+            return Config(nested).positive("rope_theta", default)
+        return self.positive("rope_theta", default)
+
+
+def check_heads(heads: tuple[str, int], kv_heads: tuple[str, int], *, head_dim: int, hidden: int = 0) -> None:
+    """See that queries can share keys, and that a head's dimensions make pairs that turn.
+
+    Args:
+        heads: Field of a config.json and its number of heads of queries.
+        kv_heads: The same of keys and values.
+        head_dim: Width of a head.
+        hidden: What the heads must fill exactly; 0 where a family has no such rule.
+
+    Raises:
+        Invalid: They do not; the message has fields and values.
+    """
+    (field, queries), (kv_field, keys) = heads, kv_heads
+    if queries % keys:
+        raise Invalid(f"config.json: {field} is {queries}, which is no multiple of {kv_field}, {keys}")
+    if head_dim < 2 or head_dim % 2:
+        raise Invalid(f"config.json: {field} is {queries}, which makes heads of {head_dim} dimensions; pairs that turn need an even number")
+    if hidden and queries * head_dim != hidden:
+        raise Invalid(f"config.json: {field} is {queries}, which does not divide hidden_size, {hidden}")
 
 
 def rope_scaling(config: Config) -> RopeScaling | None:

@@ -37,7 +37,7 @@ class Llama:
     """The family."""
 
     architecture = "llama"
-    hugging_face = ("LlamaForCausalLM",)
+    hugging_face: tuple[str, ...] = ("LlamaForCausalLM",)
 
     def from_config(self, config: Mapping[str, Any]) -> Hyperparameters:
         """Read a config.json; see `Family`."""

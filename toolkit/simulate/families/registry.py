@@ -6,11 +6,23 @@ from typing import Final
 
 from rkfleet.errors import Invalid
 from toolkit.simulate.families.base import Family
+from toolkit.simulate.families.chatglm import ChatGlm
+from toolkit.simulate.families.internlm2 import InternLm2
 from toolkit.simulate.families.llama import Llama
+from toolkit.simulate.families.minicpm import MiniCpm
+from toolkit.simulate.families.minicpm3 import MiniCpm3
+from toolkit.simulate.families.qwen import Qwen
+from toolkit.simulate.families.telechat2 import TeleChat2
 
-__all__ = ["FAMILIES", "family_of", "family_of_config"]
+__all__ = ["FAMILIES", "REFUSED", "family_of", "family_of_config"]
 
-FAMILIES: Final[tuple[Family, ...]] = (Llama(),)
+FAMILIES: Final[tuple[Family, ...]] = (Llama(), Qwen(), ChatGlm(), InternLm2(), MiniCpm(), MiniCpm3(), TeleChat2())
+
+# Models of the vendor's list that are refused, and what is known of them.
+REFUSED: Final = {
+    "TelechatForCausalLM": "TeleChat of the first generation is not simulated: no runtime or public library is known here that its result "
+    "could be held against; if the model is a TeleChat2, name TeleChat2ForCausalLM in architectures",
+}
 
 
 def family_of(architecture: str) -> Family:
@@ -22,7 +34,8 @@ def family_of(architecture: str) -> Family:
     for family in FAMILIES:
         if family.architecture == architecture:
             return family
-    raise Invalid(f"architecture {architecture!r} is unknown; known are {', '.join(family.architecture for family in FAMILIES)}")
+    known = ", ".join(dict.fromkeys(family.architecture for family in FAMILIES))
+    raise Invalid(f"architecture {architecture!r} is unknown; known are {known}")
 
 
 def family_of_config(architectures: object) -> Family:
@@ -31,9 +44,12 @@ def family_of_config(architectures: object) -> Family:
     Raises:
         Invalid: None is known by that name.
     """
-    names = architectures if isinstance(architectures, list) else []
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
     for family in FAMILIES:
         if any(name in family.hugging_face for name in names):
             return family
+    for name in names:
+        if name in REFUSED:
+            raise Invalid(f"config.json: architectures has {name!r}: {REFUSED[name]}")
     known = ", ".join(name for family in FAMILIES for name in family.hugging_face)
     raise Invalid(f"config.json: architectures {architectures!r} has none that is known; known are {known}")

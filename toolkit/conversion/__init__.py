@@ -1,0 +1,1 @@
+"""Models in another form: GGUF files, and what the vendor's toolkits make."""
