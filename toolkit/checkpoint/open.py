@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rkfleet.errors import Invalid, NotFound
+from rkfleet.errors import NotFound
 from toolkit.checkpoint.base import Checkpoint
 from toolkit.checkpoint.gguf import GgufCheckpoint
-from toolkit.checkpoint.safetensors import INDEX, SafetensorsCheckpoint, open_index
+from toolkit.checkpoint.pytorch import PytorchCheckpoint
+from toolkit.checkpoint.safetensors import SafetensorsCheckpoint
+from toolkit.checkpoint.shards import shards
 
 __all__ = ["open_checkpoint"]
 
 _SINGLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+_PICKLE: Final = "pytorch_model.bin"
+_PICKLE_INDEX: Final = "pytorch_model.bin.index.json"
 _PICKLES: Final = (".bin", ".pt", ".pth")
 
 
@@ -27,20 +32,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise NotFound(f"model {str(path)!r} does not exist")
     if not path.is_dir():
         if path.suffix in _PICKLES:
-            raise _pickled(path)
+            return PytorchCheckpoint(path, [path])
         return GgufCheckpoint(path) if path.suffix == ".gguf" else SafetensorsCheckpoint(path, [path])
     if (path / _SINGLE).is_file():
         return SafetensorsCheckpoint(path, [path / _SINGLE])
     if (path / INDEX).is_file():
-        return open_index(path / INDEX)
-    pickles = sorted(one for one in path.iterdir() if one.suffix in _PICKLES)
-    if pickles:
-        raise _pickled(pickles[0])
-    raise NotFound(f"directory {str(path)!r} has no weights: neither {_SINGLE} nor {INDEX}")
-
-
-def _pickled(path: Path) -> Invalid:
-    return Invalid(
-        f"model file {str(path)!r} is a pickle, which is a program; convert it where you trust it: "
-        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
-    )
+        return SafetensorsCheckpoint(path, shards(path / INDEX, ".safetensors"))
+    if (path / _PICKLE).is_file():
+        return PytorchCheckpoint(path, [path / _PICKLE])
+    if (path / _PICKLE_INDEX).is_file():
+        return PytorchCheckpoint(path, shards(path / _PICKLE_INDEX, ".bin"))
+    raise NotFound(f"directory {str(path)!r} has no weights: neither {_SINGLE} nor {INDEX} nor {_PICKLE} nor {_PICKLE_INDEX}")

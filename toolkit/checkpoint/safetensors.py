@@ -20,14 +20,10 @@ from numpy.typing import NDArray
 
 from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.base import Array, TensorInfo
-from toolkit.checkpoint.json_file import read_json
 
-__all__ = ["INDEX", "SafetensorsCheckpoint", "open_index"]
+__all__ = ["SafetensorsCheckpoint"]
 
-INDEX: Final = "model.safetensors.index.json"
 HEAD_BYTES_MAX: Final = 8 << 20  # A head has some 100 bytes for a tensor; the largest models in use have ten thousand.
-INDEX_BYTES_MAX: Final = 16 << 20  # As the head, with a file name for each tensor.
-SHARDS_MAX: Final = 1000
 DIMENSIONS_MAX: Final = 8
 _LENGTH_BYTES: Final = 8
 
@@ -114,37 +110,6 @@ class SafetensorsCheckpoint:
         if len(raw) != place.info.size_bytes:
             raise Invalid(f"model file {str(place.file)!r} ends within tensor {name!r}; it was cut while it was open")
         return raw
-
-
-def open_index(index: Path) -> SafetensorsCheckpoint:
-    """Open the files that an index names.
-
-    Raises:
-        NotFound: A file is missing.
-        Invalid: The index names a file outside of its directory, or tensors and files do not fit it.
-    """
-    named = read_json(index, INDEX_BYTES_MAX).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise Invalid(f"index {str(index)!r} has no weight_map of tensor names to file names")
-    names = sorted(set(named.values()))
-    if not 0 < len(names) <= SHARDS_MAX:
-        raise Invalid(f"index {str(index)!r} names {len(names)} files; from 1 to {SHARDS_MAX} are taken")
-    checkpoint = SafetensorsCheckpoint(index.parent, [_inside(index, name) for name in names])
-    missing = sorted(named.keys() - checkpoint.tensors.keys())
-    if missing:
-        raise Invalid(f"index {str(index)!r} names tensor {missing[0]!r}, which is not in {named[missing[0]]!r}")
-    return checkpoint
-
-
-def _inside(index: Path, name: str) -> Path:
-    """Return a shard's path: in the directory of the index, or where Hugging Face's cache keeps what it links to from there."""
-    directory = index.parent.resolve()
-    if not name.endswith(".safetensors") or name != Path(name).name or "\0" in name:
-        raise Invalid(f"index {str(index)!r} names file {name!r}, which is no safetensors file in its directory")
-    target = (index.parent / name).resolve()
-    if target.parent not in (directory, directory.parent.parent / "blobs"):
-        raise Invalid(f"index {str(index)!r} names file {name!r}, which links out of its directory to {str(target)!r}")
-    return index.parent / name
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -24,14 +24,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-app.command("calibrate")(calibrate.command)
 app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
 app.command("gguf")(gguf.command)
-app.command("quantize")(quantize.command)
 app.command("perplexity")(perplexity.command)
 app.command("compare")(compare.command)
 app.command("profile")(profile.command)
+app.command("quantize")(quantize.command)
+app.command("calibrate")(calibrate.command)
 
 
 @app.callback()

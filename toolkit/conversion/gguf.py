@@ -8,21 +8,23 @@ copied byte by byte.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
-from rkfleet.errors import FailedPrecondition, Invalid
+from rkfleet.errors import Invalid
 from toolkit.adapters.base import Adapter, JoinedSource
 from toolkit.checkpoint.base import Array, TensorInfo
+from toolkit.checkpoint.gguf import GgufCheckpoint
+from toolkit.checkpoint.gguf_fields import field_of
+from toolkit.checkpoint.gguf_head import VERSIONS
+from toolkit.checkpoint.gguf_writer import planned, write_gguf_file
 from toolkit.loading import GgufSource, ModelSource
+from toolkit.quantize.blocks import THREADS_MAX, encode
 
 __all__ = ["TYPES", "Written", "write_gguf"]
 
@@ -35,9 +37,7 @@ TYPES: Final[Mapping[str, gguf.GGMLQuantizationType]] = {
     "q4_1": gguf.GGMLQuantizationType.Q4_1,
 }
 _FILE_TYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}  # `general.file_type`, as llama.cpp counts.
-_BLOCK: Final = 32  # Weights in a block of Q8_0, Q4_0 and Q4_1.
 _QUANTIZATION_VERSION: Final = 2  # Of the layout of these blocks. Source: ggml.h, GGML_QNT_VERSION.
-_F16_MAX: Final = 65504.0
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -83,17 +83,20 @@ def write_gguf(
     source = JoinedSource(model, adapters) if adapters else None
     plan = {name: _type_of(model, info, kind, changed=source is not None and source.changes(name)) for name, info in model.tensors.items()}
     metadata = _metadata(model, kind, plan)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as place:
-            part = Path(place) / "model.gguf"
-            _write(part, model, source, metadata=metadata, plan=plan, progress=progress)
-            part.replace(path)
-    except OSError as error:
-        raise FailedPrecondition(f"file {str(path)!r} cannot be written: {error.strerror or error}") from error
+    own = model.checkpoint if kind is None and isinstance(model, GgufSource) else None
+    kept = own if isinstance(own, GgufCheckpoint) else None
+    size = write_gguf_file(
+        path,
+        {key: kept.fields[key] if kept is not None and key in kept.fields else field_of(key, value) for key, value in metadata.items()},
+        [planned(name, model.tensors[name].shape, dtype.name) for name, dtype in plan.items()],
+        lambda name: _encoded(model, source, name, plan[name]),
+        version=kept.version if kept is not None else VERSIONS[-1],
+        progress=progress,
+    )
     types: dict[str, int] = {}
     for one in plan.values():
         types[one.name] = types.get(one.name, 0) + 1
-    return Written(path, path.stat().st_size, len(plan), types)
+    return Written(path, size, len(plan), types)
 
 
 def _type_of(model: ModelSource, info: TensorInfo, kind: str | None, *, changed: bool) -> gguf.GGMLQuantizationType:
@@ -114,7 +117,7 @@ def _near(dtype: str) -> str:
 
 
 def _metadata(model: ModelSource, kind: str | None, plan: Mapping[str, gguf.GGMLQuantizationType]) -> dict[str, Any]:
-    metadata = dict(model.metadata)
+    metadata = {key: value for key, value in model.metadata.items() if not key.startswith("split.")}  # What is written is one file.
     if kind is None and isinstance(model, GgufSource):
         return metadata
     matrices = [one.name.lower() for name, one in plan.items() if len(model.tensors[name].shape) > 1]
@@ -126,40 +129,6 @@ def _metadata(model: ModelSource, kind: str | None, plan: Mapping[str, gguf.GGML
     return metadata
 
 
-def _write(
-    path: Path,
-    model: ModelSource,
-    joined: JoinedSource | None,
-    *,
-    metadata: Mapping[str, Any],
-    plan: Mapping[str, gguf.GGMLQuantizationType],
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    writer = gguf.GGUFWriter(path, str(metadata["general.architecture"]))
-    try:
-        for key, value in metadata.items():
-            _add(writer, key, value)
-        for name, kind in plan.items():
-            shape = model.tensors[name].shape
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), _bytes_of(shape, kind), kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        done, total = 0, sum(_bytes_of(model.tensors[name].shape, kind) for name, kind in plan.items())
-        for name, kind in plan.items():
-            data = _encoded(model, joined, name, kind)
-            writer.write_tensor_data(data)
-            done += data.nbytes
-            del data  # Before the next one is read.
-            if progress is not None:
-                progress(done, total)
-        writer.flush()
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    finally:
-        writer.close()
-
-
 def _encoded(model: ModelSource, joined: JoinedSource | None, name: str, kind: gguf.GGMLQuantizationType) -> NDArray[Any]:
     """Return the bytes of one tensor."""
     info = model.tensors[name]
@@ -167,36 +136,4 @@ def _encoded(model: ModelSource, joined: JoinedSource | None, name: str, kind: g
     if isinstance(model, GgufSource) and info.dtype == kind.name and not changed:
         return model.checkpoint.read_raw(name)
     values: Array = joined.read(name) if joined is not None else model.read(name)
-    if kind == gguf.GGMLQuantizationType.F32:
-        return np.ascontiguousarray(values, dtype=np.float32)
-    if kind == gguf.GGMLQuantizationType.F16:
-        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-        if not largest <= _F16_MAX:
-            raise Invalid(f"tensor {name} has a value of {largest:g}, f16 ends at {_F16_MAX:g}; take --type bf16 or f32")
-        return values.astype(np.float16)
-    encoded: NDArray[Any] = gguf.quantize(np.ascontiguousarray(values), kind)
-    return encoded
-
-
-def _bytes_of(shape: Sequence[int], kind: gguf.GGMLQuantizationType) -> int:
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    elements = 1
-    for one in shape:
-        elements *= one
-    return elements // block * size
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Add a key of the type that its value has; counts are unsigned where they can be, as llama.cpp reads them."""
-    if key == "general.architecture":  # The writer has put it in.
-        return
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value) if 0 <= value < 1 << 32 else writer.add_int64(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, list(value))
+    return encode(values, kind.name, threads=THREADS_MAX, where=f"tensor {name}")

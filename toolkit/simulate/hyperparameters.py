@@ -6,7 +6,7 @@ a GGUF file made of it (`to_gguf`). Names of keys: https://github.com/ggml-org/g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -48,6 +48,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
         sliding_window: Tokens that a local layer sees; local_layers names those layers.
         nope_layers: Layers without rotary positions.
         rope_base_local: Base of local layers where it differs.
+        tied_output: Of a checkpoint of Hugging Face: the output layer is the embeddings; None where that follows from its tensors.
         query_rank: MiniCPM3's low-rank query and key-value sizes, with kv_rank.
     """
 
@@ -76,6 +77,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     local_layers: tuple[int, ...] = ()
     nope_layers: tuple[int, ...] = ()
     rope_base_local: float = 0.0
+    tied_output: bool | None = None
     query_rank: int = 0
     kv_rank: int = 0
 
@@ -120,7 +122,21 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
         rope_base=float(number("rope.freq_base", 10000.0)),
         rope_dimensions=turning,
+        rope_scaling=_stored_scaling(architecture, metadata, number),
     )
+
+
+def _stored_scaling(architecture: str, metadata: Mapping[str, Any], number: Callable[..., Any]) -> RopeScaling | None:
+    """Return linear stretching of positions; longrope, whose factors are tensors, is read by the families that have it."""
+    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if kind == "linear":
+        factor = float(number("rope.scaling.factor", 1.0))
+        if not 0 < factor < float("inf"):
+            raise Invalid(f"GGUF key {architecture}.rope.scaling.factor is {factor!r}, not above 0")
+        return RopeScaling(kind="linear", factor=factor) if factor != 1.0 else None
+    if kind not in ("none", "longrope"):
+        raise Invalid(f"GGUF key {architecture}.rope.scaling.type is {kind!r}; positions are simulated with none, linear and longrope")
+    return None
 
 
 def to_gguf(hyperparameters: Hyperparameters) -> dict[str, Any]:

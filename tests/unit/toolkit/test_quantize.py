@@ -39,7 +39,7 @@ from toolkit.simulate.linear import Dense, LinearFactory
 from toolkit.simulate.network import Network
 from toolkit.tokens.open import open_tokenizer
 
-TEXT = Path(__file__).parents[2] / "data" / "toolkit" / "text"
+TEXT = Path(__file__).parents[3] / "toolkit/data"
 RECIPE = Recipe(maker="test", sources=(), output="safetensors", dtype="w4a16_g32")
 PIECES = [[1, 5, 9, 2, 7, 11, 3, 30], [8, 8, 1, 0, 31, 12]]
 
