@@ -24,7 +24,7 @@ from toolkit.quantize.grid import Quantized
 from toolkit.recipe import Recipe
 from toolkit.simulate.linear import Dense, LinearFactory
 
-__all__ = ["RECIPE_KEY", "LayerFile", "read_layers", "stored_factory", "write_checkpoint", "write_layers"]
+__all__ = ["RECIPE_KEY", "LayerFile", "is_stored", "read_layers", "stored_factory", "write_checkpoint", "write_layers"]
 
 RECIPE_KEY: Final = "rkfleet.recipe"
 DIGEST_KEY: Final = "rkfleet.recipe.digest"
@@ -123,9 +123,14 @@ def read_layers(path: Path, recipe: Recipe | None = None) -> Iterator[QuantizedL
     return _layers(checkpoint)
 
 
+def is_stored(path: Path) -> bool:
+    """Whether a path is a directory of a quantized model."""
+    return (path / METADATA).is_file()
+
+
 def stored_factory(path: Path) -> LinearFactory:
     """Return the factory of a model as it is: of a quantized directory its layers in their arithmetic, of any other model `Dense`."""
-    return factory_of(read_layers(path)) if (path / METADATA).is_file() else Dense
+    return factory_of(read_layers(path)) if is_stored(path) else Dense
 
 
 def write_checkpoint(directory: Path, source: ModelSource, layers: Iterable[QuantizedLayer], recipe: Recipe) -> None:
