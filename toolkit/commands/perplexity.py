@@ -35,6 +35,7 @@ def command(
     from toolkit.evaluate.text import read_text, windows
     from toolkit.evaluate.texts import EVALUATION
     from toolkit.loading import open_model
+    from toolkit.quantize.checkpoint import is_stored
     from toolkit.tokens.open import open_tokenizer
 
     model = open_model(source)
@@ -45,7 +46,11 @@ def command(
     with bars() as tell:
         network = network_of(model, tokenizer, options, calibration, tell)
         result = measure(network, found, tell)
-    label = f"{options.dtype} {algorithm}, NPU arithmetic simulated on this PC" if options else "float32, on this PC"
+    label = "float32, on this PC"
+    if options is not None:
+        label = f"{options.dtype} {algorithm}, NPU arithmetic simulated on this PC"
+    elif is_stored(source):
+        label = "as it was quantized, NPU arithmetic simulated on this PC"
     show(
         output,
         ("computed", "perplexity", "±", "tokens"),

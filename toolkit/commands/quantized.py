@@ -55,14 +55,15 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 def network_of(
     model: ModelSource, tokenizer: Tokenizer, options: Options | None, calibration: Path | None, tell: Callable[[str, int, int], None]
 ) -> Network:
-    """Return a network in full precision, or as options have it; the toolkit's own prose calibrates where no file is given."""
+    """Return a network as the model is, or as options have it; the toolkit's own prose calibrates where no file is given."""
     from toolkit.evaluate.texts import CALIBRATION
     from toolkit.quantize.apply import quantized_factory
     from toolkit.quantize.calibration import read_samples, tokenize
+    from toolkit.quantize.checkpoint import stored_factory
     from toolkit.simulate.network import Network
 
     if options is None:
-        return Network(model, model.family)
+        return Network(model, model.family, stored_factory(model.path))
     pieces = []
     if options.needs_calibration or options.low_rank or options.hybrid_rate:
         _, samples = read_samples(calibration or CALIBRATION)

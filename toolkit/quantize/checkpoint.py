@@ -19,11 +19,12 @@ from rkfleet.errors import FailedPrecondition, Invalid
 from toolkit.checkpoint.quantized import LAYERS_KEY, METADATA, WEIGHTS, LayerParts, QuantizedCheckpoint, pack4
 from toolkit.dtypes import dtype_of
 from toolkit.loading import ModelSource
-from toolkit.quantize.apply import QuantizedLayer
+from toolkit.quantize.apply import QuantizedLayer, factory_of
 from toolkit.quantize.grid import Quantized
 from toolkit.recipe import Recipe
+from toolkit.simulate.linear import Dense, LinearFactory
 
-__all__ = ["RECIPE_KEY", "LayerFile", "read_layers", "write_checkpoint"]
+__all__ = ["RECIPE_KEY", "LayerFile", "is_stored", "read_layers", "stored_factory", "write_checkpoint", "write_layers"]
 
 RECIPE_KEY: Final = "rkfleet.recipe"
 DIGEST_KEY: Final = "rkfleet.recipe.digest"
@@ -120,6 +121,16 @@ def read_layers(path: Path, recipe: Recipe | None = None) -> Iterator[QuantizedL
                 " or name another, and it is made anew"
             )
     return _layers(checkpoint)
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a path is a directory of a quantized model."""
+    return (path / METADATA).is_file()
+
+
+def stored_factory(path: Path) -> LinearFactory:
+    """Return the factory of a model as it is: of a quantized directory its layers in their arithmetic, of any other model `Dense`."""
+    return factory_of(read_layers(path)) if is_stored(path) else Dense
 
 
 def write_checkpoint(directory: Path, source: ModelSource, layers: Iterable[QuantizedLayer], recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rkfleet.errors import NotFound
 from toolkit.checkpoint.gguf import GgufCheckpoint
+from toolkit.checkpoint.quantized import METADATA, QuantizedCheckpoint
 from toolkit.tokens.base import Tokenizer
 from toolkit.tokens.gguf import tokenizer_from_metadata
 from toolkit.tokens.hugging_face import tokenizer_from_directory
@@ -28,7 +29,7 @@ class Described(Protocol):
 
 
 def open_tokenizer(source: Path | Described) -> Tokenizer:
-    """Return the tokenizer of a GGUF file, a directory of a Hugging Face model, or an opened model.
+    """Return the tokenizer of a GGUF file, a directory of a Hugging Face or a quantized model, or an opened model.
 
     Raises:
         NotFound: There is nothing at the path, or no tokenizer in it.
@@ -37,6 +38,8 @@ def open_tokenizer(source: Path | Described) -> Tokenizer:
     path = source if isinstance(source, Path) else source.path
     if not path.exists():
         raise NotFound(f"model {str(path)!r} does not exist")
+    if (path / METADATA).is_file():
+        return tokenizer_from_metadata(QuantizedCheckpoint(path).metadata if isinstance(source, Path) else source.metadata)
     if path.is_dir():
         return tokenizer_from_directory(path)
     return tokenizer_from_metadata(GgufCheckpoint(path).metadata if isinstance(source, Path) else source.metadata)
