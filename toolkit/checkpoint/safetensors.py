@@ -1,7 +1,7 @@
 """Safetensors files: one, or several with an index.
 
 In: a path. Out: a `Checkpoint`. The head is checked against the file before anything is taken from it: offsets, sizes and shapes that do
-not fit each other are refused, and shards lie in the directory of their index.
+not fit each other are refused, and shards are those of `shard_index`.
 
 Source: https://huggingface.co/docs/safetensors/index#format.
 """
@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 
 from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.base import Array, TensorInfo
-from toolkit.checkpoint.json_file import read_json
+from toolkit.checkpoint.shard_index import check_index, read_index, shards
 
 __all__ = ["INDEX", "SafetensorsCheckpoint", "open_index"]
 
 INDEX: Final = "model.safetensors.index.json"
 HEAD_BYTES_MAX: Final = 8 << 20  # A head has some 100 bytes for a tensor; the largest models in use have ten thousand.
-INDEX_BYTES_MAX: Final = 16 << 20  # As the head, with a file name for each tensor.
-SHARDS_MAX: Final = 1000
 DIMENSIONS_MAX: Final = 8
 _LENGTH_BYTES: Final = 8
 
@@ -123,28 +121,10 @@ def open_index(index: Path) -> SafetensorsCheckpoint:
         NotFound: A file is missing.
         Invalid: The index names a file outside of its directory, or tensors and files do not fit it.
     """
-    named = read_json(index, INDEX_BYTES_MAX).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-        raise Invalid(f"index {str(index)!r} has no weight_map of tensor names to file names")
-    names = sorted(set(named.values()))
-    if not 0 < len(names) <= SHARDS_MAX:
-        raise Invalid(f"index {str(index)!r} names {len(names)} files; from 1 to {SHARDS_MAX} are taken")
-    checkpoint = SafetensorsCheckpoint(index.parent, [_inside(index, name) for name in names])
-    missing = sorted(named.keys() - checkpoint.tensors.keys())
-    if missing:
-        raise Invalid(f"index {str(index)!r} names tensor {missing[0]!r}, which is not in {named[missing[0]]!r}")
+    named = read_index(index, ".safetensors")
+    checkpoint = SafetensorsCheckpoint(index.parent, shards(index, named))
+    check_index(index, named, checkpoint.tensors)
     return checkpoint
-
-
-def _inside(index: Path, name: str) -> Path:
-    """Return a shard's path: in the directory of the index, or where Hugging Face's cache keeps what it links to from there."""
-    directory = index.parent.resolve()
-    if not name.endswith(".safetensors") or name != Path(name).name or "\0" in name:
-        raise Invalid(f"index {str(index)!r} names file {name!r}, which is no safetensors file in its directory")
-    target = (index.parent / name).resolve()
-    if target.parent not in (directory, directory.parent.parent / "blobs"):
-        raise Invalid(f"index {str(index)!r} names file {name!r}, which links out of its directory to {str(target)!r}")
-    return index.parent / name
 
 
 def _opened(path: Path) -> BinaryIO:
