@@ -170,6 +170,8 @@ def _origins(path: Path, family: Family, hyperparameters: Hyperparameters, there
         origins = family.origins(hyperparameters, {name: info.shape for name, info in there.items()})
     except KeyError as error:
         raise Invalid(f"model {str(path)!r} has no tensor {error.args[0]!r}, which {family.architecture} needs") from error
+    except Invalid as error:
+        raise Invalid(f"model {str(path)!r}: {error.message}") from error
     needed = {source for origin in origins.values() for source in origin.sources}
     missing = sorted(needed.difference(there))
     if missing:

@@ -8,16 +8,14 @@ from typing import Final
 from rkfleet.errors import NotFound
 from toolkit.checkpoint.base import Checkpoint
 from toolkit.checkpoint.gguf import GgufCheckpoint
-from toolkit.checkpoint.pytorch import PytorchCheckpoint
-from toolkit.checkpoint.safetensors import SafetensorsCheckpoint
-from toolkit.checkpoint.shards import shards
+from toolkit.checkpoint.pytorch import PYTORCH_INDEX, PytorchCheckpoint
+from toolkit.checkpoint.safetensors import INDEX, SafetensorsCheckpoint, open_index
+from toolkit.checkpoint.shard_index import check_index, read_index, shards
 
 __all__ = ["open_checkpoint"]
 
 _SINGLE: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-_PICKLE: Final = "pytorch_model.bin"
-_PICKLE_INDEX: Final = "pytorch_model.bin.index.json"
+_PICKLED: Final = "pytorch_model.bin"
 _PICKLES: Final = (".bin", ".pt", ".pth")
 
 
@@ -37,9 +35,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if (path / _SINGLE).is_file():
         return SafetensorsCheckpoint(path, [path / _SINGLE])
     if (path / INDEX).is_file():
-        return SafetensorsCheckpoint(path, shards(path / INDEX, ".safetensors"))
-    if (path / _PICKLE).is_file():
-        return PytorchCheckpoint(path, [path / _PICKLE])
-    if (path / _PICKLE_INDEX).is_file():
-        return PytorchCheckpoint(path, shards(path / _PICKLE_INDEX, ".bin"))
-    raise NotFound(f"directory {str(path)!r} has no weights: neither {_SINGLE} nor {INDEX} nor {_PICKLE} nor {_PICKLE_INDEX}")
+        return open_index(path / INDEX)
+    if (path / _PICKLED).is_file():
+        return PytorchCheckpoint(path, [path / _PICKLED])
+    if (path / PYTORCH_INDEX).is_file():
+        named = read_index(path / PYTORCH_INDEX, ".bin")
+        checkpoint = PytorchCheckpoint(path, shards(path / PYTORCH_INDEX, named))
+        check_index(path / PYTORCH_INDEX, named, checkpoint.tensors)
+        return checkpoint
+    raise NotFound(f"directory {str(path)!r} has no weights: neither {_SINGLE} nor {INDEX}, {_PICKLED} nor {PYTORCH_INDEX}")

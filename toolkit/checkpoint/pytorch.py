@@ -1,73 +1,50 @@
-"""PyTorch's checkpoints, `pytorch_model.bin`, without running what is in them.
+"""PyTorch files, read without running them: archives that `torch.save` wrote since its release 1.6, one or several with an index.
 
-In: a path. Out: a `Checkpoint`. Such a file is a zip archive of raw storages and one pickle, which is a program for a stack machine. The
-machine here knows the opcodes that a dictionary of tensors needs and no others, and has no functions: names stand for what this module does
-with a storage, sizes and strides. Any other opcode or name ends it.
+In: a path. Out: a `Checkpoint`. The pickle in an archive is read by `pickle_machine`, which runs nothing; numbers are taken from the file
+where they are, and never unpacked, so that no archive is larger than its file.
 
-Source: https://docs.pytorch.org/docs/stable/notes/serialization.html; Python's `pickletools` for the opcodes.
+Source: https://pytorch.org/docs/stable/notes/serialization.html#serialized-file-format-for-torch-save.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rkfleet.errors import Invalid, NotFound
+from rkfleet.errors import FleetError, Invalid, NotFound
 from toolkit.checkpoint.base import Array, TensorInfo
+from toolkit.checkpoint.pickle_machine import STORAGES, View, unpickle
 
-__all__ = ["PytorchCheckpoint"]
+__all__ = ["PYTORCH_INDEX", "PytorchCheckpoint"]
 
-PICKLE_BYTES_MAX: Final = 8 << 20  # A thousand tensors take 100 kB.
-OPCODES_MAX: Final = 60_000  # A tensor takes some 30; so many are read in a tenth of a second.
-DIRECTORY_BYTES_MAX: Final = 8 << 20  # Of the archive: a storage takes some 70.
+PYTORCH_INDEX: Final = "pytorch_model.bin.index.json"
+PICKLE_BYTES_MAX: Final = 16 << 20  # Some 200 bytes for a tensor.
+DIRECTORY_BYTES_MAX: Final = 1 << 20  # Of the archive: some 70 bytes for a tensor.
 DIMENSIONS_MAX: Final = 8
-_TAIL_BYTES: Final = 22 + 0xFFFF  # Where a zip archive's end record may be. Source: APPNOTE.TXT 4.3.16.
-_LOCAL_BYTES: Final = 30  # Of a member's own head, before its name. Source: APPNOTE.TXT 4.3.7.
-
-_STORAGES: Final[Mapping[str, tuple[str, str]]] = {  # Name in torch: our name, and numpy's.
-    "DoubleStorage": ("F64", "<f8"),
-    "FloatStorage": ("F32", "<f4"),
-    "HalfStorage": ("F16", "<f2"),
-    "BFloat16Storage": ("BF16", "<u2"),
-    "LongStorage": ("I64", "<i8"),
-    "IntStorage": ("I32", "<i4"),
-    "ShortStorage": ("I16", "<i2"),
-    "CharStorage": ("I8", "i1"),
-    "ByteStorage": ("U8", "u1"),
-    "BoolStorage": ("BOOL", "u1"),
-}
+_END: Final = struct.Struct("<4s4HLLH")  # Source: APPNOTE.TXT of zip, 4.3.16.
+_LOCAL: Final = struct.Struct("<4s5HLLLHH")  # 4.3.7.
 
 
-class _Storage(msgspec.Struct, frozen=True):
-    """A run of numbers in the archive."""
-
-    key: str
-    dtype: str
-    elements: int
-
-
-class _Tensor(msgspec.Struct, frozen=True):
-    """A view of a storage, in elements."""
-
-    storage: _Storage
+class _Place(msgspec.Struct, frozen=True):
+    file: Path
     offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    view: View
+    info: TensorInfo
 
 
 class PytorchCheckpoint:
-    """One file, or several that are shards of one model."""
+    """PyTorch files."""
 
     def __init__(self, path: Path, files: list[Path]) -> None:
-        """Read what tensors there are.
+        """Read the pickles.
 
         Args:
             path: What the checkpoint is called.
@@ -75,19 +52,16 @@ class PytorchCheckpoint:
 
         Raises:
             NotFound: A file cannot be read.
-            Invalid: A file is damaged, or asks for anything but tensors.
+            Invalid: A file is no archive of tensors alone, is damaged, or two have a tensor of one name.
         """
         self._path: Final = path
-        self._found: Final[dict[str, tuple[Path, int, _Tensor]]] = {}
+        self._places: Final[dict[str, _Place]] = {}
         for file in files:
-            for name, found in _contents(file).items():
-                if name in self._found:
+            for name, place in _places(file).items():
+                if name in self._places:
                     raise Invalid(f"model file {str(file)!r} has tensor {name!r}, which another one of the model has too")
-                self._found[name] = found
-        self._tensors: Final = {
-            name: TensorInfo(name, one.shape, one.storage.dtype, math.prod(one.shape) * _numpy(one.storage.dtype).itemsize)
-            for name, (_, _, one) in self._found.items()
-        }
+                self._places[name] = place
+        self._tensors: Final = {name: place.info for name, place in self._places.items()}
 
     @property
     def path(self) -> Path:
@@ -96,7 +70,7 @@ class PytorchCheckpoint:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """None: such files say nothing beside tensors."""
+        """Nothing: these files have none."""
         return {}
 
     @property
@@ -111,253 +85,128 @@ class PytorchCheckpoint:
             wide = values.astype(np.uint32)
             wide <<= 16
             return wide.view(np.float32)
-        return values.astype(np.float32, order="C")
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32, copy=False)
 
     def read_raw(self, name: str) -> NDArray[np.uint8]:
-        """Return the bytes of a tensor, its rows one after another."""
-        return np.ascontiguousarray(self._values(name)).reshape(-1).view(np.uint8)
+        """Return the bytes of a tensor, those of a view in the order of its indices."""
+        return self._values(name).reshape(-1).view(np.uint8)
 
     def _values(self, name: str) -> NDArray[Any]:
-        if name not in self._found:
+        place = self._places.get(name)
+        if place is None:
             raise NotFound(f"model {str(self._path)!r} has no tensor {name!r}")
-        file, begin, tensor = self._found[name]
-        dtype = _numpy(tensor.storage.dtype)
-        if 0 in tensor.shape:
-            return np.zeros(tensor.shape, dtype)
-        span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-        with file.open("rb") as opened:
-            opened.seek(begin + tensor.offset * dtype.itemsize)
-            flat = np.fromfile(opened, dtype, span)
-        if len(flat) != span:
-            raise Invalid(f"model file {str(file)!r} ends within tensor {name!r}; it was cut while it was open")
-        strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
-        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        view, kind = place.view, np.dtype(STORAGES[place.view.storage.kind][1])
+        if not place.info.elements:
+            return np.empty(view.shape, kind)
+        span = _span(view)
+        with place.file.open("rb") as file:
+            file.seek(place.offset + view.offset * kind.itemsize)
+            raw = np.fromfile(file, kind, span)
+        if len(raw) != span:
+            raise Invalid(f"model file {str(place.file)!r} ends within tensor {name!r}; it was cut while it was open")
+        strides = tuple(stride * kind.itemsize for stride in view.strides)
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(raw, view.shape, strides, writeable=False)).reshape(view.shape)
 
 
-def _numpy(dtype: str) -> np.dtype[Any]:
-    return next(np.dtype(code) for name, code in _STORAGES.values() if name == dtype)
+def _span(view: View) -> int:
+    """Return numbers from the first to the last of a view, both counted; there is one at least."""
+    return sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)) + 1
 
 
-def _contents(path: Path) -> dict[str, tuple[Path, int, _Tensor]]:
-    """Return for every tensor of a file where its storage begins, and which part of it is the tensor."""
-    where = f"model file {str(path)!r}"
+def _places(path: Path) -> dict[str, _Place]:
     try:
-        _check_directory(path)
-        with zipfile.ZipFile(path) as archive:
-            members = {one.filename: one for one in archive.infolist()}
-            pickles = [name for name in members if name.endswith("data.pkl") and name.count("/") <= 1]
-            if len(pickles) != 1 or members[pickles[0]].file_size > PICKLE_BYTES_MAX:
-                raise Invalid(f"{where} is no checkpoint: it has {len(pickles)} pickles of tensors, or one above {PICKLE_BYTES_MAX} bytes")
-            if members[pickles[0]].compress_type != zipfile.ZIP_STORED:
-                raise Invalid(f"{where} has a compressed pickle, which PyTorch does not write")
-            program = archive.read(pickles[0])
+        with path.open("rb") as file:
+            return _archive(path, file)
+    except FleetError as error:
+        raise type(error)(f"model file {str(path)!r}: {error.message}") from error
     except OSError as error:
-        raise NotFound(f"{where} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, RuntimeError) as error:
+        raise NotFound(f"model file {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OverflowError, EOFError) as error:
+        raise Invalid(f"model file {str(path)!r} is a damaged archive: {error!s:.100}") from error
+
+
+def _archive(path: Path, file: BinaryIO) -> dict[str, _Place]:
+    if file.read(2) != b"PK":
         raise Invalid(
-            f"{where} is no zip archive of PyTorch ({error}); files from before PyTorch 1.6 are converted by loading them with "
-            "torch.load(FILE, weights_only=True) and saving them again"
-        ) from error
-    stem = pickles[0].removesuffix("data.pkl")
-    named = _run(where, program)
-    size = path.stat().st_size
-    found = {}
-    begins: dict[str, int] = {}
-    for name, tensor in named.items():
-        key = tensor.storage.key
-        member = members.get(f"{stem}data/{key}")
-        bytes_ = tensor.storage.elements * _numpy(tensor.storage.dtype).itemsize
-        if member is None or member.compress_type != zipfile.ZIP_STORED or member.file_size < bytes_:
-            raise Invalid(f"{where}: tensor {name[:200]!r} lies in storage {key!r}, which is not there with its {bytes_} bytes")
-        if key not in begins:
-            begins[key] = _begin(path, member)
-            if begins[key] + bytes_ > size:
-                raise Invalid(f"{where} of {size} bytes ends within storage {key!r}")
-        last = tensor.offset + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.strides, strict=True))
-        if 0 not in tensor.shape and last >= tensor.storage.elements:
-            raise Invalid(f"{where}: tensor {name[:200]!r} reaches element {last} of a storage of {tensor.storage.elements}")
-        found[name] = path, begins[key], tensor
-    return found
-
-
-def _check_directory(path: Path) -> None:
-    """Refuse an archive whose list of members is longer than any model's, before that list is read."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _TAIL_BYTES))
-        tail = file.read()
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < 22:
-        raise zipfile.BadZipFile("it has no end record")
-    listed = int.from_bytes(tail[at + 12 : at + 16], "little")
-    wide = tail.rfind(b"PK\x06\x06", 0, at)
-    if listed == 0xFFFFFFFF and wide >= 0:
-        listed = int.from_bytes(tail[wide + 40 : wide + 48], "little")
+            "it is no archive but a pickle of old, which is a program; convert it where you trust it: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'model.safetensors')"
+        )
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _END.size - 0xFFFF))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < _END.size:
+        raise Invalid("its archive has no directory; it may have been cut short")
+    wide = at - 20  # Of large archives the directory is described in a second record: 4.3.14.
+    listed = _END.unpack_from(tail, at)[5]
+    if wide >= 0 and tail[wide : wide + 4] == b"PK\6\7":
+        file.seek(struct.unpack_from("<Q", tail, wide + 8)[0])
+        listed = struct.unpack_from("<Q", file.read(56).ljust(56, b"\0"), 40)[0]
     if listed > DIRECTORY_BYTES_MAX:
-        raise zipfile.BadZipFile(f"its directory has {listed} bytes, at most {DIRECTORY_BYTES_MAX} are taken")
+        raise Invalid(f"its archive has a directory of {listed} bytes; up to {DIRECTORY_BYTES_MAX} are read")
+    with zipfile.ZipFile(file) as archive:
+        entries = {one.filename: one for one in archive.infolist()}
+        if len(entries) != len(archive.infolist()):
+            raise Invalid("its archive has an entry twice")
+    roots = [name.removesuffix("data.pkl") for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise Invalid(f"its archive has {len(roots)} entries data.pkl, not one; it is not of torch.save")
+    offsets = _Offsets(file, size, entries, roots[0])
+    if f"{roots[0]}byteorder" in entries and offsets.bytes_of("byteorder", 16) != b"little":
+        raise Invalid("its numbers are not little-endian; save it anew on such a machine")
+    said = unpickle(offsets.bytes_of("data.pkl", PICKLE_BYTES_MAX))
+    if isinstance(said, dict) and isinstance(said.get("state_dict"), dict):
+        said = said["state_dict"]
+    if not isinstance(said, dict) or not any(isinstance(one, View) for one in said.values()):
+        raise Invalid("its pickle is no dictionary of tensors")
+    return {name: _place(path, offsets, str(name), view) for name, view in said.items() if isinstance(view, View)}
 
 
-def _begin(path: Path, member: zipfile.ZipInfo) -> int:
-    """Return where the bytes of a member begin."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        head = file.read(_LOCAL_BYTES)
-    if len(head) != _LOCAL_BYTES or not head.startswith(b"PK\x03\x04"):
-        raise Invalid(f"model file {str(path)!r} has no member where its directory says that {member.filename[:200]!r} is")
-    return member.header_offset + _LOCAL_BYTES + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+def _place(path: Path, offsets: _Offsets, name: str, view: View) -> _Place:
+    kind, form = STORAGES[view.storage.kind]
+    item = np.dtype(form).itemsize
+    offset, size = offsets.find(f"data/{view.storage.key}")
+    elements = math.prod(view.shape)
+    if len(view.shape) > DIMENSIONS_MAX or "\0" in name:
+        raise Invalid(f"tensor {name!r:.80} has {len(view.shape)} dimensions, up to {DIMENSIONS_MAX} are read, and no NUL in a name")
+    if view.storage.elements * item > size:
+        raise Invalid(f"tensor {name!r:.80} is of {view.storage.elements} numbers of {kind}, its entry has {size} bytes")
+    if elements > view.storage.elements or (elements and view.offset + _span(view) > view.storage.elements):
+        raise Invalid(f"tensor {name!r:.80} of shape {view.shape!s:.80} reaches beyond the {view.storage.elements} numbers that it is of")
+    return _Place(path, offset, view, TensorInfo(name, view.shape, kind, elements * item))
 
 
-def _run(where: str, program: bytes) -> dict[str, _Tensor]:
-    """Return the tensors by name that the pickle makes."""
-    try:
-        value = _Machine().run(program)
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Invalid(f"{where}: its pickle is no dictionary of tensors: {error}; nothing of it was run") from error
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
-    if not isinstance(value, dict) or not all(isinstance(one, _Tensor) for one in value.values()):
-        raise Invalid(f"{where} holds something else than tensors by name; save the model's state_dict() alone")
-    return dict(value)
+class _Offsets:
+    """Where entries of an archive begin."""
 
+    def __init__(self, file: BinaryIO, size: int, entries: Mapping[str, zipfile.ZipInfo], root: str) -> None:
+        self._file = file
+        self._size = size
+        self._entries = entries
+        self._root = root
+        self._found: dict[str, tuple[int, int]] = {}
 
-class _Name(msgspec.Struct, frozen=True):
-    """A name that the pickle asked for."""
+    def find(self, name: str) -> tuple[int, int]:
+        """Return offset and bytes of an entry."""
+        if name not in self._found:
+            entry = self._entries.get(f"{self._root}{name}")
+            if entry is None:
+                raise Invalid(f"its archive has no entry {name!r:.80}")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
+                raise Invalid(f"its entry {name!r:.80} is packed or encrypted, which torch.save does not do; it is not unpacked")
+            self._file.seek(entry.header_offset)
+            head = _LOCAL.unpack(self._file.read(_LOCAL.size))
+            begin = entry.header_offset + _LOCAL.size + head[-2] + head[-1]
+            if head[0] != b"PK\3\4" or begin + entry.file_size > self._size:
+                raise Invalid(f"its entry {name!r:.80} goes beyond the file; it may have been cut short")
+            self._found[name] = begin, entry.file_size
+        return self._found[name]
 
-    text: str
-
-
-class _Machine:
-    """Stack, marks and memo; values are numbers, texts, tuples, lists, dictionaries by text, storages and tensors."""
-
-    def __init__(self) -> None:
-        self._stack: Final[list[Any]] = []
-        self._marks: Final[list[int]] = []
-        self._memo: Final[dict[int, Any]] = {}
-
-    def run(self, program: bytes) -> Any:
-        """Return what the program leaves; raises ValueError or LookupError where it does what no dictionary of tensors needs."""
-        stack = self._stack
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
-            if count >= OPCODES_MAX:
-                raise ValueError(f"it has more than {OPCODES_MAX} opcodes")
-            match opcode.name:
-                case "STOP":
-                    return stack.pop()
-                case "PROTO":
-                    pass
-                case "MARK":
-                    self._marks.append(len(stack))
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
-                    stack.append(argument)
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE":
-                    stack.append(tuple(self._since_mark()))
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    stack.append(tuple(self._last(int(opcode.name[-1]))))
-                case "SETITEM":
-                    self._set(self._last(2))
-                case "SETITEMS":
-                    self._set(self._since_mark())
-                case "APPEND":
-                    self._append(self._last(1))
-                case "APPENDS":
-                    self._append(self._since_mark())
-                case "GLOBAL":
-                    if argument not in _NAMES:
-                        raise ValueError(f"it asks for {str(argument)[:200]!r}, which is no part of a tensor")
-                    stack.append(_Name(str(argument)))
-                case "REDUCE":
-                    name, arguments = self._last(2)
-                    stack.append(_made(name, arguments))
-                case "BUILD":
-                    stack.pop()  # PyTorch's versions of modules, as attributes of the dictionary.
-                    if not isinstance(stack[-1], dict):
-                        raise ValueError("it sets attributes of what is no dictionary")
-                case "BINPERSID":
-                    stack.append(_storage(stack.pop()))
-                case "BINPUT" | "LONG_BINPUT":
-                    self._memo[argument or 0] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(self._memo[argument or 0])
-                case _:
-                    raise ValueError(f"it uses {opcode.name}")
-        raise ValueError("it has no end")
-
-    def _last(self, count: int) -> list[Any]:
-        if len(self._stack) < count:
-            raise ValueError("its stack is empty")
-        found = self._stack[-count:]
-        del self._stack[-count:]
-        return found
-
-    def _since_mark(self) -> list[Any]:
-        at = self._marks.pop()
-        found = self._stack[at:]
-        del self._stack[at:]
-        return found
-
-    def _set(self, pairs: list[Any]) -> None:
-        target = self._stack[-1]
-        if not isinstance(target, dict) or len(pairs) % 2:
-            raise ValueError("it sets items of what is no dictionary")
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if not isinstance(key, str):
-                raise ValueError("a key of a dictionary is no text")
-            target[key] = value
-
-    def _append(self, values: list[Any]) -> None:
-        target = self._stack[-1]
-        if not isinstance(target, list):
-            raise ValueError("it appends to what is no list")
-        target.extend(values)
-
-
-def _storage(pid: Any) -> _Storage:
-    if not isinstance(pid, tuple) or len(pid) != 5:
-        raise ValueError("a storage is not described by five values")
-    kind, name, key, _place, elements = pid
-    if kind != "storage" or not isinstance(name, _Name) or not isinstance(key, str) or not _whole(elements):
-        raise ValueError("a storage is not described by its type, key and size")
-    return _Storage(key, _STORAGES[name.text.removeprefix("torch ")][0], elements)
-
-
-def _made(name: Any, arguments: Any) -> Any:
-    """Return what a name makes of arguments."""
-    if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-        raise ValueError("it calls what is no name")
-    match name.text:
-        case "collections OrderedDict" if not arguments:
-            return {}
-        case "torch._utils _rebuild_tensor_v2" if len(arguments) >= 4:
-            return _tensor(*arguments[:4])
-        case "torch._utils _rebuild_parameter" if arguments and isinstance(arguments[0], _Tensor):
-            return arguments[0]
-        case _:
-            raise ValueError(f"it calls {name.text} with {len(arguments)} arguments")
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    if not isinstance(storage, _Storage) or not _whole(offset) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
-        raise ValueError("a tensor is not made of a storage, an offset, sizes and strides")
-    if len(shape) != len(strides) or len(shape) > DIMENSIONS_MAX or not all(_whole(one) for one in (*shape, *strides)):
-        raise ValueError(f"a tensor has {len(shape)} sizes and {len(strides)} strides, or numbers that are none")
-    if math.prod(shape) > storage.elements:  # A tensor that repeats its storage would be larger in memory than in the file.
-        raise ValueError(f"a tensor of sizes {shape} has a storage of {storage.elements} numbers")
-    return _Tensor(storage, offset, shape, strides)
-
-
-_NAMES: Final = frozenset(
-    {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
-    | {f"torch {name}" for name in _STORAGES}
-)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    def bytes_of(self, name: str, limit: int) -> bytes:
+        """Return an entry."""
+        offset, size = self.find(name)
+        if size > limit:
+            raise Invalid(f"its entry {name!r} has {size} bytes; up to {limit} are read")
+        self._file.seek(offset)
+        return self._file.read(size)

@@ -1,7 +1,7 @@
 """Safetensors files: one, or several with an index.
 
 In: a path. Out: a `Checkpoint`. The head is checked against the file before anything is taken from it: offsets, sizes and shapes that do
-not fit each other are refused, and shards lie in the directory of their index.
+not fit each other are refused, and shards are those of `shard_index`.
 
 Source: https://huggingface.co/docs/safetensors/index#format.
 """
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.base import Array, TensorInfo
+from toolkit.checkpoint.shard_index import check_index, read_index, shards
 
-__all__ = ["SafetensorsCheckpoint"]
+__all__ = ["INDEX", "SafetensorsCheckpoint", "open_index"]
 
+INDEX: Final = "model.safetensors.index.json"
 HEAD_BYTES_MAX: Final = 8 << 20  # A head has some 100 bytes for a tensor; the largest models in use have ten thousand.
 DIMENSIONS_MAX: Final = 8
 _LENGTH_BYTES: Final = 8
@@ -110,6 +112,19 @@ class SafetensorsCheckpoint:
         if len(raw) != place.info.size_bytes:
             raise Invalid(f"model file {str(place.file)!r} ends within tensor {name!r}; it was cut while it was open")
         return raw
+
+
+def open_index(index: Path) -> SafetensorsCheckpoint:
+    """Open the files that an index names.
+
+    Raises:
+        NotFound: A file is missing.
+        Invalid: The index names a file outside of its directory, or tensors and files do not fit it.
+    """
+    named = read_index(index, ".safetensors")
+    checkpoint = SafetensorsCheckpoint(index.parent, shards(index, named))
+    check_index(index, named, checkpoint.tensors)
+    return checkpoint
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -118,6 +118,12 @@ def test_a_file_that_lies_is_refused_in_no_time(tmp_path: Path, content: bytes, 
     assert time.process_time() - before < 0.1
 
 
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(Invalid, match="which is a program; convert it where you trust it"):
+        open_checkpoint(tmp_path)
+
+
 def test_where_no_weights_are_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"neither model.safetensors nor model.safetensors.index.json"):
         open_checkpoint(tmp_path)
