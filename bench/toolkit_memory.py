@@ -3,8 +3,7 @@
 `python -m bench.toolkit_memory`. A checkpoint of bfloat16 with the sizes of a LLaMA of 0.8 billion weights is generated, weights random.
 The command runs as a child process: safetensors to Q8_0 and to F16, and the GGUF file of F16 that is made so to Q4_0. The peak is what the
 kernel counts for the child (VmHWM), files that are mapped included. The largest tensor is counted in the bytes that it has in the source.
-In the same run three tensors of two results are hashed against what the `gguf` package makes of the same values. PyTorch's pickles are
-not read, so there is no row for them.
+In the same run three tensors of two results are hashed against what the `gguf` package makes of the same values.
 """
 
 from __future__ import annotations
