@@ -24,7 +24,7 @@ __all__ = ["ENCODINGS", "F16_MAX", "THREADS_MAX", "encode"]
 
 F16_MAX: Final = 65504.0
 THREADS_MAX: Final = 2  # More wait for memory on the machines that this was measured on.
-_BLOCKS_AT_ONCE: Final = 1024  # 128 KiB of float32: weights and what is computed of them stay in the second cache.
+_BLOCKS_AT_ONCE: Final = 2048  # 256 KiB of float32; with 512 what numpy does before each step shows, with 4096 nothing is won.
 _HALVES_AT_ONCE: Final = 1 << 16
 _THREAD_BLOCKS_MIN: Final = 4 * _BLOCKS_AT_ONCE  # Fewer are done before a second thread has begun.
 _BELOW_HALF: Final = np.float32(0.49999997)  # The float32 before 0.5: with it what is a hair below a half is not rounded up.
@@ -191,7 +191,7 @@ def _put_nibbles(turned: Array, out: _Bytes, scratch: _Scratch) -> None:
     codes[...] = turned
     np.minimum(codes, scratch.most[:, : turned.shape[1]], out=codes)
     low, high = codes[: BLOCK // 2], codes[BLOCK // 2 :]
-    high <<= 4
+    high *= 16  # A shift to the left, which numpy does five times as slowly.
     low |= high
     out[...] = low.T
 
