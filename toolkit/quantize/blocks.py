@@ -24,7 +24,7 @@ __all__ = ["ENCODINGS", "F16_MAX", "THREADS_MAX", "encode"]
 
 F16_MAX: Final = 65504.0
 THREADS_MAX: Final = 2  # More wait for memory on the machines that this was measured on.
-_BLOCKS_AT_ONCE: Final = 1024  # 128 KiB of float32: weights and what is computed of them stay in the second cache.
+_BLOCKS_AT_ONCE: Final = 2048  # 256 KiB of float32; with 512 what numpy does before each step shows, with 4096 nothing is won.
 _HALVES_AT_ONCE: Final = 1 << 16
 _THREAD_BLOCKS_MIN: Final = 4 * _BLOCKS_AT_ONCE  # Fewer are done before a second thread has begun.
 _BELOW_HALF: Final = np.float32(0.49999997)  # The float32 before 0.5: with it what is a hair below a half is not rounded up.
@@ -39,6 +39,7 @@ class _Scratch:
         self.values: Final = np.empty((_BLOCKS_AT_ONCE, BLOCK), np.float32)
         self.signs: Final = np.empty((_BLOCKS_AT_ONCE, BLOCK), np.float32)
         self.codes: Final = np.empty((BLOCK, _BLOCKS_AT_ONCE), np.uint8)
+        self.most: Final = np.full((BLOCK, _BLOCKS_AT_ONCE), 15, np.uint8)  # An array: numpy is ten times as slow with a number.
 
 
 def encode(values: Array, kind: str, *, threads: int = 1, where: str = "tensor") -> NDArray[Any]:
@@ -135,8 +136,8 @@ def _inverse(scales: Array) -> Array:
 def _put_half(values: Array, out: _Bytes, at: int) -> bool:
     """Put a number of each block as float16 into blocks, and return whether all are finite."""
     half = values.astype(np.float16)
-    out[:, at : at + 2] = half.view(np.uint8).reshape(-1, 2)
-    return _finite(half)
+    out.view(np.float16)[:, at // 2] = half
+    return bool(np.isfinite(half).all())
 
 
 def _q8_0(blocks: Array, out: _Bytes, scratch: _Scratch) -> bool:
@@ -188,9 +189,9 @@ def _put_nibbles(turned: Array, out: _Bytes, scratch: _Scratch) -> None:
     """Cut to codes 0..15, and put two into a byte: the first half of a block into low halves."""
     codes = scratch.codes[:, : turned.shape[1]]
     codes[...] = turned
-    np.minimum(codes, np.uint8(15), out=codes)
+    np.minimum(codes, scratch.most[:, : turned.shape[1]], out=codes)
     low, high = codes[: BLOCK // 2], codes[BLOCK // 2 :]
-    high <<= 4
+    high *= 16  # A shift to the left, which numpy does five times as slowly.
     low |= high
     out[...] = low.T
 

@@ -3,8 +3,8 @@
 In: for each dtype of a chip what it costs in quality and what to expect of it (`Candidate`), and a person's limits (`Limits`). Out: a
 `Verdict` for each: one word and the sentence why. Pure; `rkfleet toolkit recommend` prints it.
 
-The rule: what the vendor's build refuses, does not fit, is too slow or loses too much is out, in that order. Of what is left the fastest is best, but of
-those within NEARLY of its speed the one that loses least; a candidate that is slower and no better than another is never best.
+The rule: what the vendor's build refuses, does not fit, is too slow or loses too much is out, in that order. Of what is left the fastest is
+best, but of those within NEARLY of its speed the one that loses least; one that is slower and no better than another is never best.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Network:
     def with_linears(self, others: Mapping[str, Linear]) -> Network:
         """Return this network with other layers in some places; everything else is shared."""
         network = copy.copy(self)
-        network._linears = {**self._linears, **others}
+        network._linears = {**self._linears, **others}  # noqa: SLF001 (a network of its own)
         return network
 
     def embed(self, tokens: NDArray[np.integer] | list[int]) -> Array:

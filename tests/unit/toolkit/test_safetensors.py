@@ -50,6 +50,19 @@ def test_bfloat16_is_the_upper_half(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "x.safetensors").read("b").tolist() == [1.0, -2.5]
 
 
+def test_eight_bits_are_what_their_formats_say(tmp_path: Path) -> None:
+    """Source: https://arxiv.org/abs/2209.05433, table 1: ones, the largest, the smallest, and what is none."""
+    head = {
+        "a": {"dtype": "F8_E4M3", "shape": [6], "data_offsets": [0, 6]},
+        "b": {"dtype": "F8_E5M2", "shape": [6], "data_offsets": [6, 12]},
+    }
+    data = bytes([0x38, 0xB8, 0x7E, 0x01, 0x08, 0x7F, 0x3C, 0xBC, 0x7B, 0x01, 0x04, 0x7C])
+    (tmp_path / "x.safetensors").write_bytes(written(head, data))
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    assert np.array_equal(checkpoint.read("a"), np.array([1, -1, 448, 2.0**-9, 2.0**-6, np.nan], np.float32), equal_nan=True)
+    assert np.array_equal(checkpoint.read("b"), np.array([1, -1, 57344, 2.0**-16, 2.0**-14, np.inf], np.float32))
+
+
 def test_shards_are_one_model(tmp_path: Path) -> None:
     save_file({"a": VALUES["a"]}, tmp_path / "model-1.safetensors")
     save_file({"half": VALUES["half"]}, tmp_path / "model-2.safetensors")
