@@ -1,9 +1,10 @@
 """Peak memory of `rkfleet toolkit gguf` on a model of 1.5 GB: at most three times its largest tensor and 300 MB.
 
 `python -m bench.toolkit_memory`. A checkpoint of bfloat16 with the sizes of a LLaMA of 0.8 billion weights is generated, weights random.
-The command runs as a child process: safetensors to Q8_0 and to F16, and the GGUF file of F16 that is made so to Q4_0. The peak is what the
-kernel counts for the child (VmHWM), files that are mapped included. The largest tensor is counted in the bytes that it has in the source.
-In the same run three tensors of two results are hashed against what the `gguf` package makes of the same values.
+The command runs as a child process: safetensors and PyTorch's file to Q8_0, safetensors to F16, and the GGUF file of F16 that is made so to
+Q4_0. The peak is what the kernel counts for the child (VmHWM), files that are mapped included. The largest tensor is counted in the bytes
+that it has in the source. In the same run three tensors of each quantized result are hashed against what the `gguf` package makes of the
+same values.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Final
 
@@ -100,6 +102,27 @@ def generate(directory: Path) -> int:
     return largest
 
 
+def write_pytorch(directory: Path) -> None:
+    """Write the same weights as PyTorch does: an archive of storages, and a pickle that makes tensors of them."""
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little")
+
+    program = b"\x80\x02}("
+    with zipfile.ZipFile(directory / "pytorch_model.bin", "w", zipfile.ZIP_STORED) as archive:
+        for key, (name, shape) in enumerate(shapes().items()):
+            data = values(name, shape)
+            storage = b"(" + text("storage") + b"ctorch\nBFloat16Storage\n" + text(str(key)) + text("cpu") + number(data.size) + b"tQ"
+            sizes = b"(" + b"".join(map(number, shape)) + b"t"
+            strides = b"(" + b"".join(number(one // 2) for one in data.strides) + b"t"
+            program += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + sizes + strides + b"tR"
+            archive.writestr(f"model/data/{key}", data.tobytes())
+        archive.writestr("model/data.pkl", program + b"u.")
+
+
 def convert(source: Path, out: Path, kind: str) -> int:
     """Run the command; returns the bytes of its peak. `ru_maxrss` would not do: it begins with the memory of the process that forked."""
     command = [sys.executable, "-c", CHILD, "toolkit", "gguf", str(source), "-o", str(out), "--type", kind]
@@ -120,7 +143,7 @@ def check(out: Path, kind: str, through: type[np.floating]) -> None:
 
 
 def measure(place: Path) -> list[Result]:
-    """Convert three times, check the quantized ones, and return peaks."""
+    """Convert four times, check the quantized ones, and return peaks."""
     directory = place / "model"
     directory.mkdir()
     largest = generate(directory)
@@ -130,7 +153,14 @@ def measure(place: Path) -> list[Result]:
     eight, half, four = place / "eight.gguf", place / "half.gguf", place / "four.gguf"
     peaks = {"safetensors BF16 to Q8_0": convert(directory, eight, "q8_0") / 1e6}
     check(eight, "q8_0", np.float32)
+    tensors = directory / "model.safetensors"
+    write_pytorch(directory)
+    tensors.rename(place / "model.safetensors")
+    peaks = {**peaks, "PyTorch BF16 to Q8_0": convert(directory, eight, "q8_0") / 1e6}
+    check(eight, "q8_0", np.float32)
     eight.unlink()
+    (place / "model.safetensors").rename(tensors)
+    (directory / "pytorch_model.bin").unlink()
     peaks = {**peaks, "safetensors BF16 to F16": convert(directory, half, "f16") / 1e6}
     peaks = {**peaks, "GGUF F16 to Q4_0": convert(half, four, "q4_0") / 1e6}
     check(four, "q4_0", np.float16)

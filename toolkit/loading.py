@@ -17,6 +17,7 @@ from toolkit.checkpoint.base import Array, Checkpoint, TensorInfo
 from toolkit.checkpoint.gguf import GgufCheckpoint
 from toolkit.checkpoint.json_file import read_json
 from toolkit.checkpoint.open import open_checkpoint
+from toolkit.checkpoint.quantized import METADATA, QuantizedCheckpoint
 from toolkit.layout import check_layout
 from toolkit.simulate.families.base import Family, Origin
 from toolkit.simulate.families.registry import family_of, family_of_config
@@ -60,9 +61,9 @@ class ModelSource(Protocol):
 
 
 class GgufSource:
-    """A GGUF file: it is in the house's form already."""
+    """A GGUF file, or a directory of our own quantized form: both are in the house's form already."""
 
-    def __init__(self, checkpoint: GgufCheckpoint) -> None:
+    def __init__(self, checkpoint: GgufCheckpoint | QuantizedCheckpoint) -> None:
         self.checkpoint: Final = checkpoint
         self.path: Final = checkpoint.path
         self.metadata: Final = checkpoint.metadata
@@ -146,6 +147,8 @@ def open_model(path: Path) -> ModelSource:
         raise NotFound(f"model {str(path)!r} does not exist")
     if not path.is_dir():
         return GgufSource(GgufCheckpoint(path))
+    if (path / METADATA).is_file():
+        return GgufSource(QuantizedCheckpoint(path))
     if not (path / "config.json").is_file():
         raise NotFound(f"directory {str(path)!r} is no model: it has no config.json. Give a Hugging Face model's directory or a GGUF file")
     return HuggingFaceSource(path)
@@ -167,6 +170,8 @@ def _origins(path: Path, family: Family, hyperparameters: Hyperparameters, there
         origins = family.origins(hyperparameters, {name: info.shape for name, info in there.items()})
     except KeyError as error:
         raise Invalid(f"model {str(path)!r} has no tensor {error.args[0]!r}, which {family.architecture} needs") from error
+    except Invalid as error:
+        raise Invalid(f"model {str(path)!r}: {error.message}") from error
     needed = {source for origin in origins.values() for source in origin.sources}
     missing = sorted(needed.difference(there))
     if missing:

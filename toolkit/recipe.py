@@ -45,6 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         sources: Files that went in, by path.
         soc: Chip that the artifact is for; empty for any.
         output: `rkllm`, `gguf`, `safetensors` or `rknn`.
+        output_layer: What became of the last layer: `w8a8`, `same` as the dtype, or `float`; empty where another program decides.
         hybrid_rate: Share of layers that take the other grouping.
         low_rank: Rank of the correction of the error (`_rN` of the vendor's algorithms); 0 for none.
         scheme: What the algorithm is built on, with its source.
@@ -60,6 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     low_rank: int = 0
     optimization_level: int = 0
     hybrid_rate: float = 0.0
+    output_layer: str = ""
     npu_cores: int = 0
     max_context: int = 0
     adapters: tuple[SourceFile, ...] = ()

@@ -12,10 +12,12 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rkfleet.clock import SystemClock
 from rkfleet.errors import FailedPrecondition, Invalid
 from rkfleet.sample import ensure_sample
+from tests.support.remote_checkpoints import DATA, NAMES, checkpoint
 from tests.support.tiny_llama import sample_tokenizer, write_tiny_llama
 from toolkit.adapters.open import open_adapter
 from toolkit.conversion.gguf import write_gguf
@@ -115,6 +117,27 @@ def test_an_adapter_of_peft_in_the_weights_gives_llamacpps_tokens(tmp_path: Path
     writer.close()
     assert llamacpp(plain, prompt, 12, alone) == apart
     assert greedy(model, prompt, 12, open_adapter(alone, model).factory(Dense)) == apart
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", NAMES)
+def test_every_familys_directory_becomes_a_file_with_the_same_answers(name: str, tmp_path: Path) -> None:
+    """For the toolkit, and for llama.cpp, which has its own reading of the keys."""
+    published = open_model(DATA / f"{name}.gguf")
+    config, tensors = checkpoint(name, {tensor: published.read(tensor) for tensor in published.tensors})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, tmp_path / "model.safetensors")
+    pieces = [*"abcdefghijklmnopqrstuvwxyzĠĊ", "ab"]  # llama.cpp wants a space, a line's end and a merge.
+    letters = Tokenizer(models.BPE({piece: at for at, piece in enumerate(pieces)}, [("a", "b")]))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "e"}')  # Without one llama.cpp takes token 11 for the end.
+    prompt = [int(at) for at in np.load(DATA / f"{name}.npz")["prompt"]]
+    out = tmp_path / "out.gguf"
+    write_gguf(open_model(tmp_path), out, kind="f32")
+    wanted = greedy(published, prompt, 8)
+    assert greedy(open_model(tmp_path), prompt, 8) == greedy(open_model(out), prompt, 8) == wanted
+    assert llamacpp(out, prompt, 8) == llamacpp(DATA / f"{name}.gguf", prompt, 8)
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("f16", 2e-3), ("bf16", 2e-2), ("q8_0", 3e-2), ("q4_0", 0.5), ("q4_1", 0.4)])

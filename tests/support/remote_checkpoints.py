@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DATA", "NAMES", "checkpoint"]
+__all__ = ["DATA", "NAMES", "checkpoint", "fused_groups", "fused_pairs"]
 
 DATA = Path(__file__).parents[1] / "data/toolkit/families"
 
@@ -246,30 +246,40 @@ def checkpoint(name: str, tensors: Mapping[str, NDArray[np.float32]]) -> tuple[d
     return config, found
 
 
+def fused_groups(
+    query: NDArray[np.float32], key: NDArray[np.float32], value: NDArray[np.float32], *, heads: int, kv_heads: int
+) -> NDArray[np.float32]:
+    """Return InternLM2's `wqkv`: for each key-value head the rows of its queries, of its key, of its value."""
+    share = heads // kv_heads
+    queries, keys, values = _heads(query, heads), _heads(key, kv_heads), np.split(value, kv_heads)
+    return np.concatenate([part for at in range(kv_heads) for part in (*queries[at * share : (at + 1) * share], keys[at], values[at])])
+
+
+def fused_pairs(key: NDArray[np.float32], value: NDArray[np.float32], *, kv_heads: int) -> NDArray[np.float32]:
+    """Return TeleChat2's `key_value`: for each head the rows of its key, then of its value."""
+    return np.concatenate([part for pair in zip(_heads(key, kv_heads), np.split(value, kv_heads), strict=True) for part in pair])
+
+
 def _projections(name: str, layer: int, tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
     if name not in ("llama", "internlm2", "minicpm", "minicpm4", "telechat2"):
         return {}
-    query = [_halves(head) for head in np.split(tensors[f"blk.{layer}.attn_q.weight"], HEADS)]
-    key = [_halves(head) for head in np.split(tensors[f"blk.{layer}.attn_k.weight"], KV_HEADS)]
-    value = np.split(tensors[f"blk.{layer}.attn_v.weight"], KV_HEADS)
+    query, key, value = (tensors[f"blk.{layer}.attn_{letter}.weight"] for letter in "qkv")
     match name:
         case "internlm2":
-            share = HEADS // KV_HEADS
-            groups = [[*query[group * share : (group + 1) * share], key[group], value[group]] for group in range(KV_HEADS)]
-            return {f"model.layers.{layer}.attention.wqkv.weight": np.concatenate([part for group in groups for part in group])}
+            fused = fused_groups(query, key, value, heads=HEADS, kv_heads=KV_HEADS)
+            return {f"model.layers.{layer}.attention.wqkv.weight": fused}
         case "telechat2":
-            pairs = [part for head in range(KV_HEADS) for part in (key[head], value[head])]
             return {
-                f"transformer.h.{layer}.self_attention.query.weight": np.concatenate(query),
-                f"transformer.h.{layer}.self_attention.key_value.weight": np.concatenate(pairs),
+                f"transformer.h.{layer}.self_attention.query.weight": np.concatenate(_heads(query, HEADS)),
+                f"transformer.h.{layer}.self_attention.key_value.weight": fused_pairs(key, value, kv_heads=KV_HEADS),
             }
         case _:
             return {
-                f"model.layers.{layer}.self_attn.q_proj.weight": np.concatenate(query),
-                f"model.layers.{layer}.self_attn.k_proj.weight": np.concatenate(key),
+                f"model.layers.{layer}.self_attn.q_proj.weight": np.concatenate(_heads(query, HEADS)),
+                f"model.layers.{layer}.self_attn.k_proj.weight": np.concatenate(_heads(key, KV_HEADS)),
             }
 
 
-def _halves(head: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows of a head with the first of every pair before all the second ones."""
-    return np.concatenate([head[0::2], head[1::2]])
+def _heads(rows: NDArray[np.float32], heads: int) -> list[NDArray[np.float32]]:
+    """Return every head's rows with the first of every pair before all the second ones."""
+    return [np.concatenate([head[0::2], head[1::2]]) for head in np.split(rows, heads)]

@@ -72,14 +72,21 @@ def read_peft_adapter(directory: Path, checkpoint: Checkpoint, family: Family, h
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
-    """Shapes of the tensors that an adapter changes; whatever else a family asks for has the shape of the embeddings."""
+    """Shapes of the tensors that an adapter changes, for a family that looks at a whole checkpoint: it is told that every weight is there.
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], hyperparameters: Hyperparameters) -> None:
+    What it makes of weights that the adapter does not change is not used.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], sizes: Hyperparameters) -> None:
         super().__init__(shapes)
-        self._other: Final = (hyperparameters.vocabulary, hyperparameters.hidden)
+        self._other: Final = (sizes.vocabulary, sizes.hidden)
+        self._fused: Final = (sizes.heads * sizes.head_dim + sizes.kv_heads * (sizes.head_dim + sizes.value_dim), sizes.hidden)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.endswith(".weight"))
 
     def __missing__(self, name: str) -> tuple[int, ...]:
-        return self._other
+        return self._fused if "qkv" in name else self._other
 
 
 def _refuse(directory: Path, config: Mapping[str, Any]) -> None:

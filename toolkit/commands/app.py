@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import gguf, inspect
+from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize
 
 __all__ = ["app", "main"]
 
@@ -24,8 +24,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+app.command("chat")(chat.command)
 app.command("inspect")(inspect.command)
 app.command("gguf")(gguf.command)
+app.command("perplexity")(perplexity.command)
+app.command("compare")(compare.command)
+app.command("profile")(profile.command)
+app.command("quantize")(quantize.command)
+app.command("calibrate")(calibrate.command)
 
 
 @app.callback()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rkfleet.errors import Invalid
 from toolkit.adapters.base import Adapter, JoinedSource
 from toolkit.checkpoint.base import Array, TensorInfo
+from toolkit.checkpoint.gguf import GgufCheckpoint
 from toolkit.checkpoint.gguf_fields import field_of
 from toolkit.checkpoint.gguf_head import VERSIONS
 from toolkit.checkpoint.gguf_writer import planned, write_gguf_file
@@ -82,7 +83,8 @@ def write_gguf(
     source = JoinedSource(model, adapters) if adapters else None
     plan = {name: _type_of(model, info, kind, changed=source is not None and source.changes(name)) for name, info in model.tensors.items()}
     metadata = _metadata(model, kind, plan)
-    kept = model.checkpoint if kind is None and isinstance(model, GgufSource) else None
+    own = model.checkpoint if kind is None and isinstance(model, GgufSource) else None
+    kept = own if isinstance(own, GgufCheckpoint) else None
     size = write_gguf_file(
         path,
         {key: kept.fields[key] if kept is not None and key in kept.fields else field_of(key, value) for key, value in metadata.items()},

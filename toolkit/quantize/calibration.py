@@ -18,7 +18,7 @@ import numpy as np
 from rkfleet.errors import Invalid, NotFound
 from toolkit.checkpoint.base import Array
 from toolkit.loading import ModelSource
-from toolkit.quantize.second_order import Inputs
+from toolkit.quantize.second_order import ROWS_MAX, Inputs
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.linear import Dense, Linear
 from toolkit.simulate.network import OUTPUT, Network
@@ -31,6 +31,7 @@ SAMPLES_MAX: Final = 4096
 SAMPLE_TOKENS_MAX: Final = 2048  # Longer samples are cut; attention to itself would otherwise dominate the run.
 TEXT_TOKENS: Final = 512  # Plain text is cut into pieces of this length, as the vendor's perplexity example cuts its text.
 TOKENS_MAX: Final = 1 << 17  # GPTQ's own setting, 128 pieces of 2048 tokens, is twice this; moments have converged before.
+ROWS_OF_PIECE: Final = 24  # Of every piece, evenly spread; the first pieces fill what is kept.
 MOMENTS_BYTES_MAX: Final = 1 << 30  # Beside the model in float32, which is larger for all models where this limit matters.
 
 Progress = Callable[[str, int, int], None]
@@ -165,11 +166,13 @@ class _Observer:
         self._last = name, x
         seen = self.inputs.get(name)
         maxima = np.abs(x).max(axis=0)
+        rows = x[:: -(-x.shape[0] // ROWS_OF_PIECE)].copy()
         if seen is None:
-            self.inputs[name] = Inputs(x.T @ x, maxima, x.shape[0])
+            self.inputs[name] = Inputs(x.T @ x, maxima, x.shape[0], rows)
             return
         np.add(seen.moments, x.T @ x, out=seen.moments)
-        self.inputs[name] = Inputs(seen.moments, np.maximum(seen.maxima, maxima), seen.tokens + x.shape[0])
+        rows = np.concatenate([seen.rows, rows])[:ROWS_MAX]
+        self.inputs[name] = Inputs(seen.moments, np.maximum(seen.maxima, maxima), seen.tokens + x.shape[0], rows)
 
 
 def _weight_of(source: ModelSource, name: str) -> str:

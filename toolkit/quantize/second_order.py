@@ -23,9 +23,11 @@ from toolkit.dtypes import Dtype
 from toolkit.quantize.grid import Quantized, check_weight, code_range, find_scales, spread
 from toolkit.quantize.normal import round_to
 
-__all__ = ["Inputs", "Moments", "best_rows", "check_moments", "damped", "quantize_grq", "row_errors"]
+__all__ = ["ROWS_MAX", "Inputs", "Moments", "best_rows", "check_moments", "damped", "quantize_grq", "row_errors"]
 
 Moments = Array  # X^T X, float32 (in_features, in_features).
+
+ROWS_MAX: Final = 96  # Enough to tell how well a layer does; a few hundred KiB for each.
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -35,11 +37,13 @@ class Inputs(msgspec.Struct, frozen=True):
         moments: Sum over tokens of x^T x, (in_features, in_features).
         maxima: Largest magnitude of each input, (in_features,).
         tokens: That were summed.
+        rows: Some of the tokens as they were, (up to ROWS_MAX, in_features).
     """
 
     moments: Moments
     maxima: Array
     tokens: int
+    rows: Array
 
 
 DAMPING: Final = 0.01  # Share of the mean diagonal added to the diagonal; the paper's value.

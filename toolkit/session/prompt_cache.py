@@ -15,12 +15,13 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 import msgspec
 import numpy as np
 
 from rkfleet.errors import FailedPrecondition, Invalid, NotFound, Unavailable
+from toolkit.adapters.base import Adapter
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.hyperparameters import Hyperparameters
@@ -48,20 +49,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     sha256: str
 
 
-class _Opened(Source, Protocol):
-    @property
-    def path(self) -> Path:
-        """File or directory."""
-
-
-def identity_of(source: _Opened, labels: Sequence[str] = ()) -> str:
+def identity_of(source: Source, labels: Sequence[str] = (), adapters: Sequence[tuple[Adapter, float]] = ()) -> str:
     """Return a digest of a model's hyperparameters, its table of tensors, and the numbers of its first and last block and of all norms.
 
     Fine-tuned models differ in one of these; to read all of the others would take as long as the prompt.
 
     Args:
         source: An opened model.
-        labels: What else decides keys and values: dtype, adapters with their scales.
+        labels: What else decides keys and values: the dtype.
+        adapters: With their scales, in the order in which they are put around layers.
     """
     sizes = source.hyperparameters
     digest = hashlib.sha256(msgspec.json.encode([sizes, list(labels)], order="deterministic"))
@@ -69,6 +65,12 @@ def identity_of(source: _Opened, labels: Sequence[str] = ()) -> str:
         digest.update(msgspec.json.encode([name, info.shape, info.dtype]))
         if len(info.shape) == 1 or name.startswith(("blk.0.", f"blk.{sizes.layers - 1}.")):
             digest.update(np.ascontiguousarray(source.read(name)).data)
+    for adapter, scale in adapters:
+        digest.update(msgspec.json.encode(["adapter", scale]))
+        for name, low_rank in sorted(adapter.layers.items()):
+            digest.update(msgspec.json.encode([name, low_rank.scale, low_rank.down.shape, low_rank.up.shape]))
+            digest.update(np.ascontiguousarray(low_rank.down).data)
+            digest.update(np.ascontiguousarray(low_rank.up).data)
     return f"sha256:{digest.hexdigest()}"
 
 

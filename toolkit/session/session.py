@@ -10,7 +10,7 @@ Source of the modes: RKLLM SDK user guide 1.3.0, RKLLMInferParam.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -153,7 +153,7 @@ class Session:
         self._truncate(min(keep, self.held))
         self._pending = []
 
-    def generate(self, request: Request) -> Iterator[Piece | Finish]:
+    def generate(self, request: Request) -> Generator[Piece | Finish]:
         """Run a request; whoever stops reading stops it, and the window stays as far as it came.
 
         Raises:

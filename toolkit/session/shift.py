@@ -31,7 +31,7 @@ def shift(network: Network, cache: KvCache, keep: int, drop: int) -> None:
     start, end = keep + drop, cache.length
     back = np.array([-drop], np.float32)
     table = rotary_table(back, frequencies(sizes, capacity=cache.capacity))
-    local = rotary_table(back, frequencies(sizes, local=True)) if sizes.local_layers else table
+    local = rotary_table(back, frequencies(sizes, local=True)) if sizes.rope_base_local else table
     # Keys of low-rank attention end with the part that turns (arXiv:2405.04434, 2.1.3); all others begin with it.
     still = sizes.head_dim - sizes.rope_dimensions if sizes.kv_rank else 0
     for layer in range(sizes.layers):

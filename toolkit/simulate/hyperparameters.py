@@ -6,7 +6,7 @@ a GGUF file made of it (`to_gguf`). Names of keys: https://github.com/ggml-org/g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -48,6 +48,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
         sliding_window: Tokens that a local layer sees; local_layers names those layers.
         nope_layers: Layers without rotary positions.
         rope_base_local: Base of local layers where it differs.
+        tied_output: Of a checkpoint of Hugging Face: the output layer is the embeddings; None where that follows from its tensors.
         query_rank: MiniCPM3's low-rank query and key-value sizes, with kv_rank.
     """
 
@@ -76,6 +77,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     local_layers: tuple[int, ...] = ()
     nope_layers: tuple[int, ...] = ()
     rope_base_local: float = 0.0
+    tied_output: bool | None = None
     query_rank: int = 0
     kv_rank: int = 0
 
@@ -99,13 +101,19 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
     hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
     if hidden <= 0 or heads <= 0:
         raise Invalid(f"GGUF keys {architecture}.embedding_length {hidden} and .attention.head_count {heads} must be positive")
+    kv_heads = int(number("attention.head_count_kv", heads))
+    if kv_heads <= 0 or heads % kv_heads:
+        raise Invalid(f"GGUF key {architecture}.attention.head_count_kv is {kv_heads}, which does not divide head_count {heads}")
     head_dim = int(number("attention.key_length", hidden // heads))
+    turning = int(number("rope.dimension_count", head_dim))
+    if turning % 2 or not 0 <= turning <= head_dim:
+        raise Invalid(f"GGUF key {architecture}.rope.dimension_count is {turning}, not an even number up to a head's {head_dim}")
     return Hyperparameters(
         architecture=architecture,
         layers=int(number("block_count")),
         hidden=hidden,
         heads=heads,
-        kv_heads=int(number("attention.head_count_kv", heads)),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         value_dim=int(number("attention.value_length", head_dim)),
         feed_forward=int(number("feed_forward_length")),
@@ -113,8 +121,22 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         context=int(number("context_length")),
         norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
         rope_base=float(number("rope.freq_base", 10000.0)),
-        rope_dimensions=int(number("rope.dimension_count", head_dim)),
+        rope_dimensions=turning,
+        rope_scaling=_stored_scaling(architecture, metadata, number),
     )
+
+
+def _stored_scaling(architecture: str, metadata: Mapping[str, Any], number: Callable[..., Any]) -> RopeScaling | None:
+    """Return linear stretching of positions; longrope, whose factors are tensors, is read by the families that have it."""
+    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if kind == "linear":
+        factor = float(number("rope.scaling.factor", 1.0))
+        if not 0 < factor < float("inf"):
+            raise Invalid(f"GGUF key {architecture}.rope.scaling.factor is {factor!r}, not above 0")
+        return RopeScaling(kind="linear", factor=factor) if factor != 1.0 else None
+    if kind not in ("none", "longrope"):
+        raise Invalid(f"GGUF key {architecture}.rope.scaling.type is {kind!r}; positions are simulated with none, linear and longrope")
+    return None
 
 
 def to_gguf(hyperparameters: Hyperparameters) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the families share: norms, rotary positions, attention, feed-forward.
 
 Pure functions over float32 arrays; shapes are (tokens, features) unless said otherwise. Formulas: RMSNorm, arXiv:1910.07467; rotary
-positions, arXiv:2104.09864; grouped-query attention, arXiv:2305.13245; SwiGLU, arXiv:2002.05202.
+positions, arXiv:2104.09864; grouped-query attention, arXiv:2305.13245; SwiGLU, arXiv:2002.05202; LayerNorm, arXiv:1607.06450; GELU and its
+approximation by tanh, arXiv:1606.08415.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import numpy as np
 
 from toolkit.checkpoint.base import Array
 
-__all__ = ["attend", "default_scale", "rms_norm", "rotary_table", "rotate", "silu"]
+__all__ = ["attend", "default_scale", "gelu_tanh", "layer_norm", "rms_norm", "rotary_table", "rotate", "silu"]
+
+_GELU_INNER = np.float32(math.sqrt(2 / math.pi))
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -21,6 +24,30 @@ def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
     scale = 1.0 / np.sqrt(squares / np.float32(x.shape[-1]) + np.float32(epsilon))
     y: Array = x * scale
     y *= weight
+    return y
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+    """Return (x - mean) / sqrt(variance + epsilon) * weight + bias, over the last axis."""
+    y: Array = x - x.mean(axis=-1, keepdims=True)
+    squares = np.einsum("...i,...i->...", y, y)[..., None]
+    y *= 1.0 / np.sqrt(squares / np.float32(x.shape[-1]) + np.float32(epsilon))
+    y *= weight
+    y += bias
+    return y
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Return x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
+    y: Array = x * x
+    y *= np.float32(0.044715)
+    y += 1.0
+    y *= x
+    y *= _GELU_INNER
+    np.tanh(y, out=y)
+    y += 1.0
+    y *= x
+    y *= np.float32(0.5)
     return y
 
 

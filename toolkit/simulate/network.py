@@ -1,7 +1,7 @@
 """A network: weights in their places, and the way from tokens to logits.
 
 In: a `Source` of tensors in the house's form, a family, a `LinearFactory`. Out: embeddings, hidden states, logits. It has no tokens, no
-text and no sampling: that is `toolkit.simulate.session`.
+text and no sampling: that is `toolkit.session`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Network:
         positions = np.arange(cache.length, cache.length + x.shape[0], dtype=np.float32)
         cosine, sine = rotary_table(positions, frequencies(sizes, capacity=cache.capacity))
         table = cosine * self._amplitude, sine * self._amplitude
-        local = rotary_table(positions, self._local_frequencies) if sizes.local_layers else table
+        local = rotary_table(positions, self._local_frequencies) if sizes.rope_base_local else table
         for layer in range(sizes.layers):
             x = self.family.block(self, x, Step(layer, cache, local if layer in sizes.local_layers else table))
         cache.advance(x.shape[0])

@@ -21,12 +21,15 @@ __all__ = ["amplitude", "frequencies", "with_stored_factors"]
 
 
 def frequencies(hyperparameters: Hyperparameters, *, local: bool = False, capacity: int = 0) -> Array:
-    """Return the angle that each pair turns from one token to the next; `local` for layers that see a window only.
+    """Return the angle that each pair turns from one token to the next.
+
+    `local` is for layers that see a window only: where they have a base of their own, nothing stretches it; else they turn as all do.
 
     Longrope takes its long factors where room for more than the original context was asked for (`capacity`), however short the text still
     is: so does llama.cpp, and keys in a cache need one set of factors.
     """
-    base = hyperparameters.rope_base_local if local and hyperparameters.rope_base_local else hyperparameters.rope_base
+    local = local and hyperparameters.rope_base_local > 0
+    base = hyperparameters.rope_base_local if local else hyperparameters.rope_base
     exponents = np.arange(0, hyperparameters.rope_dimensions, 2, dtype=np.float64) / hyperparameters.rope_dimensions
     plain = 1.0 / base**exponents
     scaling = None if local else hyperparameters.rope_scaling
@@ -40,12 +43,16 @@ def amplitude(hyperparameters: Hyperparameters) -> float:
 
 
 def with_stored_factors(hyperparameters: Hyperparameters, tensors: Mapping[str, Array]) -> Hyperparameters:
-    """Return hyperparameters with the factors of longrope that a model keeps as tensors.
+    """Return hyperparameters with the factors of longrope or of llama3 that a model keeps as tensors.
+
+    GGUF files have those of llama3 as `rope_freqs.weight`, computed: they are longrope's with one set and nothing else.
 
     Raises:
         Invalid: One set is missing, or factors are not one for each pair of dimensions that turns.
     """
     scaling, names = hyperparameters.rope_scaling, ("rope_factors_short.weight", "rope_factors_long.weight")
+    if "rope_freqs.weight" in tensors:
+        return _with_one_set(hyperparameters, tensors["rope_freqs.weight"])
     if scaling is None or scaling.kind != "longrope" or not any(name in tensors for name in names):
         return hyperparameters
     pairs = hyperparameters.rope_dimensions // 2
@@ -55,6 +62,17 @@ def with_stored_factors(hyperparameters: Hyperparameters, tensors: Mapping[str, 
             raise Invalid(f"tensor {name}: the model has {had}; {pairs} pairs of dimensions turn, one factor each")
     short, long = (tuple(tensors[name].tolist()) for name in names)
     return msgspec.structs.replace(hyperparameters, rope_scaling=msgspec.structs.replace(scaling, factors_short=short, factors_long=long))
+
+
+def _with_one_set(hyperparameters: Hyperparameters, factors: Array) -> Hyperparameters:
+    pairs, scaling = hyperparameters.rope_dimensions // 2, hyperparameters.rope_scaling
+    if factors.shape != (pairs,) or not (np.isfinite(factors) & (factors > 0)).all():
+        raise Invalid(f"tensor rope_freqs.weight has shape {factors.shape}; {pairs} pairs of dimensions turn, one positive factor each")
+    if scaling is not None and scaling.kind == "linear":
+        raise Invalid(f"the model stretches positions twice: by rope.scaling.factor {scaling.factor} and by tensor rope_freqs.weight")
+    one = tuple(factors.tolist())
+    both = RopeScaling(kind="longrope", original_context=hyperparameters.context, attention_factor=1.0, factors_short=one, factors_long=one)
+    return msgspec.structs.replace(hyperparameters, rope_scaling=both)
 
 
 def _stretched(plain: NDArray[np.float64], scaling: RopeScaling, capacity: int) -> NDArray[np.float64]:

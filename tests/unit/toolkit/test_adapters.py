@@ -13,6 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rkfleet.errors import FleetError, Invalid, NotFound
+from tests.support.remote_checkpoints import DATA as FAMILIES
+from tests.support.remote_checkpoints import NAMES, checkpoint
 from toolkit.adapters.base import Adapter, JoinedSource, LowRank
 from toolkit.adapters.open import open_adapter, parse_adapter
 from toolkit.checkpoint.base import Array
@@ -45,6 +47,39 @@ def test_an_adapter_gives_the_logits_of_peft_joined_and_apart(name: str) -> None
     assert np.abs(logits(JoinedSource(MODEL, [(adapter, 1.0)])) - apart).max() <= 1e-4
     assert np.abs(logits(factory=adapter.joined(Dense)) - apart).max() <= 1e-4
     assert np.abs(theirs - np.load(DATA / "logits.npz")["base"]).max() > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_adapter_of_every_layer_of_a_family_is_the_model_with_it_in_the_checkpoint(name: str, tmp_path: Path) -> None:
+    """Where a family takes tensors apart, moves rows or renames, B goes the same way."""
+    published = open_model(FAMILIES / f"{name}.gguf")
+    config, tensors = checkpoint(name, {tensor: published.read(tensor) for tensor in published.tensors})
+    random = np.random.default_rng(1)
+    changed, halves = dict(tensors), {}
+    for key, value in tensors.items():
+        if value.ndim == 2 and key.endswith(".weight") and (".layers." in key or ".h." in key):
+            down, up = (random.standard_normal(shape).astype(np.float32) / 5 for shape in ((2, value.shape[1]), (value.shape[0], 2)))
+            stem = f"base_model.model.{key.removesuffix('.weight')}"
+            halves |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+            changed[key] = value + 2 * (up @ down)
+    models = []
+    for place, values in (("base", tensors), ("changed", changed)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "config.json").write_text(json.dumps(config))
+        save_file({key: np.ascontiguousarray(value) for key, value in values.items()}, tmp_path / place / "model.safetensors")
+        models.append(open_model(tmp_path / place))
+    base, whole = models
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    adapter = open_adapter(tmp_path, base)
+    prompt = np.load(FAMILIES / f"{name}.npz")["prompt"]
+
+    def answers(source: Source, factory: LinearFactory = Dense) -> Array:
+        network = Network(source, base.family, factory)
+        return network.logits(network.hidden(network.embed(prompt), KvCache(source.hyperparameters, len(prompt))))
+
+    assert np.abs(answers(base, adapter.factory(Dense)) - answers(whole)).max() <= 1e-4
+    assert np.abs(answers(JoinedSource(base, [(adapter, 1.0)])) - answers(whole)).max() <= 1e-4
 
 
 def test_a_scale_of_none_is_the_model_and_half_of_twice_is_once() -> None:

@@ -12,10 +12,14 @@ import pytest
 from rkfleet.clock import SystemClock
 from rkfleet.errors import FailedPrecondition, Invalid, NotFound
 from tests.support.random_llama import Bytes, RandomSource, random_network
+from toolkit.adapters.base import Adapter, LowRank
 from toolkit.session.inputs import Embeddings, Tokens
 from toolkit.session.prompt_cache import MAGIC, identity_of
 from toolkit.session.sampling import Sampling
 from toolkit.session.session import Finish, Request, Session
+from toolkit.simulate.families.llama import Llama
+from toolkit.simulate.linear import Dense
+from toolkit.simulate.network import Network
 
 NETWORK = random_network()
 GIVEN = [5, 7, 11, 13, 17]
@@ -78,6 +82,17 @@ def test_files_of_other_weights_are_refused(saved):
     sources = [identity_of(RandomSource(seed=seed)) for seed in (0, 0, 1)]
     assert sources[0] == sources[1] != sources[2]
     assert identity_of(RandomSource(), ["w8a8"]) != sources[0]
+
+
+def test_an_adapter_makes_other_weights_and_the_answer_of_joined_ones(tmp_path):
+    random = np.random.default_rng(5)
+    low_rank = LowRank(random.normal(size=(2, 32)).astype(np.float32), random.normal(size=(32, 2)).astype(np.float32), 0.5)
+    adapter, source = Adapter(tmp_path, {"blk.0.attn_q": low_rank}), RandomSource()
+    networks = [Network(source, Llama(), make(Dense, 0.7)) for make in (adapter.factory, adapter.joined)]
+    apart, joined = (run(Session(network, Bytes(), SystemClock(), context=64), Tokens(GIVEN))[0] for network in networks)
+    assert apart == joined != run(session(), Tokens(GIVEN))[0]
+    identities = {identity_of(source, ["w8a8"], given) for given in ((), [(adapter, 0.7)], [(adapter, 0.8)])}
+    assert len(identities) == 3
 
 
 def test_every_cut_and_every_turned_bit_is_refused_and_changes_nothing(saved):

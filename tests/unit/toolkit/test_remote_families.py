@@ -160,7 +160,12 @@ def test_names_are_those_that_llama_cpp_gives_to_published_tensors(name: str) ->
         ("minicpm", {"hidden_act": "fatrelu"}, "hidden_act is 'fatrelu'; .*MiniCPM-S"),
         ("minicpm", {"sparse_config": {"kernel_size": 32}}, "sparse_config is .*MiniCPM4"),
         ("minicpm", {"num_experts": 8}, "num_experts is 8"),
+        ("minicpm", {"use_output_gate": True}, "use_output_gate is True"),
+        ("minicpm", {"use_output_norm": True}, "use_output_norm is True"),
+        ("minicpm", {"attn_use_rope": False}, "attn_use_rope is False"),
         ("minicpm", {"dim_model_base": 0}, "dim_model_base is 0"),
+        ("minicpm", {"scale_depth": None}, "scale_depth is None"),
+        ("minicpm3", {"scale_emb": None}, "scale_emb is None"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor is 1 numbers"),
         ("minicpm4", {"rope_scaling": {"rope_type": "longrope", "short_factor": [1, 1, 1, -1.0]}}, "short_factor has -1.0"),
         ("chatglm", {"rope_ratio": -1}, "rope_ratio is -1.0"),
@@ -179,6 +184,31 @@ def test_a_field_that_would_change_the_computation_is_refused(name: str, change:
     family = family_of_config(config["architectures"])
     with pytest.raises(Invalid, match=told):
         family.from_config(config | change)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_that_lacks_a_tensor_is_told_which(name: str) -> None:
+    """For every tensor but the output layer, without which the embeddings take its place, and biases."""
+    source = published(name)
+    shapes = {theirs: values.shape for theirs, values in source._theirs.items()}
+    for theirs, origin in ((origin.sources[0], ours) for ours, origin in source.origins.items() if origin.sources):
+        left = {other: shape for other, shape in shapes.items() if other != theirs}
+        if origin == "output.weight" or theirs.endswith(".bias"):
+            assert origin not in source.family.origins(source.hyperparameters, left)
+        elif name not in ("llama", "minicpm", "minicpm4"):
+            with pytest.raises(Invalid, match=f"has no tensor {theirs}"):
+                source.family.origins(source.hyperparameters, left)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("internlm2", "model.layers.1.attention.wqkv.weight"), ("telechat2", "transformer.h.1.self_attention.key_value.weight")],
+)
+def test_a_fused_tensor_of_other_heads_is_refused(name: str, tensor: str) -> None:
+    source = published(name)
+    shapes = {theirs: values.shape for theirs, values in source._theirs.items()}
+    with pytest.raises(Invalid, match=f"tensor {tensor} has shape \\(31, 32\\)"):
+        source.family.origins(source.hyperparameters, shapes | {tensor: (31, 32)})
 
 
 def test_a_whole_number_is_the_number_that_a_family_computes_with() -> None:
@@ -206,6 +236,10 @@ def test_names_of_another_type_in_a_config_are_unknown() -> None:
         ("minicpm4", "minicpm.rope.scaling.attn_factor", float("nan"), "minicpm.rope.scaling.attn_factor is nan"),
         ("minicpm4", "minicpm.rope.scaling.original_context_length", 0, "original_context_length is 0"),
         ("chatglm", "chatglm.rope.dimension_count", "half", "chatglm.rope.dimension_count is 'half'"),
+        ("chatglm", "chatglm.rope.dimension_count", 10, "chatglm.rope.dimension_count is 10, not an even number up to a head's 8"),
+        ("minicpm3", "minicpm3.rope.dimension_count", 3, "minicpm3.rope.dimension_count is 3"),
+        ("internlm2", "internlm2.attention.head_count_kv", 3, "internlm2.attention.head_count_kv is 3"),
+        ("internlm2", "internlm2.attention.head_count_kv", 0, "internlm2.attention.head_count_kv is 0"),
     ],
 )
 def test_a_gguf_file_without_a_familys_numbers_is_refused(name: str, key: str, value: Any, told: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from rkfleet.clock import SystemClock
 from rkfleet.errors import FailedPrecondition, Invalid
 from tests.support.random_llama import Bytes, random_network
+from toolkit.loading import open_model
 from toolkit.session.inputs import Embeddings, Input, Multimodal, Prompt, Tokens
 from toolkit.session.sampling import Sampling
 from toolkit.session.session import Finish, Piece, Request, Session
 from toolkit.session.shift import dropped, shift
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.layers import rotary_table, rotate
+from toolkit.simulate.network import Network
 from toolkit.simulate.rope import frequencies
 
+FAMILIES = Path(__file__).parents[2] / "data" / "toolkit" / "families"
 GREEDY = Sampling(temperature=0.0, repeat_penalty=1.0)
 NETWORK = random_network()
 
@@ -112,6 +117,23 @@ def test_a_shift_leaves_keys_as_if_they_had_been_turned_for_their_new_positions(
     np.testing.assert_array_equal(shifted.values[:, :, :12], expected.values[:, :, :12])
     logits = [network.logits(network.hidden(network.embed([9, 4]), cache)) for cache in (shifted, expected)]
     np.testing.assert_allclose(*logits, atol=5e-5)
+
+
+@pytest.mark.parametrize("path", sorted(FAMILIES.glob("*.gguf")), ids=lambda path: path.stem)
+def test_a_shift_turns_keys_as_the_family_itself_does(path):
+    """Keys of the first block depend on their token and position alone, so the family says what they are after a shift."""
+    source = open_model(path)
+    network = Network(source, source.family)
+    sizes = network.hyperparameters
+    tokens = [int(one) for one in np.random.default_rng(6).integers(0, sizes.vocabulary, 20)]
+    shifted, expected = KvCache(sizes, 48), KvCache(sizes, 48)
+    network.hidden(network.embed(tokens), shifted)
+    shift(network, shifted, 3, 8)
+    network.hidden(network.embed([*tokens[:3], *tokens[11:]]), expected)
+    assert shifted.length == expected.length == 12
+    size = float(np.abs(expected.keys[0, :, :12]).max())
+    np.testing.assert_allclose(shifted.keys[0, :, :12], expected.keys[0, :, :12], atol=1e-5 * size)
+    np.testing.assert_allclose(shifted.values[0, :, :12], expected.values[0, :, :12], atol=1e-5)
 
 
 def test_a_full_window_shifts_and_goes_on():

@@ -26,6 +26,7 @@ class Origin(msgspec.Struct, frozen=True):
     """Where a tensor of the house's form comes from: tensors of the checkpoint, and what is done with them.
 
     Attributes:
+        sources: Their names in the checkpoint; none for a tensor that follows from config.json alone.
         shape: Of the result.
         make: Gets the sources as float32 in their order; None leaves a single source as it is.
     """

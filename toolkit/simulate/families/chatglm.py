@@ -14,6 +14,7 @@ import msgspec
 from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin, Step
 from toolkit.simulate.families.config import Config, check_heads
+from toolkit.simulate.families.names import renamed
 from toolkit.simulate.families.sublayers import fused_attention, gated_feed_forward
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.layers import rms_norm
@@ -89,11 +90,7 @@ class ChatGlm:
 
     def origins(self, hyperparameters: Hyperparameters, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
         """Return where tensors come from; see `Family`. The file's `rotary_pos_emb.inv_freq` follows from the config and is left."""
-        names = dict(_WHOLE)
-        for layer in range(hyperparameters.layers):
-            names |= {f"blk.{layer}.{ours}": f"transformer.encoder.layers.{layer}.{theirs}" for ours, theirs in _BLOCK.items()}
-        pairs = [(f"{ours}.{kind}", f"{theirs}.{kind}") for ours, theirs in names.items() for kind in ("weight", "bias")]
-        return {ours: Origin((theirs,), shapes[theirs]) for ours, theirs in pairs if theirs in shapes}
+        return renamed(_WHOLE, _BLOCK, stem="transformer.encoder.layers", layers=hyperparameters.layers, shapes=shapes)
 
     def block(self, network: Network, x: Array, step: Step) -> Array:
         """Return what one block makes of (tokens, hidden)."""

@@ -14,6 +14,10 @@ from toolkit.simulate.hyperparameters import RopeScaling
 __all__ = ["Config", "check_heads", "rope_scaling"]
 
 COUNT_MAX: Final = 1 << 24  # Far above any size in a config.json; a product of three still fits 128 bits and is refused by file sizes.
+NUMBER_MAX: Final = 1e300  # JSON has integers that no float64 holds.
+POSITIVE_MAX: Final = 1e12  # Far above any base of rotary positions (1e8 is known), and its powers stay within float64.
+
+_ORIGINAL: Final = "original_max_position_embeddings"
 
 
 class Config:
@@ -38,7 +42,7 @@ class Config:
         """Return a finite number; errors as `count`."""
         value = self.fields.get(field)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= NUMBER_MAX:
             raise Invalid(f"config.json: {field} is {value!r}, not a number")
         return float(value)
 
@@ -53,19 +57,19 @@ class Config:
             told = ", ".join(repr(one) for one in known if one is not None) or "no value"
             raise Invalid(f"config.json: {field} is {value!r}; this family is simulated with {told} only")
 
-    def positive(self, field: str, default: float) -> float:
-        """Return a finite number above zero; errors as `count`."""
+    def positive(self, field: str, default: float | None = None) -> float:
+        """Return a number above zero and up to `POSITIVE_MAX`; errors as `count`."""
         value = self.number(field, default)
-        if value <= 0:
-            raise Invalid(f"config.json: {field} is {value!r}, not above 0")
+        if not 0 < value <= POSITIVE_MAX:
+            raise Invalid(f"config.json: {field} is {value!r}, not above 0 and up to {POSITIVE_MAX:g}")
         return value
 
     def rope_theta(self, default: float = 10000.0) -> float:
         """Return the base of rotary positions, which newer files keep in `rope_parameters`."""
         nested = self.fields.get("rope_parameters")
         if isinstance(nested, Mapping) and "rope_theta" in nested:
-            return Config(nested).number("rope_theta")
-        return self.number("rope_theta", default)
+            return Config(nested).positive("rope_theta", default)
+        return self.positive("rope_theta", default)
 
 
 def check_heads(heads: tuple[str, int], kv_heads: tuple[str, int], *, head_dim: int, hidden: int = 0) -> None:
@@ -103,13 +107,23 @@ def rope_scaling(config: Config) -> RopeScaling | None:
     if kind == "default":
         return None
     if kind == "linear":
-        return RopeScaling(kind="linear", factor=read.number("factor"))
+        return RopeScaling(kind="linear", factor=_factor(read))
     if kind == "llama3":
+        low, high = read.number("low_freq_factor"), read.number("high_freq_factor")
+        if not 0 < low < high:
+            raise Invalid(f"config.json: rope_scaling.high_freq_factor is {high!r}, not above low_freq_factor, {low!r}, and that above 0")
         return RopeScaling(
             kind="llama3",
-            factor=read.number("factor"),
-            original_context=read.count("original_max_position_embeddings"),
-            low_frequency_factor=read.number("low_freq_factor"),
-            high_frequency_factor=read.number("high_freq_factor"),
+            factor=_factor(read),
+            original_context=(config if config.fields.get(_ORIGINAL) is not None else read).count(_ORIGINAL),
+            low_frequency_factor=low,
+            high_frequency_factor=high,
         )
     raise Invalid(f"config.json: rope_scaling.rope_type is {kind!r}; known are default, linear, llama3")
+
+
+def _factor(scaling: Config) -> float:
+    factor = scaling.number("factor")
+    if not 1 <= factor <= POSITIVE_MAX:
+        raise Invalid(f"config.json: rope_scaling.factor is {factor!r}, not from 1 to {POSITIVE_MAX:g}")
+    return factor

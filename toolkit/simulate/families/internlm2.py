@@ -14,6 +14,7 @@ from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin
 from toolkit.simulate.families.config import Config, check_heads, rope_scaling
 from toolkit.simulate.families.llama import Llama, interleave_rows
+from toolkit.simulate.families.names import holds_rows, renamed
 from toolkit.simulate.hyperparameters import Hyperparameters, RopeScaling
 
 __all__ = ["InternLm2"]
@@ -65,16 +66,12 @@ class InternLm2(Llama):
 
     def origins(self, hyperparameters: Hyperparameters, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
         """Return where tensors come from; see `Family`."""
-        names = dict(_WHOLE)
-        for layer in range(hyperparameters.layers):
-            names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in _BLOCK.items()}
-        pairs = [(f"{ours}.{kind}", f"{theirs}.{kind}") for ours, theirs in names.items() for kind in ("weight", "bias")]
-        found = {ours: Origin((theirs,), shapes[theirs]) for ours, theirs in pairs if theirs in shapes}
+        found = renamed(_WHOLE, _BLOCK, stem="model.layers", layers=hyperparameters.layers, shapes=shapes)
         heads, kv_heads, width = hyperparameters.heads, hyperparameters.kv_heads, hyperparameters.head_dim
         for layer in range(hyperparameters.layers):
             for kind in ("weight", "bias"):
                 fused = f"model.layers.{layer}.attention.wqkv.{kind}"
-                if fused not in shapes:
+                if not holds_rows(fused, (heads + 2 * kv_heads) * width, shapes=shapes):
                     continue
                 rest = shapes[fused][1:]
                 parts = {"attn_q": (0, heads), "attn_k": (heads // kv_heads, kv_heads), "attn_v": (heads // kv_heads + 1, kv_heads)}

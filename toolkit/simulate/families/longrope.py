@@ -20,7 +20,7 @@ from toolkit.simulate.families.config import Config, rope_scaling
 from toolkit.simulate.families.keys import stored_count, stored_number
 from toolkit.simulate.hyperparameters import Hyperparameters, RopeScaling
 
-__all__ = ["factor_origins", "longrope", "longrope_keys", "stored_longrope"]
+__all__ = ["Constant", "factor_origins", "longrope", "longrope_keys", "refuse_longrope", "stored_longrope"]
 
 
 def longrope(config: Config, *, context: int, pairs: int) -> RopeScaling | None:
@@ -33,8 +33,9 @@ def longrope(config: Config, *, context: int, pairs: int) -> RopeScaling | None:
     if not isinstance(nested, Mapping) or nested.get("rope_type", nested.get("type")) != "longrope":
         return rope_scaling(config)
     read = Config(nested)
-    original = read.count("original_max_position_embeddings", config.count("original_max_position_embeddings", context))
-    stretch = context / original
+    field = "original_max_position_embeddings"
+    original = config.count(field, read.count(field, context))  # Of two that differ transformers takes the outer one.
+    stretch = read.positive("factor", context / original)
     implied = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
     return RopeScaling(
         kind="longrope",
@@ -75,16 +76,17 @@ def factor_origins(hyperparameters: Hyperparameters) -> dict[str, Origin]:
     if scaling is None or not scaling.factors_short:
         return {}
     named = {"rope_factors_long.weight": scaling.factors_long, "rope_factors_short.weight": scaling.factors_short}
-    return {name: Origin((), (len(factors),), _Constant(factors)) for name, factors in named.items()}
+    return {name: Origin((), (len(factors),), Constant(factors)) for name, factors in named.items()}
 
 
-class _Constant:
+class Constant:
     """Makes a tensor of numbers that are known."""
 
     def __init__(self, values: tuple[float, ...]) -> None:
         self.values = values
 
     def __call__(self, sources: Sequence[Array]) -> Array:  # noqa: ARG002 (see Origin.make)
+        """Return the numbers; there are no sources."""
         return np.array(self.values, np.float32)
 
 
@@ -97,3 +99,15 @@ def _factors(nested: Mapping[str, Any], field: str, pairs: int) -> tuple[float, 
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise Invalid(f"config.json: rope_scaling.{field} has {value!r}; factors are finite and positive")
     return tuple(float(value) for value in values)
+
+
+def refuse_longrope(hyperparameters: Hyperparameters) -> Hyperparameters:
+    """Return the hyperparameters of a family whose published models and GGUF files have no longrope.
+
+    Raises:
+        Invalid: They have.
+    """
+    scaling, architecture = hyperparameters.rope_scaling, hyperparameters.architecture
+    if scaling is not None and scaling.kind != "linear":
+        raise Invalid(f"config.json: rope_scaling.rope_type is {scaling.kind!r}; {architecture} is simulated with default and linear only")
+    return hyperparameters

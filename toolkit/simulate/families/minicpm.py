@@ -44,7 +44,8 @@ class MiniCpm(Llama):
     def from_config(self, config: Mapping[str, Any]) -> Hyperparameters:
         """Read a config.json; see `Family`.
 
-        `scale_emb` multiplies embeddings, `scale_depth` / sqrt(layers) what a block adds, `dim_model_base` / hidden the logits.
+        `scale_emb` multiplies embeddings, `scale_depth` / sqrt(layers) what a block adds, `dim_model_base` / hidden the logits;
+        `mup_denominator` is for draft models and has no part in it.
         """
         read = Config(config)
         if config.get("hidden_act", "silu") != "silu":
@@ -58,6 +59,9 @@ class MiniCpm(Llama):
                 "take the field out to simulate it so"
             )
         read.expect("num_experts", 0, None)
+        read.expect("use_output_gate", False, None)
+        read.expect("use_output_norm", False, None)
+        read.expect("attn_use_rope", True, None)
         hidden, heads, layers = read.count("hidden_size"), read.count("num_attention_heads"), read.count("num_hidden_layers")
         kv_heads, context = read.count("num_key_value_heads", heads), read.count("max_position_embeddings")
         head_dim = read.count("head_dim", hidden // heads)
@@ -109,23 +113,25 @@ class MiniCpm(Llama):
 
 
 def read_scales(sizes: Hyperparameters, config: Config) -> Hyperparameters:
-    """Return hyperparameters with the three scales of a config.json; a field that is missing scales nothing.
+    """Return hyperparameters with the three scales of a config.json.
 
     Raises:
-        Invalid: A field is no number, or logits would be multiplied by none above zero.
+        Invalid: A field is missing, for the code of one publication has other defaults than that of the next; or it is no number.
     """
     return msgspec.structs.replace(
         sizes,
-        embedding_scale=config.number("scale_emb", 1.0),
-        residual_scale=config.number("scale_depth", math.sqrt(sizes.layers)) / math.sqrt(sizes.layers),
-        logit_scale=config.positive("dim_model_base", sizes.hidden) / sizes.hidden,
+        embedding_scale=config.number("scale_emb"),
+        residual_scale=config.number("scale_depth") / math.sqrt(sizes.layers),
+        logit_scale=config.positive("dim_model_base") / sizes.hidden,
     )
 
 
 def stored_scales(sizes: Hyperparameters, metadata: Mapping[str, Any]) -> Hyperparameters:
     """Return hyperparameters with the three scales of a GGUF file.
 
-    A file's `logit_scale` divides. Without the keys, in files from before llama.cpp had them, scales are those of published models.
+    A file's `logit_scale` divides. Without the keys, in files from before llama.cpp had them, scales are those of published models, as
+    their code has them. llama.cpp (xllamacpp 2026.10) takes the same numbers then, but multiplies such a file's logits by hidden / 256
+    where the publisher divides by it: its most likely token is the same, its probabilities are sharper.
 
     Raises:
         Invalid: A scale is no number, or logits would be divided by zero.

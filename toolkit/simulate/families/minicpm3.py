@@ -21,6 +21,7 @@ from toolkit.simulate.families.config import Config
 from toolkit.simulate.families.keys import stored_count
 from toolkit.simulate.families.longrope import factor_origins, longrope, longrope_keys, stored_longrope
 from toolkit.simulate.families.minicpm import read_scales, scale_keys, stored_scales
+from toolkit.simulate.families.names import renamed
 from toolkit.simulate.families.sublayers import gated_feed_forward
 from toolkit.simulate.hyperparameters import Hyperparameters
 from toolkit.simulate.layers import attend, default_scale, rms_norm, rotate
@@ -107,11 +108,7 @@ class MiniCpm3:
 
     def origins(self, hyperparameters: Hyperparameters, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
         """Return where tensors come from; see `Family`."""
-        names = dict(_WHOLE)
-        for layer in range(hyperparameters.layers):
-            names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in _BLOCK.items()}
-        pairs = [(f"{ours}.{kind}", f"{theirs}.{kind}") for ours, theirs in names.items() for kind in ("weight", "bias")]
-        return {ours: Origin((theirs,), shapes[theirs]) for ours, theirs in pairs if theirs in shapes} | factor_origins(hyperparameters)
+        return renamed(_WHOLE, _BLOCK, stem="model.layers", layers=hyperparameters.layers, shapes=shapes) | factor_origins(hyperparameters)
 
     def block(self, network: Network, x: Array, step: Step) -> Array:
         """Return what one block makes of (tokens, hidden)."""

@@ -7,16 +7,40 @@ from typing import Final
 from rkfleet.errors import Invalid
 from toolkit.simulate.families.base import Family
 from toolkit.simulate.families.chatglm import ChatGlm
+from toolkit.simulate.families.gemma import Gemma
+from toolkit.simulate.families.gemma2 import Gemma2
+from toolkit.simulate.families.gemma3 import Gemma3
 from toolkit.simulate.families.internlm2 import InternLm2
 from toolkit.simulate.families.llama import Llama
 from toolkit.simulate.families.minicpm import MiniCpm
 from toolkit.simulate.families.minicpm3 import MiniCpm3
+from toolkit.simulate.families.phi2 import Phi2
+from toolkit.simulate.families.phi3 import Phi3
 from toolkit.simulate.families.qwen import Qwen
+from toolkit.simulate.families.qwen2 import Qwen2
+from toolkit.simulate.families.qwen3 import Qwen3
+from toolkit.simulate.families.smollm3 import SmolLm3
 from toolkit.simulate.families.telechat2 import TeleChat2
 
 __all__ = ["FAMILIES", "REFUSED", "family_of", "family_of_config"]
 
-FAMILIES: Final[tuple[Family, ...]] = (Llama(), Qwen(), ChatGlm(), InternLm2(), MiniCpm(), MiniCpm3(), TeleChat2())
+FAMILIES: Final[tuple[Family, ...]] = (
+    Llama(),
+    Qwen(),
+    ChatGlm(),
+    InternLm2(),
+    MiniCpm(),
+    MiniCpm3(),
+    TeleChat2(),
+    Qwen2(),
+    Qwen3(),
+    Phi2(),
+    Phi3(),
+    Gemma(),
+    Gemma2(),
+    Gemma3(),
+    SmolLm3(),
+)
 
 # Models of the vendor's list that are refused, and what is known of them.
 REFUSED: Final = {
@@ -34,7 +58,8 @@ def family_of(architecture: str) -> Family:
     for family in FAMILIES:
         if family.architecture == architecture:
             return family
-    raise Invalid(f"architecture {architecture!r} is unknown; known are {', '.join(family.architecture for family in FAMILIES)}")
+    known = ", ".join(dict.fromkeys(family.architecture for family in FAMILIES))
+    raise Invalid(f"architecture {architecture!r} is unknown; known are {known}")
 
 
 def family_of_config(architectures: object) -> Family:

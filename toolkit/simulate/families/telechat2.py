@@ -18,6 +18,7 @@ from toolkit.checkpoint.base import Array
 from toolkit.simulate.families.base import Origin
 from toolkit.simulate.families.config import Config, check_heads
 from toolkit.simulate.families.llama import Llama, interleave_rows
+from toolkit.simulate.families.names import holds_rows, renamed
 from toolkit.simulate.hyperparameters import Hyperparameters
 
 __all__ = ["TeleChat2"]
@@ -71,19 +72,14 @@ class TeleChat2(Llama):
 
     def origins(self, hyperparameters: Hyperparameters, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
         """Return where tensors come from; see `Family`."""
-        names = dict(_WHOLE)
-        for layer in range(hyperparameters.layers):
-            names |= {f"blk.{layer}.{ours}": f"transformer.h.{layer}.{theirs}" for ours, theirs in _BLOCK.items()}
-        found = {}
-        for ours, theirs in names.items():
-            make = interleave_rows(hyperparameters.heads) if ours.endswith("attn_q") else None
-            for kind in ("weight", "bias"):
-                if f"{theirs}.{kind}" in shapes:
-                    found[f"{ours}.{kind}"] = Origin((f"{theirs}.{kind}",), shapes[f"{theirs}.{kind}"], make)
+        found = renamed(_WHOLE, _BLOCK, stem="transformer.h", layers=hyperparameters.layers, shapes=shapes)
+        for name, origin in found.items():
+            if ".attn_q." in name:
+                found[name] = Origin(origin.sources, origin.shape, interleave_rows(hyperparameters.heads))
         for layer in range(hyperparameters.layers):
             for kind in ("weight", "bias"):
                 fused = f"transformer.h.{layer}.self_attention.key_value.{kind}"
-                if fused in shapes:
+                if holds_rows(fused, 2 * hyperparameters.kv_heads * hyperparameters.head_dim, shapes=shapes):
                     shape = (shapes[fused][0] // 2, *shapes[fused][1:])
                     found[f"blk.{layer}.attn_k.{kind}"] = Origin((fused,), shape, _take(0, hyperparameters.kv_heads))
                     found[f"blk.{layer}.attn_v.{kind}"] = Origin((fused,), shape, _take(1, hyperparameters.kv_heads))
