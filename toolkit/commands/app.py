@@ -11,7 +11,7 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize
+from toolkit.commands import calibrate, chat, compare, convert, convert_onnx, gguf, inspect, perplexity, platforms, profile, quantize
 
 __all__ = ["app", "main"]
 
@@ -32,6 +32,9 @@ app.command("compare")(compare.command)
 app.command("profile")(profile.command)
 app.command("quantize")(quantize.command)
 app.command("calibrate")(calibrate.command)
+app.command("convert")(convert.command)
+app.command("convert-onnx")(convert_onnx.command)
+app.command("platforms")(platforms.command)
 
 
 @app.callback()
