@@ -40,6 +40,7 @@ from rkfleet.kinds import KINDS
 from rkfleet.kinds.base import Object
 from rkfleet.metric_names import ALL, Metric
 from rkfleet.schema import schema_of
+from toolkit import platforms
 
 DOCS: Final = Path(__file__).parent
 HELP_COLUMNS: Final = 110
@@ -330,6 +331,27 @@ def serving_page() -> str:
     return page([*lines, f"{END}{rest.partition(END)[2]}"])
 
 
+# ---- Tables of the vendor's toolkit --------------------------------------------------------------------------------------------
+
+
+def platforms_page() -> str:
+    """Return docs/reference/toolkit-platforms.md."""
+    lines = [
+        "# What RKLLM-Toolkit takes",
+        "",
+        "The tables that `rkfleet toolkit convert` checks before it starts anything, and whose rows its refusals name. `rkfleet toolkit",
+        "platforms --soc CHIP --release RELEASE` shows the rows of one chip and one release. A value without a release is taken by all",
+        f"that are known here: {', '.join(platforms.RELEASES)}.",
+        "Sources: the vendor's guides and the release tags of its repository. Written by `make docs` from `toolkit/platforms.py`.",
+        "",
+    ]
+    rows = list(platforms.rows())
+    for name in dict.fromkeys(row.table for row in rows):
+        cells = [[row.key, ", ".join(f"`{value}`" for value in platforms.spans(row))] for row in rows if row.table == name]
+        lines += [f"## `{name}`", "", *table(["row", "takes"], cells)]
+    return page(lines)
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/metrics.md": metrics_page,
     "reference/cli.md": cli_page,
@@ -337,6 +359,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "reference/failures.md": failures_page,
     "concepts/sessions.md": sessions_page,
     "reference/serving-api.md": serving_page,
+    "reference/toolkit-platforms.md": platforms_page,
 }
 
 

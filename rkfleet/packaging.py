@@ -72,6 +72,7 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         context_tokens: Largest context that the artifact was built for; 0 leaves it out.
+        recipe: Digest of the recipe that the weights were made by.
     """
 
     name: str
@@ -83,6 +84,7 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
     family: str = ""
     parameters: str = ""
     license: str = ""
+    recipe: str = ""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -184,6 +186,7 @@ def _annotations(facts: PackageFacts) -> dict[str, str]:
         "dtype": facts.dtype,
         "runtime": facts.runtime,
         "max-context": str(facts.context_tokens or ""),
+        "recipe": facts.recipe,
     }
     return {f"{PREFIX}{key}": value for key, value in said.items() if value}
 

@@ -30,9 +30,13 @@ __all__ = [
     "check",
     "dtypes_of",
     "npu_cores_of",
+    "parameters_of",
     "python_versions",
     "rows",
+    "rows_of",
+    "spans",
     "why_not_dtype",
+    "why_not_parameter",
     "why_not_width",
 ]
 
@@ -138,6 +142,29 @@ _PYTHONS: Final = (
     Row("python", "1.2.3 and 1.3.0", _since("1.2.3", "3.9", "3.10", "3.11", "3.12")),
 )
 _GGUF_TYPES: Final = Row("load_gguf", "tensor types", _since("1.1.0", "Q4_0", "F16"))
+_PARAMETERS: Final = (
+    Row("load_huggingface", "parameters", _since("1.1.0", "model", "model_lora", "device") + _since("1.2.0", "dtype", "custom_config")),
+    Row("load_gguf", "parameters", _since("1.1.0", "model", "model_lora")),
+    Row(
+        "build",
+        "parameters",
+        (
+            *_since("1.1.0", "do_quantization", "optimization_level", "quantized_dtype", "quantized_algorithm", "num_npu_core"),
+            *_since("1.1.0", "extra_qparams", "dataset", "hybrid_rate", "target_platform"),
+            *_since("1.2.0", "max_context"),
+        ),
+    ),
+    Row("export_rkllm", "parameters", _since("1.1.0", "export_path") + _since("1.3.0", "export_tokenizer", "export_embedding")),
+)
+_LIMITS: Final = (
+    Row("load_huggingface", "device", _since("1.1.0", "cpu", "cuda")),
+    Row("load_huggingface", "dtype", _since("1.2.0", "float32", "float16", "bfloat16")),
+    Row("load_huggingface", "GPTQ", tuple((f"{bits} bits", since, "") for bits, since in BITS_OF_GPTQ.items())),
+    Row("build", "optimization_level", _since("1.1.0", *map(str, OPTIMIZATION_LEVELS))),
+    Row("build", "hybrid_rate", _since("1.1.0", "0 up to, not with, 1")),
+    Row("build", "max_context", _since("1.2.0", f"multiples of {CONTEXT_STEP} up to {CONTEXT_MAX}")),
+)
+"""Rows of one value each, which `check` has in its code."""
 _GGUF_ALWAYS: Final = ("F32",)  # Norms of every file are.
 
 SOCS: Final = tuple(row.key.lower() for row in _DTYPES)
@@ -146,7 +173,18 @@ _ALGORITHM: Final = re.compile(r"(normal|gdq|grq)(?:_r([0-9]+))?")
 
 def rows() -> Iterator[Row]:
     """Return every row, table by table."""
-    yield from (*_DTYPES, *_CORES, *_ALGORITHMS, *_PYTHONS, _GGUF_TYPES)
+    yield from (*_DTYPES, *_CORES, *_ALGORITHMS, *_PYTHONS, _GGUF_TYPES, *_LIMITS, *_PARAMETERS)
+
+
+def spans(row: Row) -> tuple[str, ...]:
+    """Return a row's values, each with the releases that take it where those are not all of them: `w4a8_g32 (from 1.2.0)`."""
+    return tuple(f"{value}{_span(since, until)}" for value, since, until in row.values)
+
+
+def _span(since: str, until: str) -> str:
+    begins = f"from {since}" if since != RELEASES[0] else ""
+    ends = f"not from {until} on" if until else ""
+    return f" ({', '.join(filter(None, (begins, ends)))})" if begins or ends else ""
 
 
 def dtypes_of(soc: str, release: str = NEWEST) -> tuple[str, ...]:
@@ -164,9 +202,43 @@ def algorithms_of(dtype: str, release: str = NEWEST) -> tuple[str, ...]:
     return _row_of_algorithms(dtype).taken(release)
 
 
+def rows_of(*, soc: str = "", release: str = "") -> Iterator[tuple[Row, tuple[str, ...]]]:
+    """Yield the rows that say something of a chip and a release, with what they take; without a release, with the releases that take it.
+
+    Raises:
+        Invalid: There is no such chip, or no such release.
+    """
+    if soc and soc.lower() not in SOCS:
+        raise Invalid(f"soc {soc!r} has no row in table quantized_dtype; there are {', '.join(SOCS)}")
+    if release and release not in RELEASES:
+        raise Invalid(f"release {release!r} is not in table releases, which has {', '.join(RELEASES)}")
+    for row in rows():
+        if soc and row.key.lower() in SOCS and row.key.lower() != soc.lower():
+            continue
+        if release and row.table == "python" and row != _row_of_python(release):
+            continue
+        if taken := row.taken(release) if release else spans(row):
+            yield row, taken
+
+
 def python_versions(release: str) -> tuple[str, ...]:
     """Return the Python versions that have a wheel of a release."""
     return _row_of_python(release).taken(release)
+
+
+def parameters_of(function: str, release: str) -> tuple[str, ...]:
+    """Return the parameters that a function of the vendor's API takes."""
+    return _row_of_parameters(function).taken(release)
+
+
+def why_not_parameter(function: str, parameter: str, release: str) -> str:
+    """Return the sentence that says why a release's function does not take a parameter, or the empty one."""
+    row = _row_of_parameters(function)
+    since = next((since for value, since, _ in row.values if value == parameter), "")
+    if since and _from(release, since):
+        return ""
+    when = f"has it from release {since} on" if since else "does not have it"
+    return f"{function} of release {release} takes no {parameter}: {row.name()} {when}"
 
 
 def why_not_dtype(soc: str, dtype: str, release: str = NEWEST) -> str:
@@ -292,6 +364,10 @@ def _of_source(request: Request) -> Iterator[tuple[str, str]]:
 
 def _row_of_algorithms(dtype: str) -> Row:
     return next(row for row in _ALGORITHMS if dtype.startswith(row.key.removesuffix("*")))
+
+
+def _row_of_parameters(function: str) -> Row:
+    return next(row for row in _PARAMETERS if row.table == function)
 
 
 def _row_of_python(release: str) -> Row:

@@ -29,7 +29,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sha256: Of the file as it was read.
-        tokens: That were run.
+        tokens: That were run; 0 where another program ran them and does not say.
     """
 
     sha256: str
@@ -48,6 +48,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         output_layer: What became of the last layer: `w8a8`, `same` as the dtype, or `float`; empty where another program decides.
         hybrid_rate: Share of layers that take the other grouping.
         low_rank: Rank of the correction of the error (`_rN` of the vendor's algorithms); 0 for none.
+        load_dtype: What the weights were computed with before they were quantized, where another program was told.
+        left_out: What the artifact is without: `tokenizer`, `embedding`.
         scheme: What the algorithm is built on, with its source.
         seed: Of whatever is drawn by chance.
     """
@@ -66,6 +68,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     max_context: int = 0
     adapters: tuple[SourceFile, ...] = ()
     calibration: Calibration | None = None
+    load_dtype: str = ""
+    left_out: tuple[str, ...] = ()
     scheme: str = ""
     seed: int = 0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rkfleet.cli.push import Order, Outcome, Step
     from rkfleet.client import ApiClient
 
-__all__ = ["app"]
+__all__ = ["app", "progress"]
 
 app = typer.Typer(help="Models of the fleet.", no_args_is_help=True)
 
@@ -55,8 +55,8 @@ def push_model(
             metavar="name=N,soc=S,dtype=D,runtime=R[,...]",
             help="The i-th belongs to the i-th FILE. soc: rk3588, rk3576 or any; runtime: rkllm, rknn or llamacpp. Also context=TOKENS, "
             "memory=QUANTITY (default: file + context + 256Mi), npuCores=N, runtimeVersion=>=1.1.0,<1.4, driverVersion=>=0.9.7, "
-            "reference=MODEL, sdkVersion=V; and further files: adapter=FILE[@PERCENT] (repeatable), encoder=FILE, template=FILE, "
-            "tokenizer=FILE, config=FILE.",
+            "reference=MODEL, sdkVersion=V; and further files: adapter=FILE[@PERCENT], encoder=FILE, template=FILE, "
+            "tokenizer=FILE, config=FILE, doc=FILE (each repeatable).",
         ),
     ] = None,
     simulated: Annotated[
@@ -96,7 +96,7 @@ def push_model(
 
         async def work(api: ApiClient) -> Outcome:
             full = msgspec.structs.replace(order, namespace=namespace or api.cluster.namespace)
-            with _progress() as step:
+            with progress() as step:
                 return await push(full, api, SystemClock(), step, lambda why: print(why, file=sys.stderr, flush=True))
 
         print(f"model.rkfleet.dev/{order.name} {with_client(kubeconfig, work)}")
@@ -138,7 +138,7 @@ def _simulated_order(model: str, sdk: str, name: str, scratch: Path) -> Order:
 
 
 @contextmanager
-def _progress() -> Iterator[Step]:
+def progress() -> Iterator[Step]:
     """Show bars on a terminal; for a pipe, nothing but the outcome."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn

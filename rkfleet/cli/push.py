@@ -26,11 +26,14 @@ from rkfleet.meta import Ref
 from rkfleet.packaging import MANIFEST_MEDIA_TYPE, Package, PackageFacts, build_package, repository_name
 from rkfleet.registry_client import Challenge, RegistryClient
 
-__all__ = ["ApiTokens", "Order", "Outcome", "Step", "push"]
+__all__ = ["ApiTokens", "Order", "Outcome", "Pushed", "Step", "model_with", "push", "send", "write_model"]
 
 Outcome = Literal["created", "updated", "unchanged"]
 Step = Callable[[str, str, int, int], None]
 """Told what happens to which file, bytes done and bytes in all."""
+
+Pushed = list[tuple[VariantWords, Json]]
+"""Variants as they were written, and as the Model has them."""
 
 WRITES_MAX: Final = 5  # Two people pushing variants of one Model at once; each Conflict means that the other one got through.
 
@@ -76,9 +79,13 @@ async def push(order: Order, api: ApiClient, clock: Clock, step: Step, waits: Ca
         Conflict: The Model has the variant with other content.
         FleetError: API or registry refuse or cannot be reached.
     """
+    return await write_model(api, order, await send(order, api, clock, step, waits))
+
+
+async def send(order: Order, api: ApiClient, clock: Clock, step: Step, waits: Callable[[str], None] = lambda _why: None) -> Pushed:
+    """Push files, and return the variants that name them; errors as `push`."""
     info = await api.request("GET", "/registry/v1alpha1/info")
-    ref = Ref(Model.resource.name, order.namespace, order.name)
-    stored = await _find(api, ref)
+    stored = await _find(api, _ref(order))
     sources = [_sources(file, words) for file, words in zip(order.files, order.variants, strict=True)]
     files = [tuple([await _describe(Path(one.path), step, one) for one in group]) for group in sources]
     packages = [_package(order, words, group, stored) for words, group in zip(order.variants, files, strict=True)]
@@ -94,7 +101,23 @@ async def push(order: Order, api: ApiClient, clock: Clock, step: Step, waits: Ca
                 await registry.push_blob(repository, file.digest, Path(source.path), partial(_sending, step, file))
             await registry.push_blob(repository, package.config.digest, package.config.body)
             await registry.push_manifest(repository, words.name, package.manifest.body, MANIFEST_MEDIA_TYPE)
-    return await _write(api, ref, order, pushed)
+    return pushed
+
+
+async def model_with(api: ApiClient, order: Order, pushed: Pushed) -> Json:
+    """Return the Model as it is, or would be, with the pushed variants: what `kubectl apply` takes."""
+    stored = await _find(api, _ref(order))
+    kept = {field: value for field, value in (stored or {}).get("spec", {}).items() if field != "variants"}
+    return {
+        "apiVersion": Model.resource.api_version,
+        "kind": Model.resource.kind,
+        "metadata": {"name": order.name, "namespace": order.namespace},
+        "spec": {**kept, **order.facts(), "variants": merge_variants(order.name, _variants(stored), pushed)},
+    }
+
+
+def _ref(order: Order) -> Ref:
+    return Ref(Model.resource.name, order.namespace, order.name)
 
 
 def _sources(weights: Path, words: VariantWords) -> tuple[FurtherFile, ...]:
@@ -138,6 +161,7 @@ def _package(order: Order, words: VariantWords, files: tuple[ArtifactFile, ...],
         family=spec.get("family", ""),
         parameters=spec.get("parameters", ""),
         license=spec.get("license", ""),
+        recipe=words.recipe,
     )
     return build_package(facts, files)
 
@@ -146,20 +170,15 @@ def _sending(step: Step, file: ArtifactFile, count: int) -> None:
     step("sending", file.path, count, file.size_bytes)
 
 
-async def _write(api: ApiClient, ref: Ref, order: Order, pushed: list[tuple[VariantWords, Json]]) -> Outcome:
+async def write_model(api: ApiClient, order: Order, pushed: Pushed) -> Outcome:
     """Create the Model, or patch what differs, on the version that was read."""
+    ref = _ref(order)
     for attempt in range(1, WRITES_MAX + 1):
         stored = await _find(api, ref)
         variants = merge_variants(order.name, _variants(stored), pushed)
         try:
             if stored is None:
-                model = {
-                    "apiVersion": Model.resource.api_version,
-                    "kind": Model.resource.kind,
-                    "metadata": {"name": order.name, "namespace": order.namespace},
-                    "spec": {**order.facts(), "variants": variants},
-                }
-                await api.create(ref, model)
+                await api.create(ref, await model_with(api, order, pushed))
                 return "created"
             wanted = {**order.facts(), "variants": variants}
             if all(stored["spec"].get(field) == value for field, value in wanted.items()):

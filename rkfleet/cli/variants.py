@@ -36,8 +36,11 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What may stand in `--variant`, and the field of the variant that it sets."""
 
-_ROLES: Final = ("adapter", "encoder", "template", "tokenizer", "config")
-"""Further files of a variant, by role: `role=FILE`. There may be several adapters, each with its weight: `adapter=FILE@PERCENT`."""
+_ROLES: Final = ("adapter", "encoder", "template", "tokenizer", "config", "doc")
+"""Further files of a variant, by role: `role=FILE`. Each adapter has its weight: `adapter=FILE@PERCENT`."""
+
+_SEVERAL: Final = ("adapter", "tokenizer", "config", "doc")
+"""Roles that several files of a variant may have."""
 
 _SCALE: Final = re.compile(r"(.+)@([0-9]{1,4})")
 
@@ -57,10 +60,15 @@ class FurtherFile(msgspec.Struct, frozen=True):
 
 
 class VariantWords(msgspec.Struct, frozen=True):
-    """One `--variant`: the fields that were written, as a variant without its artifact, and the files that were named."""
+    """One `--variant`: the fields that were written, as a variant without its artifact, and the files that were named.
+
+    Attributes:
+        recipe: Digest of the recipe that the weights were made by, or empty.
+    """
 
     fields: Json
     files: tuple[FurtherFile, ...] = ()
+    recipe: str = ""
 
     @property
     def name(self) -> str:
@@ -82,7 +90,7 @@ def parse_variant(text: str) -> VariantWords:
             last, _, value = part.partition("=")
             if last not in _KEYS and last not in _ROLES:
                 raise Invalid(f"--variant {text!r}: key {last!r} is unknown; known are {', '.join((*_KEYS, *_ROLES))}")
-            if last in words or (last != "adapter" and any(role == last for role, _ in files)):
+            if last in words or (last not in _SEVERAL and any(role == last for role, _ in files)):
                 raise Invalid(f"--variant {text!r}: {last} is there twice")
             if last in _ROLES:
                 files.append((last, value))

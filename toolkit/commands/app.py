@@ -11,7 +11,21 @@ import sys
 import typer
 
 from rkfleet.errors import FleetError, Invalid
-from toolkit.commands import calibrate, chat, compare, gguf, inspect, perplexity, profile, quantize, recommend
+from toolkit.commands import (
+    calibrate,
+    chat,
+    compare,
+    convert,
+    convert_onnx,
+    gguf,
+    inspect,
+    perplexity,
+    platforms,
+    profile,
+    publish,
+    quantize,
+    recommend,
+)
 
 __all__ = ["app", "main"]
 
@@ -24,15 +38,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-app.command("chat")(chat.command)
-app.command("inspect")(inspect.command)
-app.command("gguf")(gguf.command)
-app.command("perplexity")(perplexity.command)
-app.command("compare")(compare.command)
-app.command("profile")(profile.command)
-app.command("recommend")(recommend.command)
-app.command("quantize")(quantize.command)
-app.command("calibrate")(calibrate.command)
+for _name, _module in (
+    ("inspect", inspect),
+    ("chat", chat),
+    ("perplexity", perplexity),
+    ("compare", compare),
+    ("profile", profile),
+    ("recommend", recommend),
+    ("platforms", platforms),
+    ("calibrate", calibrate),
+    ("quantize", quantize),
+    ("gguf", gguf),
+    ("convert", convert),
+    ("convert-onnx", convert_onnx),
+    ("publish", publish),
+):
+    app.command(_name)(_module.command)
 
 
 @app.callback()
