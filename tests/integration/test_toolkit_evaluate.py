@@ -119,6 +119,7 @@ def test_commands_tell_the_same_figures_in_every_form_and_what_they_are(sample_m
         (("perplexity", str(TINY), "--dtype", "w8a8", "--algorithm", "grq"), "algorithm 'grq' does not go with dtype 'w8a8'"),
         (("perplexity", str(TINY), "--text", "none.txt"), "text 'none.txt' cannot be read"),
         (("perplexity", str(TINY), "--context", "1"), "context 1 is too short"),
+        (("compare", str(TINY), "--plot", "blocks.pdf"), "plot 'blocks.pdf' must end with .svg or .png"),
         (("profile", str(TINY), "--dtype", "w4a16", "--soc", "rk3588"), "row RK3588 of table quantized_dtype"),
         (("recommend", str(TINY), "--max-loss", "-1"), "max loss -1.0 must be 0 or more"),
         (("recommend", str(TINY), "--soc", "rk3399"), "soc 'rk3399' has no row"),
@@ -130,3 +131,18 @@ def test_what_cannot_be_is_refused_by_its_field_and_value(words: tuple[str, ...]
     assert done.returncode != 0
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.model
+def test_a_report_has_a_table_plots_and_the_next_command(sample_model: Path, tmp_path: Path) -> None:
+    words = ("--dtype", "w8a8", "--tokens", "40", "--report", str(tmp_path / "report"))
+    done = run("recommend", str(sample_model), *words, "--soc", "rk3588", "--output", "json")
+    (choice,) = json.loads(done.stdout)["choices"]
+    text = (tmp_path / "report/report.md").read_text()
+    assert choice["verdict"]["word"] in text
+    assert choice["figures"]["tokens_per_second"]["origin"] in text
+    assert "rkfleet toolkit convert" in choice["command"]
+    for name in ("choice.svg", "blocks.svg"):
+        assert f"({name})" in text
+        assert (tmp_path / "report" / name).read_text().lstrip().startswith("<?xml")
+    assert json.loads((tmp_path / "report/report.json").read_text())["choices"][0]["dtype"] == "w8a8"

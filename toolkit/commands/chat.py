@@ -111,16 +111,16 @@ def _open(
     from toolkit.adapters.open import open_adapter, parse_adapter
     from toolkit.loading import open_model
     from toolkit.quantize.apply import quantized_factory
+    from toolkit.quantize.checkpoint import stored_factory
     from toolkit.quantize.options import Options
     from toolkit.session.prompt_cache import identity_of
     from toolkit.session.session import Session
-    from toolkit.simulate.linear import Dense, LinearFactory
     from toolkit.simulate.network import Network
     from toolkit.tokens.open import open_tokenizer
     from toolkit.tokens.template import template_from_directory, template_from_metadata
 
     model = open_model(source)
-    factory: LinearFactory = quantized_factory(model, Options(dtype=dtype)) if dtype else Dense
+    factory = quantized_factory(model, Options(dtype=dtype)) if dtype else stored_factory(model.path)
     joined = []
     for text in adapters:
         path, scale = parse_adapter(text)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toolkit.simulate.network import Network
     from toolkit.tokens.base import Tokenizer
 
-__all__ = ["Wanted", "network_of"]
+__all__ = ["Wanted", "network_of", "refuse_stored"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,19 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         if lenient and options.hybrid_rate and options.counterpart is None:
             options = msgspec.structs.replace(options, hybrid_rate=0.0)
         return options.check()
+
+
+def refuse_stored(model: ModelSource) -> None:
+    """Refuse a model that is quantized already, where full precision is what others are held against.
+
+    Raises:
+        Invalid: It is a directory of `rkfleet toolkit quantize`.
+    """
+    from rkfleet.errors import Invalid
+    from toolkit.quantize.checkpoint import is_stored
+
+    if is_stored(model.path):
+        raise Invalid(f"{str(model.path)!r} is quantized already; give the model that it was made of, or measure it with perplexity")
 
 
 def network_of(

@@ -45,7 +45,7 @@ def command(
     from rkfleet.errors import Invalid
     from rkfleet.quantity import parse_bytes
     from toolkit import platforms
-    from toolkit.commands.quantized import Wanted
+    from toolkit.commands.quantized import Wanted, refuse_stored
     from toolkit.commands.show import show
     from toolkit.evaluate.text import WINDOW_TOKENS, read_text, windows
     from toolkit.evaluate.texts import EVALUATION
@@ -68,6 +68,7 @@ def command(
     if not names:
         raise Invalid(platforms.why_not_dtype(next(iter(chips)), asked[0] if asked else ""))
     model = open_model(source)
+    refuse_stored(model)
     found = windows(read_text(text or EVALUATION), open_tokenizer(model), WINDOW_TOKENS, tokens)
     compared, blocks = _measure(model, wanted, names, found, with_blocks=report is not None)
     result = recommend(model, chips, compared, wanted.options, usage=usage, limits=limits, reference=reference)

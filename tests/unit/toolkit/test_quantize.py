@@ -22,15 +22,13 @@ from toolkit.quantize.apply import (
     linear_names,
     quantize_layer,
     quantize_layers,
-    quantized_factory,
     refused_widths,
 )
-from toolkit.quantize.calibration import CalibrationSample, observe, read_samples, tokenize
+from toolkit.quantize.calibration import CalibrationSample, observe, read_samples
 from toolkit.quantize.checkpoint import read_layers, stored_factory, write_checkpoint, write_layers
 from toolkit.quantize.gguf_output import write_gguf
 from toolkit.quantize.options import Options, parse_algorithm
 from toolkit.quantize.output import Request, quantize_model
-from toolkit.quantize.second_order import row_errors
 from toolkit.recipe import Recipe
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.families.llama import Llama
@@ -39,7 +37,6 @@ from toolkit.simulate.linear import Dense, LinearFactory
 from toolkit.simulate.network import Network
 from toolkit.tokens.open import open_tokenizer
 
-TEXT = Path(__file__).parents[3] / "toolkit/data"
 RECIPE = Recipe(maker="test", sources=(), output="safetensors", dtype="w4a16_g32")
 PIECES = [[1, 5, 9, 2, 7, 11, 3, 30], [8, 8, 1, 0, 31, 12]]
 
@@ -280,66 +277,6 @@ def test_calibration_files_are_the_vendors_json_or_text(tmp_path: Path) -> None:
             read_samples(file)
     with pytest.raises(NotFound):
         read_samples(tmp_path / "none.json")
-
-
-def perplexity(source: ModelSource, factory: LinearFactory, ids: list[int]) -> float:
-    """Return that of one window."""
-    network = Network(source, source.family, factory)
-    scores = network.logits(network.hidden(network.embed(ids), KvCache(source.hyperparameters, len(ids)))).astype(np.float64)[:-1]
-    peaks = scores.max(axis=1)
-    total = peaks + np.log(np.exp(scores - peaks[:, None]).sum(axis=1))
-    return float(np.exp((total - scores[np.arange(len(ids) - 1), ids[1:]]).mean()))
-
-
-@pytest.mark.model
-def test_learned_rounding_helps_the_sample_model() -> None:
-    """On this little text w8a8 without smoothing is within a tenth; at four bits, in the first three blocks, grq is nearer than normal."""
-    source = open_model(asyncio.run(ensure_sample()))
-    tokenizer = open_tokenizer(source)
-    ids = tokenizer.encode((TEXT / "evaluation.txt").read_text())[:384]
-    pieces = tokenize(read_samples(TEXT / "calibration.txt")[1], tokenizer, tokens_max=384)
-    full = perplexity(source, Dense, ids)
-    eight = perplexity(source, quantized_factory(source, Options(dtype="w8a8")), ids)
-    print(f"perplexity of {len(ids)} tokens: float32 {full:.3f}, w8a8 {eight:.3f} ({eight / full - 1:+.2%})")
-    assert abs(eight / full - 1) < 0.1
-    names = [name for name in linear_names(source) if name.startswith(tuple(f"blk.{layer}." for layer in range(3)))]
-    inputs = observe(source, names, pieces)
-    found = {}
-    for algorithm in ("normal", "grq"):
-        options = Options(dtype="w4a16_g128", algorithm=parse_algorithm(algorithm)[0])
-        dtypes = layer_dtypes(source, options)
-        layers = [quantize_layer(name, source.read(f"{name}.weight"), dtypes[name], options, inputs[name]) for name in names]
-        errors = [row_errors(one.weight.dequantize() - source.read(f"{one.name}.weight"), inputs[one.name].moments).sum() for one in layers]
-        found[algorithm] = perplexity(source, factory_of(layers), ids), float(np.sum(errors))
-    print(f"w4a16_g128 in the first three blocks, perplexity and error in the norm of the moments: {found}")
-    assert found["grq"][0] < found["normal"][0]
-    assert found["grq"][1] < 0.7 * found["normal"][1]
-
-
-@pytest.mark.model
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_quality_of_the_sample_model_is_what_the_docs_say() -> None:
-    """The table of docs/concepts/quantization.md: two windows of 512 tokens, all of the calibration text."""
-    source = open_model(asyncio.run(ensure_sample()))
-    tokenizer = open_tokenizer(source)
-    ids = tokenizer.encode((TEXT / "evaluation.txt").read_text())[:1024]
-    pieces = tokenize(read_samples(TEXT / "calibration.txt")[1], tokenizer)
-
-    def both(factory: LinearFactory) -> float:
-        return float(np.sqrt(perplexity(source, factory, ids[:512]) * perplexity(source, factory, ids[512:])))
-
-    full = both(Dense)
-    found = {}
-    for options in (
-        Options(dtype="w8a8", optimization_level=1),
-        Options(dtype="w4a16_g128"),
-        Options(dtype="w4a16_g128", algorithm="grq"),
-    ):
-        found[options.dtype, options.algorithm] = both(quantized_factory(source, options, pieces)) / full - 1
-        print(f"{options.dtype} {options.algorithm} level {options.optimization_level}: {found[options.dtype, options.algorithm]:+.2%}")
-    assert abs(found["w8a8", "normal"]) < 0.01
-    assert found["w4a16_g128", "grq"] < found["w4a16_g128", "normal"]
 
 
 @pytest.mark.model
