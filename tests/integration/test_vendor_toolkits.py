@@ -282,7 +282,7 @@ def test_an_onnx_file_is_converted_and_simulated(onnx, place, python, tmp_path) 
     ],
     ids=str,
 )
-def test_a_failure_of_rknn_is_a_sentence(onnx, place, python, tmp_path, stages, word) -> None:
+def test_a_failure_of_rknn_is_a_sentence(onnx, place, python, tmp_path, stages, word) -> None:  # noqa: PLR0917 (fixtures)
     np.save(tmp_path / "one.npy", np.ones(3, np.float32))
     words = ("--python", python, "--simulate", tmp_path / "one.npy")
     result = run("convert-onnx", onnx, "--soc", "rk3588", "-o", place / "v.rknn", *words, status=FailedPrecondition, **stages)

@@ -38,6 +38,7 @@ EVENTS_MAX: Final = 4096  # A job has some ten; more is no driver of ours.
 EVENT_BYTES_MAX: Final = 1 << 20
 READ_BYTES: Final = 1 << 16
 WATCH_SECONDS: Final = 0.25  # How late a limit may be seen.
+EXIT_SECONDS: Final = 0.02  # How late the end of a child may be seen; conversions take minutes.
 DRAIN_SECONDS: Final = 5.0  # For output to end when the child has; whoever still holds the pipe then is killed.
 
 DRIVER: Final = Path(__file__).parent / "driver"
@@ -181,7 +182,7 @@ class _Child:
                 self._process.stdin.write(msgspec.json.encode(job) + b"\n")
                 with contextlib.suppress(ConnectionError):  # It ended before it read; the log says why.
                     await self._process.stdin.drain()
-                status = await self._process.wait()
+                status = await self._exit()
                 watch.cancel()
                 _, left = await asyncio.wait(pipes, timeout=DRAIN_SECONDS)
                 for pipe in left:
@@ -199,7 +200,15 @@ class _Child:
         self._kill()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await self._process.wait()
+        await self._exit()
+        # Whoever left the group may hold the other end of the output for ever; asyncio has no public way to let go of it.
+        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
+    async def _exit(self) -> int:
+        """Wait until the child itself is gone; in Python 3.11 `Process.wait` waits for all who hold its output too."""
+        while (status := self._process.returncode) is None:
+            await self._clock.sleep(EXIT_SECONDS)
+        return status
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""`RKLLM` with the documented functions of each release; a parameter that the release does not have is a TypeError, as it would be there."""
+"""`RKLLM` with the documented functions of each release; a parameter that a release lacks is a TypeError, as it would be there."""
 
 from __future__ import annotations
 
