@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from rkfleet.clock import Clock
+    from toolkit.commands.quantized import Wanted
     from toolkit.session.conversation import Conversation
     from toolkit.session.session import Finish, Request, Session
     from toolkit.tokens.template import Template
@@ -28,6 +29,10 @@ def command(
     ] = None,
     system: Annotated[str, typer.Option(help="Message of the system.")] = "",
     dtype: Annotated[str, typer.Option(help="Compute as this dtype of the NPU would: w8a8, w4a16_g128, ...")] = "",
+    algorithm: Annotated[str, typer.Option(help="normal, grq or gdq, each with or without a rank: grq_r8.")] = "normal",
+    calibration: Annotated[Path | None, typer.Option(help="Calibration file; the toolkit's own prose without it.")] = None,
+    optimization_level: Annotated[int, typer.Option(help="1 smooths activations of w8a8.")] = 0,
+    hybrid_rate: Annotated[float, typer.Option(help="Share of layers that take the other grouping; from 0, less than 1.")] = 0.0,
     lora: Annotated[list[str] | None, typer.Option(help="Adapter, as PATH or PATH@SCALE; may be given several times.")] = None,
     context: Annotated[int, typer.Option(help="Tokens of the window; 0 is the model's own, at most 8192.")] = 0,
     keep: Annotated[int, typer.Option(help="Tokens that stay when the window shifts (n_keep); -1 is the first prompt.")] = -1,
@@ -56,6 +61,7 @@ def command(
     import sys
 
     from rkfleet.clock import SystemClock
+    from toolkit.commands.quantized import Wanted
     from toolkit.session.conversation import Conversation
     from toolkit.session.inputs import Prompt
     from toolkit.session.sampling import Sampling
@@ -77,6 +83,7 @@ def command(
     session, template = _open(
         source,
         SystemClock(),
+        wanted=Wanted(algorithm=algorithm, calibration=calibration, optimization_level=optimization_level, hybrid_rate=hybrid_rate),
         dtype=dtype,
         adapters=lora or [],
         context=context,
@@ -104,15 +111,23 @@ def command(
 
 
 def _open(
-    source: Path, clock: Clock, *, dtype: str, adapters: list[str], context: int, keep: int, keeps_prompts: bool, raw: bool
+    source: Path,
+    clock: Clock,
+    *,
+    wanted: Wanted,
+    dtype: str,
+    adapters: list[str],
+    context: int,
+    keep: int,
+    keeps_prompts: bool,
+    raw: bool,
 ) -> tuple[Session, Template | None]:
     from rich.console import Console
 
     from toolkit.adapters.open import open_adapter, parse_adapter
+    from toolkit.commands.progress import bars
+    from toolkit.commands.quantized import factory_for
     from toolkit.loading import open_model
-    from toolkit.quantize.apply import quantized_factory
-    from toolkit.quantize.checkpoint import stored_factory
-    from toolkit.quantize.options import Options
     from toolkit.session.prompt_cache import identity_of
     from toolkit.session.session import Session
     from toolkit.simulate.network import Network
@@ -120,23 +135,36 @@ def _open(
     from toolkit.tokens.template import template_from_directory, template_from_metadata
 
     model = open_model(source)
-    factory = quantized_factory(model, Options(dtype=dtype)) if dtype else stored_factory(model.path)
+    options = wanted.options(dtype) if dtype else None
     joined = []
     for text in adapters:
         path, scale = parse_adapter(text)
-        adapter = open_adapter(path, model)
-        factory = adapter.factory(factory, scale)
-        joined.append((adapter, scale))
+        joined.append((open_adapter(path, model), scale))
     tokenizer = open_tokenizer(model)
     template = None
     if not raw:
         template = template_from_directory(source, clock) if source.is_dir() else template_from_metadata(model.metadata, clock)
+    with bars() as tell:
+        factory = factory_for(model, tokenizer, options, wanted.calibration, tell)
+    for adapter, scale in joined:
+        factory = adapter.factory(factory, scale)
     console = Console(stderr=True)
     with console.status(f"loading {source.name}{f' as {dtype}' if dtype else ''}"):
         network = Network(model, model.family, factory)
-        identity = identity_of(model, [dtype], joined) if keeps_prompts else ""
+        identity = identity_of(model, _labels(wanted, dtype), joined) if keeps_prompts else ""
     context = context or min(model.hyperparameters.context, CONTEXT_DEFAULT)
     return Session(network, tokenizer, clock, context=context, keep=min(keep, context - 1), identity=identity), template
+
+
+def _labels(wanted: Wanted, dtype: str) -> list[str]:
+    """Return what decides keys and values besides the weights; of a calibration file its bytes do, not its name."""
+    import hashlib
+
+    if not dtype:
+        return [""]
+    content = b"" if wanted.calibration is None else wanted.calibration.read_bytes()
+    settings = [wanted.algorithm, str(wanted.optimization_level), str(wanted.hybrid_rate)]
+    return [dtype, *settings, hashlib.sha256(content).hexdigest()]
 
 
 def _lines() -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What commands share that run a model as a dtype would make it: words to options, options to a network.
 
-In: words of the command line. Out: checked `Options`, and a `Network` in that arithmetic. Used by perplexity, compare and recommend.
+In: words of the command line. Out: checked `Options`, and a factory or a `Network` in that arithmetic. Used by perplexity, compare,
+recommend and chat.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import msgspec
 if TYPE_CHECKING:
     from toolkit.loading import ModelSource
     from toolkit.quantize.options import Options
+    from toolkit.simulate.linear import LinearFactory
     from toolkit.simulate.network import Network
     from toolkit.tokens.base import Tokenizer
 
-__all__ = ["Wanted", "network_of", "refuse_stored"]
+__all__ = ["Wanted", "factory_for", "network_of", "refuse_stored"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,20 +67,31 @@ def refuse_stored(model: ModelSource) -> None:
         raise Invalid(f"{str(model.path)!r} is quantized already; give the model that it was made of, or measure it with perplexity")
 
 
-def network_of(
+def factory_for(
     model: ModelSource, tokenizer: Tokenizer, options: Options | None, calibration: Path | None, tell: Callable[[str, int, int], None]
-) -> Network:
-    """Return a network as the model is, or as options have it; the toolkit's own prose calibrates where no file is given."""
+) -> LinearFactory:
+    """Return what makes the linear layers of a model as it is, or as options have it; a quantized directory is in its own arithmetic.
+
+    The toolkit's own prose calibrates where no file is given.
+    """
     from toolkit.evaluate.texts import CALIBRATION
     from toolkit.quantize.apply import quantized_factory
     from toolkit.quantize.calibration import read_samples, tokenize
     from toolkit.quantize.checkpoint import stored_factory
-    from toolkit.simulate.network import Network
 
     if options is None:
-        return Network(model, model.family, stored_factory(model.path))
+        return stored_factory(model.path)
     pieces = []
     if options.needs_calibration or options.low_rank or options.hybrid_rate:
         _, samples = read_samples(calibration or CALIBRATION)
         pieces = tokenize(samples, tokenizer)
-    return Network(model, model.family, quantized_factory(model, options, pieces, tell))
+    return quantized_factory(model, options, pieces, tell)
+
+
+def network_of(
+    model: ModelSource, tokenizer: Tokenizer, options: Options | None, calibration: Path | None, tell: Callable[[str, int, int], None]
+) -> Network:
+    """Return a network of `factory_for`."""
+    from toolkit.simulate.network import Network
+
+    return Network(model, model.family, factory_for(model, tokenizer, options, calibration, tell))

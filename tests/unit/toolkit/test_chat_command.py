@@ -86,5 +86,7 @@ def test_plain_text_has_no_template(model):
 def test_what_the_vendor_has_not_is_refused_by_name(model):
     with pytest.raises(Invalid, match="dtype 'w9a9' is unknown"):
         answer(model, "--prompt", "x", "--dtype", "w9a9")
+    with pytest.raises(Invalid, match="algorithm 'grq' does not go with dtype 'w8a8'"):
+        answer(model, "--prompt", "x", "--dtype", "w8a8", "--algorithm", "grq")
     with pytest.raises(Invalid, match="scale 'much' is no number"):
         answer(model, "--prompt", "x", "--lora", "there@much")
