@@ -40,6 +40,7 @@ from rkfleet.kinds import KINDS
 from rkfleet.kinds.base import Object
 from rkfleet.metric_names import ALL, Metric
 from rkfleet.schema import schema_of
+from toolkit.commands.app import app as toolkit_app
 
 DOCS: Final = Path(__file__).parent
 HELP_COLUMNS: Final = 110
@@ -144,6 +145,8 @@ def cli_page() -> str:
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if path == "rkfleet toolkit":
+        command = typer.main.get_command(toolkit_app)  # A program of its own, which `rkfleet toolkit` becomes.
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from _walk(inner, f"{path} {name}")
