@@ -34,6 +34,7 @@ import simulation.hollow.config
 import simulation.runtime.__main__
 from agent.serving import compatibility
 from rkfleet import session
+from rkfleet.benchmarks import PROTOCOLS, load_table
 from rkfleet.cli.main import app
 from rkfleet.cli.programs import PROGRAMS
 from rkfleet.kinds import KINDS
@@ -41,6 +42,8 @@ from rkfleet.kinds.base import Object
 from rkfleet.metric_names import ALL, Metric
 from rkfleet.schema import schema_of
 from toolkit import platforms
+from toolkit.commands.app import app as toolkit_app
+from toolkit.performance.model import lines_of
 
 DOCS: Final = Path(__file__).parent
 HELP_COLUMNS: Final = 110
@@ -145,6 +148,8 @@ def cli_page() -> str:
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if path == "rkfleet toolkit":
+        command = typer.main.get_command(toolkit_app)  # A program of its own, which `rkfleet toolkit` becomes.
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from _walk(inner, f"{path} {name}")
@@ -320,6 +325,27 @@ def _transitions() -> list[tuple[tuple[session.State, session.End, type[session.
     return list(session.TRANSITIONS.items())
 
 
+def performance_page() -> str:
+    """Return docs/concepts/performance-model.md with the leave-one-out errors of today's table between its marks."""
+    before, _, rest = (DOCS / "concepts/performance-model.md").read_text().partition(BEGIN)
+    benchmarks = load_table()
+    kinds = sorted({(row.soc, row.dtype) for row in benchmarks.rows})
+    rows = [
+        [
+            soc,
+            dtype,
+            release,
+            str(lines.token_seconds.rows),
+            *(f"{line.spread:.2f}" for line in (lines.token_seconds, lines.prompt_seconds, lines.memory_bytes)),
+        ]
+        for soc, dtype in kinds
+        for release in sorted(PROTOCOLS)
+        if (lines := lines_of(benchmarks, soc, dtype, release)) is not None
+    ]
+    drawn = table(["chip", "dtype", "SDK", "rows", "seconds per token", "first token", "memory"], rows)
+    return page([f"{before}{BEGIN}", "", *drawn, f"{END}{rest.partition(END)[2]}"])
+
+
 def serving_page() -> str:
     """Return docs/reference/serving-api.md with the table of fields."""
     before, _, rest = (DOCS / "reference/serving-api.md").read_text().partition(BEGIN)
@@ -360,6 +386,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "concepts/sessions.md": sessions_page,
     "reference/serving-api.md": serving_page,
     "reference/toolkit-platforms.md": platforms_page,
+    "concepts/performance-model.md": performance_page,
 }
 
 

@@ -14,6 +14,7 @@ from rkfleet import conditions
 from rkfleet.cli.main import app
 from rkfleet.kinds import KINDS
 from rkfleet.metric_names import ALL
+from toolkit.commands.app import app as toolkit_app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "manifests").rglob("*.md")])
@@ -75,6 +76,8 @@ def test_every_command_has_its_section() -> None:
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
+    if path == "rkfleet toolkit":
+        command = typer.main.get_command(toolkit_app)
     inner = getattr(command, "commands", {})
     if not inner:
         yield path

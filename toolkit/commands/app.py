@@ -1,6 +1,7 @@
 """The tree of `rkfleet toolkit`, and the one place where its errors become a sentence and an exit status.
 
 A command is a function `command` in a module of this package, imported when it is called, so that `--help` stays fast.
+They are listed in the order of use: look, try, judge, foretell, choose, quantize, write.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ app = typer.Typer(
     name="rkfleet toolkit",
     help="Convert, quantize, simulate and prove a model on this machine, before a single board sees it.",
     no_args_is_help=True,
+    add_completion=False,  # The shell completes `rkfleet`; this program is what that becomes.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -64,7 +66,7 @@ def _group() -> None:
 def main() -> None:
     """Run the command line; every failure is one sentence on standard error and its exit status."""
     try:
-        app()
+        app(prog_name="rkfleet toolkit")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to add
         sys.exit(1)
