@@ -61,6 +61,7 @@ def plot_choice(path: Path, title: str, points: Mapping[str, Sequence[Point]]) -
         axes.set_xlabel("tokens per second on the board (vendor's or predicted)")
         axes.set_ylabel("change of perplexity (%), simulated on a PC")
         axes.set_title(title)
+        axes.margins(0.12)  # Room for labels beside the outermost points.
         axes.axhline(0, color="#999999", linewidth=0.8)
         if points:
             axes.legend()

@@ -100,6 +100,8 @@ def recommend(
             )
     best = [one for one in choices if one.verdict.word == "best"]
     notes = [QUALITY, *(f"{one.soc}: {one.command}" for one in best)]
+    if best and not model.path.is_dir():
+        notes.append("ORIGINAL_DIRECTORY is the model as it was published: the vendor's toolkit reads GGUF of the types q4_0 and f16 only")
     return Recommendation(model=model.path.name, usage=usage, limits=limits, choices=tuple(choices), notes=tuple(notes))
 
 
@@ -185,7 +187,8 @@ def _algorithm(options: Options) -> str:
 
 def _command(source: Path, soc: str, options: Options, usage: Usage) -> str:
     rank = f"_r{options.low_rank}" if options.low_rank else ""
-    words = ["rkfleet toolkit convert", str(source), f"--soc {soc}", f"--dtype {options.dtype}"]
+    whole = str(source) if source.is_dir() else "ORIGINAL_DIRECTORY"  # The vendor reads GGUF of the types q4_0 and f16 only.
+    words = ["rkfleet toolkit convert", whole, f"--soc {soc}", f"--dtype {options.dtype}"]
     words += [f"--algorithm {options.algorithm}{rank}"] if options.algorithm != "normal" or rank else []
     words += [f"--optimization-level {options.optimization_level}"] if options.optimization_level else []
     words += [f"--max-context {usage.context_tokens}", f"--release {NEWEST}", "--python PATH/TO/VENDOR/python"]
