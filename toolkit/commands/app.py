@@ -73,5 +73,7 @@ def main() -> None:
     except FleetError as error:
         print(f"error: {error.message}", file=sys.stderr)
         for cause in error.causes if isinstance(error, Invalid) else ():
-            print(f"  {cause.field}: {cause.message}", file=sys.stderr)
+            line = f"{cause.field}: {cause.message}"
+            if line not in error.message:
+                print(f"  {line}", file=sys.stderr)
         sys.exit(error.exit_status)
