@@ -44,7 +44,7 @@ def artifact(tmp_path: Path) -> tuple[str, ...]:
         (tmp_path / name).write_bytes(body)
     return (
         "--file", str(tmp_path / "chat.rkllm"), "--recipe", str(tmp_path / "recipe.json"), "--report", str(report),
-        "--license-file", str(tmp_path / "LICENSE"), "--license", "Apache-2.0", "--reference", "Qwen2-1.5B",
+        "--context", "320", "--license-file", str(tmp_path / "LICENSE"), "--license", "Apache-2.0", "--reference", "Qwen2-1.5B",
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ What a person wrote goes before the recipe, the recipe before the file's head.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,12 @@ from rkfleet.benchmarks import MEBIBYTE, load_table
 from rkfleet.cli.push import Order
 from rkfleet.cli.variants import FurtherFile, VariantWords
 from rkfleet.errors import Invalid, NotFound
+from rkfleet.packaging import KV_BYTES_PER_TOKEN_MIN, KV_WEIGHT_DIVISOR
 from rkfleet.quantity import format_bytes
 from toolkit.loading import ModelSource, open_model
 from toolkit.performance.facts import Facts, facts_of
 from toolkit.performance.model import row_of
-from toolkit.platforms import why_not_dtype
+from toolkit.platforms import NEWEST, RELEASES, why_not_dtype
 from toolkit.recipe import Recipe
 
 __all__ = ["Given", "plan", "read_recipe"]
@@ -38,6 +40,7 @@ TOKENIZER_FILES: Final[Mapping[str, str]] = {
     "generation_config.json": "config",
 }
 """Files of a model's directory that are published, and the role that each has."""
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")  # DNS subdomain, as Kubernetes names objects.
 MAKER: Final = "rkllm-toolkit "
 
 
@@ -91,6 +94,10 @@ def plan(given: Given) -> Order:
         NotFound: A file is not there, or the vendor's table has no such row.
         Invalid: Words do not go together, or something that is needed was neither written nor found.
     """
+    if _NAME.fullmatch(given.name) is None:
+        raise Invalid(
+            f"name {given.name!r} is none of an object: lower-case letters, digits, '-' and '.', up to 253, a letter or digit at both ends"
+        )
     runtime = RUNTIMES.get(given.file.suffix.lower(), "")
     if not runtime:
         raise Invalid(f"file {str(given.file)!r} ends with none of {', '.join(RUNTIMES)}, by which its runtime is known")
@@ -105,7 +112,8 @@ def plan(given: Given) -> Order:
     for field, value in (("soc", soc), ("dtype", dtype)):
         if not value:
             raise Invalid(f"{field} of {str(given.file)!r} is not known: give --recipe of its conversion, or --{field}")
-    if runtime == "rkllm" and (why := why_not_dtype(soc, dtype)):
+    release = recipe.maker.removeprefix(MAKER) if recipe else ""
+    if runtime == "rkllm" and (why := why_not_dtype(soc, dtype, release if release in RELEASES else NEWEST)):
         raise Invalid(why)
     words = VariantWords(
         _fields(given, recipe, facts, soc=soc, dtype=dtype, runtime=runtime, context=_context(given, recipe, model)),
@@ -169,13 +177,14 @@ def _fields(
             row = row_of(table, facts, soc, dtype)
     if row is not None:
         fields["reference"] = {"model": row.model, "sdkVersion": row.sdk_version}
-        further = 0 if facts is None else max(context - (row.max_context_tokens or 0), 0) * facts.cache_bytes_per_token
+        cache = max(KV_BYTES_PER_TOKEN_MIN, row.memory_bytes // KV_WEIGHT_DIVISOR) if facts is None else facts.cache_bytes_per_token
+        further = max(context - (row.max_context_tokens or 0), 0) * cache  # The row's memory holds the cache of its own context.
         requires["memory"] = format_bytes(-(-(row.memory_bytes + further) // MEBIBYTE) * MEBIBYTE)
     if given.memory:
         requires["memory"] = given.memory
     if recipe is not None and recipe.npu_cores:
         requires["npuCores"] = recipe.npu_cores
-    if recipe is not None and recipe.maker.startswith(MAKER):
+    if runtime == "rkllm" and recipe is not None and recipe.maker.startswith(MAKER):
         requires["runtimeVersion"] = f">={recipe.maker.removeprefix(MAKER)}"  # A runtime reads files of its own release and older ones.
     if requires:
         fields["requires"] = requires

@@ -10,6 +10,7 @@ import pytest
 
 from rkfleet.cli.push import Order
 from rkfleet.errors import Invalid, NotFound
+from rkfleet.quantity import parse_bytes
 from toolkit.publishing.plan import Given, plan
 from toolkit.recipe import Recipe
 
@@ -50,7 +51,11 @@ def test_what_was_written_goes_before_the_recipe(converted: Given) -> None:
 def test_a_model_of_the_vendors_table_gets_its_row_and_memory(converted: Given) -> None:
     found = fields(plan(msgspec.structs.replace(converted, reference="Qwen2-1.5B")))
     assert found["reference"] == {"model": "Qwen2-1.5B", "sdkVersion": "1.1.0"}
-    assert found["requires"]["memory"] == "2530Mi"
+    own = 2530 * (1 << 20)
+    assert own < parse_bytes(found["requires"]["memory"]) < 2 * own  # The row has a context of 320, the file one of 2048.
+    longer = fields(plan(msgspec.structs.replace(converted, reference="Qwen2-1.5B", context=16384)))
+    assert parse_bytes(longer["requires"]["memory"]) > parse_bytes(found["requires"]["memory"])
+    assert fields(plan(msgspec.structs.replace(converted, reference="Qwen2-1.5B", context=320)))["requires"]["memory"] == "2530Mi"
     with pytest.raises(NotFound, match="GPT-5"):
         plan(msgspec.structs.replace(converted, reference="GPT-5"))
 
@@ -59,6 +64,12 @@ def test_a_gguf_file_tells_about_itself() -> None:
     order = plan(Given(name="tiny", file=TINY))
     assert fields(order) == {"name": "any-f32", "soc": "any", "dtype": "f32", "runtime": "llamacpp", "contextTokens": 256}
     assert (order.family, order.parameters) == ("llama", "18K")
+
+
+def test_a_file_for_the_cpu_asks_for_no_release_of_the_npus_runtime(converted: Given) -> None:
+    found = fields(plan(msgspec.structs.replace(converted, file=TINY)))
+    assert (found["runtime"], found["dtype"]) == ("llamacpp", "f32")
+    assert "runtimeVersion" not in found.get("requires", {})
 
 
 def test_reports_licence_and_template_go_along_under_their_roles(converted: Given, tmp_path: Path) -> None:
@@ -79,6 +90,7 @@ def test_reports_licence_and_template_go_along_under_their_roles(converted: Give
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
+        ({"name": "../x"}, Invalid, "name '../x' is none of an object"),
         ({"file": Path("model.bin")}, Invalid, "ends with none of .rkllm, .gguf, .rknn"),
         ({"file": Path("none.rkllm")}, NotFound, "'none.rkllm' does not exist"),
         ({"recipe": None}, Invalid, "soc of .* is not known: give --recipe of its conversion, or --soc"),
