@@ -21,11 +21,15 @@ def command(
     import msgspec
 
     from rkfleet.clock import SystemClock
+    from rkfleet.errors import FailedPrecondition
     from toolkit.loading import open_model
     from toolkit.quantize.answers import answer_all, read_prompts
     from toolkit.quantize.output import progress_bar
 
     with progress_bar() as progress:
         samples = answer_all(open_model(source), read_prompts(prompts), SystemClock(), tokens=tokens, progress=progress)
-    output.write_bytes(msgspec.json.format(msgspec.json.encode(samples), indent=2) + b"\n")
+    try:
+        output.write_bytes(msgspec.json.format(msgspec.json.encode(samples), indent=2) + b"\n")
+    except OSError as error:
+        raise FailedPrecondition(f"calibration file {str(output)!r} cannot be written: {error.strerror or error}") from error
     print(f"wrote {output} ({len(samples)} samples)")

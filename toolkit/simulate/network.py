@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array, TensorInfo
 from toolkit.simulate.cache import KvCache
 from toolkit.simulate.hyperparameters import Hyperparameters
@@ -72,20 +73,33 @@ class Network:
         self._local_frequencies: Final = frequencies(self.hyperparameters, local=True)
 
     def tensor(self, name: str) -> Array:
-        """Return a tensor that is no linear layer."""
-        return self._tensors[name]
+        """Return a tensor that is no linear layer.
+
+        Raises:
+            Invalid: The model lacks it.
+        """
+        try:
+            return self._tensors[name]
+        except KeyError as error:
+            raise self._lacks(name) from error
 
     def vector(self, layer: int, name: str) -> Array:
-        """Return a tensor of a block that is no linear layer, for example `attn_norm.weight`."""
-        return self._tensors[f"blk.{layer}.{name}"]
+        """Return a tensor of a block that is no linear layer, for example `attn_norm.weight`; errors as `tensor`."""
+        return self.tensor(f"blk.{layer}.{name}")
 
     def has(self, layer: int, name: str) -> bool:
         """Whether a block has a tensor or a linear layer of that name."""
         return f"blk.{layer}.{name}" in self._tensors or f"blk.{layer}.{name}" in self._linears
 
     def linear(self, layer: int, name: str) -> Linear:
-        """Return a linear layer of a block, for example `attn_q`."""
-        return self._linears[f"blk.{layer}.{name}"]
+        """Return a linear layer of a block, for example `attn_q`; errors as `tensor`."""
+        try:
+            return self._linears[f"blk.{layer}.{name}"]
+        except KeyError as error:
+            raise self._lacks(f"blk.{layer}.{name}.weight") from error
+
+    def _lacks(self, name: str) -> Invalid:
+        return Invalid(f"the model has no tensor {name}, which {self.family.architecture} needs; take the whole model")
 
     @property
     def linears(self) -> Mapping[str, Linear]:
