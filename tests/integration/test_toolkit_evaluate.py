@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from rkfleet.errors import Invalid
 from rkfleet.sample import SMOLLM2, ensure_sample
 from toolkit.evaluate.compare import Reference
 from toolkit.evaluate.perplexity import log_probabilities, measure
@@ -92,6 +93,13 @@ def test_blocks_alone_suffer_and_an_untouched_network_does_not() -> None:
     assert [one.name for one in blocks] == ["blk.0", "blk.1", "output"]
     assert all(one.divergence > 0 for one in blocks)
     assert all(one.divergence < 1e-6 for one in measure_blocks(full, full, found))
+
+
+def test_weights_that_are_no_numbers_are_told_instead_of_a_perplexity() -> None:
+    full, _, found = tiny()
+    full.tensor("output_norm.weight")[3] = np.nan
+    with pytest.raises(Invalid, match="computes no numbers"):
+        measure(full, found)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -206,7 +206,7 @@ class _Machine:
 
 def _storage(identity: Any) -> Storage:
     word, kind, key, _, elements = identity
-    if word != "storage" or not isinstance(kind, _Name) or not isinstance(key, str) or not _count(elements):
+    if word != "storage" or not isinstance(kind, _Name) or kind.name in _CALLS or not isinstance(key, str) or not _count(elements):
         raise ValueError("a storage is described wrongly")
     return Storage(kind.name.removeprefix("torch "), key, elements)
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from rkfleet.errors import FleetError, Invalid
+from rkfleet.errors import FailedPrecondition, FleetError, Invalid
 from toolkit.commands import (
     calibrate,
     chat,
@@ -70,6 +70,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; nothing to add
         sys.exit(1)
+    except OSError as error:  # What the parts below do not expect: a full disk, a directory that went away.
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(FailedPrecondition.exit_status)
     except FleetError as error:
         print(f"error: {error.message}", file=sys.stderr)
         for cause in error.causes if isinstance(error, Invalid) else ():

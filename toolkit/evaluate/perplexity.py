@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from rkfleet.errors import Invalid
 from toolkit.checkpoint.base import Array
 from toolkit.evaluate.text import Window
 from toolkit.simulate.cache import KvCache
@@ -22,6 +23,8 @@ from toolkit.simulate.network import Network
 __all__ = ["ROWS", "Perplexity", "Progress", "log_probabilities", "log_softmax", "measure", "perplexity_of", "run_window"]
 
 ROWS: Final = 64  # Logits that are looked at together: 64 rows of a vocabulary of 150,000 take 38 MB.
+
+MEAN_MAX: Final = 700.0  # Beyond it the exponential is no number; a model that guesses has the logarithm of its vocabulary, some 12.
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it is, and of how much."""
@@ -76,9 +79,15 @@ def measure(network: Network, found: Sequence[Window], progress: Progress | None
 
 
 def perplexity_of(parts: Sequence[Array]) -> Perplexity:
-    """Return the perplexity of log-probabilities, one or more, in pieces."""
+    """Return the perplexity of log-probabilities, one or more, in pieces.
+
+    Raises:
+        Invalid: One is no number.
+    """
     logs = np.concatenate(parts).astype(np.float64)
+    if not np.isfinite(logs).all():
+        raise Invalid("the model computes no numbers for this text: weights are spoiled, or too large for float32; try its original file")
     mean = -float(logs.mean())
     spread = float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
-    value = math.exp(mean)
+    value = math.exp(min(mean, MEAN_MAX))
     return Perplexity(value=value, tokens=len(logs), mean=mean, standard_error=value * spread / math.sqrt(len(logs)))

@@ -127,12 +127,9 @@ def row_of(table: Table, facts: Facts, soc: str, dtype: str, *, sdk_version: str
     if reference:
         return table.find(reference, dtype, soc, sdk_version)
     own = _plain(facts.name)
-    for row in table.select(soc=soc, sdk_version=sdk_version):
-        name = _plain(row.model)
-        size = abs(row.parameters_billions * BILLION / max(facts.parameters, 1) - 1)
-        if row.dtype == dtype and own and name in own and size <= SIZE_TOLERANCE:
-            return row
-    return None
+    rows = [row for row in table.select(soc=soc, sdk_version=sdk_version) if row.dtype == dtype and own and _plain(row.model) in own]
+    near = [row for row in rows if abs(row.parameters_billions * BILLION / max(facts.parameters, 1) - 1) <= SIZE_TOLERANCE]
+    return max(near, key=lambda row: len(_plain(row.model)), default=None)  # The longest name says most.
 
 
 def predict(facts: Facts, soc: str, dtype: str, usage: Usage, *, reference: str = "", table: Table | None = None) -> Figures | None:

@@ -35,14 +35,18 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises:
         NotFound: There is no such file.
-        Invalid: There are no prompts in it, or too many.
+        Invalid: There are no prompts in it, or too many, or it is no text.
     """
     try:
         with path.open("rb") as file:
             content = file.read(PROMPT_BYTES_MAX + 1)
     except OSError as error:
         raise NotFound(f"prompts {str(path)!r} cannot be read: {error.strerror or error}") from error
-    prompts = [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"prompts {str(path)!r} is not UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if len(content) > PROMPT_BYTES_MAX or not 0 < len(prompts) <= PROMPTS_MAX:
         raise Invalid(
             f"prompts {str(path)!r} has {len(prompts)} prompts, one a line; 1 to {PROMPTS_MAX} in {PROMPT_BYTES_MAX} bytes are taken"

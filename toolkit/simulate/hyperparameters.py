@@ -7,13 +7,15 @@ a GGUF file made of it (`to_gguf`). Names of keys: https://github.com/ggml-org/g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from rkfleet.errors import Invalid
 
-__all__ = ["Hyperparameters", "RopeScaling", "from_gguf", "to_gguf"]
+__all__ = ["COUNT_MAX", "Hyperparameters", "RopeScaling", "from_gguf", "to_gguf"]
+
+COUNT_MAX: Final = 1 << 24  # Far above any size of a network; products of three still fit where sizes of tensors are held against files.
 
 
 class RopeScaling(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,33 +96,43 @@ def from_gguf(metadata: Mapping[str, Any], *, vocabulary: int) -> Hyperparameter
         value = metadata.get(f"{architecture}.{key}", default)
         if isinstance(value, list) and value and all(one == value[0] for one in value):
             value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
             raise Invalid(f"GGUF key {architecture}.{key} is {value!r}, not a number")
         return value
 
-    hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
-    if hidden <= 0 or heads <= 0:
-        raise Invalid(f"GGUF keys {architecture}.embedding_length {hidden} and .attention.head_count {heads} must be positive")
-    kv_heads = int(number("attention.head_count_kv", heads))
-    if kv_heads <= 0 or heads % kv_heads:
+    def count(key: str, default: int | None = None) -> int:
+        value = number(key, default)
+        if value != int(value) or not 1 <= value <= COUNT_MAX:
+            raise Invalid(f"GGUF key {architecture}.{key} is {value!r}, not a whole number from 1 to {COUNT_MAX}")
+        return int(value)
+
+    def positive(key: str, default: float | None = None) -> float:
+        value = float(number(key, default))
+        if value <= 0:
+            raise Invalid(f"GGUF key {architecture}.{key} is {value!r}, not above 0")
+        return value
+
+    hidden, heads = count("embedding_length"), count("attention.head_count")
+    kv_heads = count("attention.head_count_kv", heads)
+    if heads % kv_heads:
         raise Invalid(f"GGUF key {architecture}.attention.head_count_kv is {kv_heads}, which does not divide head_count {heads}")
-    head_dim = int(number("attention.key_length", hidden // heads))
+    head_dim = count("attention.key_length", hidden // heads)
     turning = int(number("rope.dimension_count", head_dim))
     if turning % 2 or not 0 <= turning <= head_dim:
         raise Invalid(f"GGUF key {architecture}.rope.dimension_count is {turning}, not an even number up to a head's {head_dim}")
     return Hyperparameters(
         architecture=architecture,
-        layers=int(number("block_count")),
+        layers=count("block_count"),
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        value_dim=int(number("attention.value_length", head_dim)),
-        feed_forward=int(number("feed_forward_length")),
+        value_dim=count("attention.value_length", head_dim),
+        feed_forward=count("feed_forward_length"),
         vocabulary=vocabulary,
-        context=int(number("context_length")),
-        norm_epsilon=float(number("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon"))),
-        rope_base=float(number("rope.freq_base", 10000.0)),
+        context=count("context_length"),
+        norm_epsilon=positive("attention.layer_norm_rms_epsilon", metadata.get(f"{architecture}.attention.layer_norm_epsilon")),
+        rope_base=positive("rope.freq_base", 10000.0),
         rope_dimensions=turning,
         rope_scaling=_stored_scaling(architecture, metadata, number),
     )

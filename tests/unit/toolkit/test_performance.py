@@ -12,7 +12,7 @@ from rkfleet.benchmarks import Table, load_table
 from rkfleet.errors import Invalid, NotFound
 from toolkit.performance.facts import Facts
 from toolkit.performance.fit import COVERAGE, ROWS_MIN, fit, misses
-from toolkit.performance.model import EXTRAPOLATION_MAX, Usage, lines_of, predict, rows_used
+from toolkit.performance.model import EXTRAPOLATION_MAX, Usage, lines_of, predict, row_of, rows_used
 
 QWEN = Facts(name="Qwen2 1.5B Instruct", parameters=1_543_714_304, cache_bytes_per_token=28_672, attention_width=28 * 1536)
 OTHER = msgspec.structs.replace(QWEN, name="Somebody's model", parameters=2_500_000_000)
@@ -34,6 +34,24 @@ def test_a_reference_names_the_row_and_an_unknown_one_is_refused() -> None:
     assert predict(OTHER, "rk3588", "w8a8", AS_MEASURED, reference="llama3-8B").tokens_per_second.value == 3.79  # type: ignore[union-attr]
     with pytest.raises(NotFound, match="GPT-5"):
         predict(OTHER, "rk3588", "w8a8", AS_MEASURED, reference="GPT-5")
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "row"),
+    [
+        ("Qwen2 1.5B Instruct", 1.54, "Qwen2-1.5B"),
+        ("Qwen2.5 1.5B Instruct", 1.54, "Qwen2.5-1.5B"),
+        ("Qwen3 0.6B", 0.6, "Qwen3-0.6B"),
+        ("Qwen3.5 0.8B", 0.8, "Qwen3.5-0.8B"),
+        ("MiniCPM3 4B", 4.07, "MiniCPM3-4B"),
+        ("Qwen2 1.5B", 7.0, None),
+        ("", 1.5, None),
+    ],
+)
+def test_a_row_is_that_of_the_very_model(name: str, billions: float, row: str | None) -> None:
+    facts = msgspec.structs.replace(QWEN, name=name, parameters=int(billions * 1e9))
+    found = [one for release in ("1.1.0", "1.3.0") if (one := row_of(load_table(), facts, "rk3588", "w8a8", sdk_version=release))]
+    assert {one.model for one in found} == ({row} if row else set())
 
 
 def test_a_longer_prompt_and_a_longer_context_are_called_what_they_are() -> None:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rkfleet.errors import Invalid
-from toolkit.simulate.hyperparameters import RopeScaling
+from toolkit.simulate.hyperparameters import COUNT_MAX, RopeScaling
 
 __all__ = ["Config", "check_heads", "rope_scaling"]
 
-COUNT_MAX: Final = 1 << 24  # Far above any size in a config.json; a product of three still fits 128 bits and is refused by file sizes.
 NUMBER_MAX: Final = 1e300  # JSON has integers that no float64 holds.
 POSITIVE_MAX: Final = 1e12  # Far above any base of rotary positions (1e8 is known), and its powers stay within float64.
 
