@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -154,7 +154,7 @@ async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise
 
 
-def read_pieces(path: Path, length: int = -1) -> Iterator[bytes]:
+def read_pieces(path: Path, length: int = -1) -> Generator[bytes, None, None]:
     """Yield the first `length` bytes of a file (all of it when negative) in pieces of PIECE_BYTES."""
     with path.open("rb", buffering=0) as file:
         while length:

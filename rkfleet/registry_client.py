@@ -234,7 +234,10 @@ class RegistryClient:
 
 
 class _Chunk:
-    """A part of a file or of bytes, as the body of a request; can be iterated again for a second try."""
+    """A part of a file or of bytes, as the body of a request; can be iterated again for a second try.
+
+    The file is open only while a piece is read: a request that breaks off leaves its body suspended, and nobody closes what that holds.
+    """
 
     def __init__(self, source: Path | bytes, offset: int, count: int) -> None:
         self._source: Final = source
@@ -247,13 +250,17 @@ class _Chunk:
             yield self._source[self._offset : self._offset + self._count]
             return
         position, end = self._offset, self._offset + self._count
-        with await in_thread(self._source.open, "rb", 0) as file:
-            while position < end:
-                piece = await in_thread(os.pread, file.fileno(), min(PIECE_BYTES, end - position), position)
-                if not piece:
-                    raise FailedPrecondition(f"{self._source} became shorter while it was sent: {position} of {end} bytes")
-                position += len(piece)
-                yield piece
+        while position < end:
+            piece = await in_thread(_read_at, self._source, position, min(PIECE_BYTES, end - position))
+            if not piece:
+                raise FailedPrecondition(f"{self._source} became shorter while it was sent: {position} of {end} bytes")
+            position += len(piece)
+            yield piece
+
+
+def _read_at(path: Path, position: int, count: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), count, position)
 
 
 class _Patience:

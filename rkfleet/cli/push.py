@@ -7,6 +7,7 @@ missing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -130,11 +131,11 @@ async def _describe(path: Path, step: Step, source: FurtherFile) -> ArtifactFile
     try:
         size = (await in_thread(path.stat)).st_size
         hasher, done = hashlib.sha256(), 0
-        pieces = read_pieces(path)
-        while piece := await in_thread(next, pieces, b""):
-            await in_thread(hasher.update, piece)
-            done += len(piece)
-            step("hashing", path.name, done, size)
+        with contextlib.closing(read_pieces(path)) as pieces:
+            while piece := await in_thread(next, pieces, b""):
+                await in_thread(hasher.update, piece)
+                done += len(piece)
+                step("hashing", path.name, done, size)
         file = {
             "path": path.name,
             "digest": f"sha256:{hasher.hexdigest()}",

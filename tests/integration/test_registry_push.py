@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rkfleet.disk import PIECE_BYTES
 from rkfleet.errors import Invalid, PermissionDenied, Unauthenticated, Unavailable
 from rkfleet.packaging import CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, blob_of
+from rkfleet.registry_client import _Chunk
 from tests.support.registry import REPOSITORY, RegistryWorld, received_bytes
 
 CHUNK = 64 << 10
@@ -218,5 +220,19 @@ def test_who_is_not_known_or_not_allowed_is_told_so(world: RegistryWorld) -> Non
             async with world.caller(api, gateway) as outsider:
                 with pytest.raises((Unauthenticated, PermissionDenied)):
                     await outsider.find_blob(REPOSITORY, blob.digest)
+
+    asyncio.run(body())
+
+
+def test_a_body_that_nobody_reads_to_its_end_holds_no_file(tmp_path: Path) -> None:
+    """A request that breaks off leaves its body suspended until it is collected, in whatever order."""
+    file, _ = make_file(tmp_path, 2 * PIECE_BYTES)
+
+    async def body() -> None:
+        pieces = aiter(_Chunk(file, 0, 2 * PIECE_BYTES))
+        assert len(await anext(pieces)) == PIECE_BYTES
+        held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert str(file) not in held
+        assert b"".join([piece async for piece in pieces]) == file.read_bytes()[PIECE_BYTES:]
 
     asyncio.run(body())
