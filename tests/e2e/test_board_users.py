@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.model, pytest.mark.processes]
 SEED = int(os.environ.get("SEED", "20261125"))
 SECONDS = float(os.environ.get("SECONDS", "3"))
 USERS = int(os.environ.get("USERS", "10"))
+ANSWERS_TELLING = 100  # Of so many some repeat their user's own secret, about one in ten.
 TENANTS = ("ada", "bob", "cleo", "dan", "eve")
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "rknn"
@@ -232,6 +233,7 @@ def test_users_of_a_board_that_everything_happens_to_get_one_outcome_each_and_no
                 told = f"seed {SEED}: {dict(tally.outcomes)}, {len(board.strokes)} strokes, {len(runs_of(agent.log))} runs"
                 print(told)
                 assert tally.wrong == [], f"{told}\n" + "\n".join(tally.wrong[:10])
+                assert tally.own > 0 or tally.outcomes["answered"] < ANSWERS_TELLING, told
                 _metrics_add_up(tally, before, counted)
                 runs = runs_of(agent.log)
                 assert len(runs) > 10, told

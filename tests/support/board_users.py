@@ -11,6 +11,7 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ import httpx2
 from rkfleet.clock import SystemClock
 from tests.unit.test_images import data_url, picture
 
-WORD = re.compile(r"secret-of-([a-z]+)-\d+")  # With its number: a model that goes on from a secret may write "secret-of-the-dark".
+SECRET = re.compile(r"[0-9a-f]{16}")  # What a model writes by itself looks like a name at times, and never like one of these.
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 LEAVES_SHARE = 0.25  # Of requests, whose users leave before the end.
 PAUSE_SECONDS_MAX = 0.05
@@ -34,17 +35,23 @@ UNCOUNTED = frozenset(
 )  # fmt: skip
 
 
-def words_of_others(text: str, tenant: str) -> set[str]:
-    """Return the tenants other than this one whose secrets stand in a text."""
-    return {found for found in WORD.findall(text) if found != tenant}
+def tenants_in(text: str, secrets: Mapping[str, str]) -> set[str]:
+    """Return the tenants whose secrets, by secret, stand in a text."""
+    return {secrets[found] for found in SECRET.findall(text) if found in secrets}
 
 
 @dataclass
 class Tally:
-    """What became of requests: `outcomes` counts each once, `wrong` has a sentence for whatever must not be."""
+    """What became of requests: `outcomes` counts each once, `wrong` has a sentence for whatever must not be.
+
+    `secrets` has the tenant of everything that was said to be kept; `own` counts answers with a secret of whoever asked, which show that
+    one of somebody else would be seen.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict)
+    own: int = 0
 
     @property
     def sent(self) -> int:
@@ -74,7 +81,6 @@ class User:
         self.models = models
         self.chance = chance
         self.tally = tally
-        self.turns = 0
 
     async def run(self, url: str, until: asyncio.Event) -> None:
         """Ask until told to stop; the request in progress is ended as it ends."""
@@ -85,11 +91,16 @@ class User:
                 self.tally.outcomes[outcome] += 1
                 await SystemClock().sleep(self.chance.uniform(0, PAUSE_SECONDS_MAX if outcome == "answered" else FAULTS_PAUSE_SECONDS))
 
+    def secret(self) -> str:
+        """Return a new secret of the tenant; nobody can guess it."""
+        made = f"{self.chance.getrandbits(64):016x}"
+        self.tally.secrets[made] = self.tenant
+        return made
+
     def next(self) -> Ask:
         """Make up a request."""
         chance = self.chance
-        self.turns += 1
-        text = f"secret-of-{self.tenant}-{self.turns} " + "word " * chance.randrange(12)
+        text = f"secret-of-{self.tenant}-{self.secret()} " + "word " * chance.randrange(12)
         leaves = chance.uniform(0, 0.2) if chance.random() < LEAVES_SHARE else None
         model = chance.choice(self.models)
         messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
@@ -112,8 +123,8 @@ class User:
             case 4:
                 body |= {"stop": ["word", "secret"], "temperature": 0}
             case 5:
-                messages[:0] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"secret-of-{self.tenant}-0"},
-                                {"role": "assistant", "content": "Yes."}]  # fmt: skip
+                before = {"role": "user", "content": f"secret-of-{self.tenant}-{self.secret()}"}
+                messages[:0] = [{"role": "system", "content": "Be brief."}, before, {"role": "assistant", "content": "Yes."}]
             case 6:
                 return Ask(self.tenant, "/v1/embeddings", {"model": model, "input": [text, "more"]}, leaves)
             case 7:
@@ -139,7 +150,9 @@ class User:
         except httpx2.TransportError as error:
             return self._say(ask, f"the connection ended without an answer: {type(error).__name__} {error}", "lost")
         text = data.decode()
-        others = words_of_others(text, self.tenant)
+        heard = tenants_in(text, self.tally.secrets)
+        self.tally.own += self.tenant in heard
+        others = heard - {self.tenant}
         if others:
             self._say(ask, f"the answer has words of {others}: {text[:400]}", "leaked")
         if response.status_code != 200:

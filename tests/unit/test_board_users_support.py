@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from tests.support.board_users import words_of_others
+from tests.support.board_users import tenants_in
+
+SECRETS = {"0123456789abcdef": "ada", "fedcba9876543210": "cleo"}
 
 
-def test_a_secret_of_another_tenant_is_found_in_any_answer() -> None:
-    assert words_of_others('{"response": "secret-of-ada-17 word secret-of-cleo-1"}', "cleo") == {"ada"}
+def test_a_secret_is_found_in_any_answer() -> None:
+    text = '{"response": "secret-of-ada-0123456789abcdef word secret-of-cleo-fedcba9876543210"}'
+    assert tenants_in(text, SECRETS) == {"ada", "cleo"}
 
 
 def test_what_a_model_makes_up_from_a_secret_is_nobodys() -> None:
-    assert words_of_others('{"response": "secret-of-the-dark secret-of-cleo-12"}', "cleo") == set()
+    assert tenants_in("secret-of-the-dark secret-of-dun-3 secret-of-ada-1 0123456789abcdee", SECRETS) == set()
