@@ -21,7 +21,7 @@ from toolkit.tokens.open import open_tokenizer
 @pytest.mark.model
 @pytest.mark.timeout(600)
 def test_eight_bits_cost_the_sample_a_percent_at_most_and_grq_keeps_more_of_it_than_normal() -> None:
-    """The lines of docs/concepts/quantization.md with a star: all of both texts."""
+    """What docs/concepts/quantization.md promises: all of both texts."""
     source = open_model(asyncio.run(ensure_sample()))
     tokenizer = open_tokenizer(source)
     pieces = tokenize(read_samples(CALIBRATION)[1], tokenizer)
