@@ -75,8 +75,8 @@ class Broadcaster:
 
     def __init__(self, revision: int, floor: int, entries: Sequence[Entry]) -> None:
         self.revision = revision
-        self._floor: Final = floor
-        self._exact: Final = revision  # What was there before a change is known for changes after this revision only.
+        self._floor = floor
+        self._exact = revision  # What was there before a change is known for changes after this revision only.
         self._logs: Final[dict[ResourceName, _Log]] = {}
         self._closed = False
         for entry in entries:
@@ -113,6 +113,15 @@ class Broadcaster:
                 del log.entries[:gone]
                 for watch in log.watches:
                     watch.wake()
+
+    def restart(self, revision: int) -> None:
+        """Begin anew at `revision`: what led there is not known, so every open watch falls behind."""
+        self.revision = self._floor = self._exact = revision
+        for log in self._logs.values():
+            log.dropped = revision
+            log.entries.clear()
+            for watch in log.watches:
+                watch.wake()
 
     def since(self, resource: ResourceName, revision: int) -> Sequence[Entry]:
         """Return the changes of a resource after `revision`, each with what was there before.

@@ -134,9 +134,9 @@ def test_more_writes_than_may_wait_are_refused(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_settings_are_those_of_a_durable_store(tmp_path: Path) -> None:
-    from controller.store.sql.database import Database
+    from controller.store.sql.sqlite import SqliteDatabase
 
-    database = Database.open(tmp_path / "store.db")
+    database = SqliteDatabase.open(tmp_path / "store.db")
     connection = database._connect()
     assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
     assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"

@@ -12,7 +12,8 @@ import pytest
 
 from controller.store.base import Selection
 from controller.store.sql.compaction import COMPACT_EVENTS
-from controller.store.sql.database import Batch, Database
+from controller.store.sql.database import Batch
+from controller.store.sql.sqlite import SqliteDatabase
 from controller.store.sql.store import SqlStore
 from rkfleet.errors import Expired, FailedPrecondition, FleetError, Unavailable
 from rkfleet.kinds import KINDS
@@ -262,14 +263,14 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_commit_that_failed_and_is_there_after_all_is_told_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its caller was told that nobody knows; everybody else sees it before anything that comes later."""
-    real, failures = Database.commit, iter([True])
+    real, failures = SqliteDatabase.commit, iter([True])
 
-    def commit(database: Database, batch: Batch) -> None:
+    def commit(database: SqliteDatabase, batch: Batch) -> None:
         real(database, batch)
         if len(batch.entries) > 0 and next(failures, False):
             raise Unavailable("the answer of the disk was lost")
 
-    monkeypatch.setattr(Database, "commit", commit)
+    monkeypatch.setattr(SqliteDatabase, "commit", commit)
 
     async def use(store: SqlStore) -> None:
         with pytest.raises(Unavailable, match="was lost"):

@@ -36,6 +36,12 @@ class LogWindow:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def restart(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Forget what was kept for these events."""
+        self._kept.clear()
+        self._kept.extend(sizes)
+        self._bytes = sum(size for _, size in self._kept)
+
     def append(self, revision: int, size: int) -> None:
         """Note an event that was committed."""
         self._kept.append((revision, size))

@@ -1,100 +1,75 @@
-"""The one connection to the database file: opening it, reading everything once, and committing batches.
+"""The seam to the database: what the writer asks of SQLite and of PostgreSQL.
 
-In: a path, then batches of rows. Out: what the file holds, and commits that are durable when they return. Errors of the driver end here:
-they become Unavailable with a sentence for the operator, or FailedPrecondition where the file must not be used.
+One thread uses a `Database`. It writes in turns: `begin` opens a turn, in which nobody else writes, and tells what others wrote before it;
+`commit` makes the rows of one batch durable and ends the turn, `leave` ends it without. On SQLite the process has the file for itself, so
+nobody else ever wrote and a turn costs nothing. On PostgreSQL several controllers share the tables: a turn is a transaction that holds the
+one row of `counter`, so that revisions are taken, and become visible, in order.
 
-After an error the same connection goes on, for a reason: a commit whose fsync failed has left its frames in the write-ahead log, but the
-connection does not count them, and the next commit writes over them. A new connection would find them and bring the transaction back.
-Only where nothing can be undone a new connection is made; the writer then asks with `since` what became of its last commit.
-
-One thread at a time uses it. The settings are SQLite's for a server: write-ahead log, and `synchronous=FULL`, which means an fsync of
-the log in each commit.
+Errors of the drivers end in the implementations: they become Unavailable with a sentence for the operator, or FailedPrecondition where the
+database must not be used.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from controller.store.base import Item
 from controller.store.broadcaster import Entry
-from controller.store.sql import tables
-from controller.store.writes import item_of
-from rkfleet.errors import FailedPrecondition, FleetError, Unavailable
-from rkfleet.meta import Ref, ResourceName
+from rkfleet.meta import Ref
 
-__all__ = ["Batch", "Contents", "Database"]
-
-BUSY_MILLISECONDS: Final = 1_000  # Somebody with a sqlite3 shell holds the file; longer than a backup's step, shorter than a request.
-CHECKPOINT_PAGES: Final = 1_000  # SQLite's default: the log is copied into the file every 4 MB.
-JOURNAL_BYTES_MAX: Final = 64 << 20  # What a burst leaves of the write-ahead log on the disk.
-
-_SETTINGS: Final = (
-    f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
-    f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}",
-    "PRAGMA temp_store = MEMORY",
-)
-
-_objects, _events, _counter = tables.objects.c, tables.events.c, tables.counter.c
-
-_insert = sqlite.insert(tables.objects)
-_PUT: Final = _insert.on_conflict_do_update(
-    index_elements=["resource", "namespace", "name"],
-    set_={"uid": _insert.excluded.uid, "store_revision": _insert.excluded.store_revision, "body": _insert.excluded.body},
-)
-_REMOVE: Final = sa.delete(tables.objects).where(
-    _objects.resource == sa.bindparam("r"), _objects.namespace == sa.bindparam("ns"), _objects.name == sa.bindparam("n")
-)
-_LOG: Final = sa.insert(tables.events)
-_COMPACT: Final = sa.delete(tables.events).where(_events.store_revision <= sa.bindparam("floor"))
-_ADVANCE: Final = (
-    sa.update(tables.counter)
-    .where(_counter.id == 1, _counter.revision == sa.bindparam("base"))
-    .values(revision=sa.bindparam("top"), compacted_revision=sa.bindparam("floor"))
-)
-_SINCE: Final = sa.select(tables.events).where(_events.store_revision > sa.bindparam("base")).order_by(_events.store_revision)
+__all__ = ["Batch", "Contents", "Database", "Tail"]
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """Everything the file holds.
+    """Everything the database holds.
 
     Attributes:
         revision: Newest revision.
         floor: Events up to here are compacted.
         items: All objects.
         entries: The event log after `floor`, in order.
+        term: Term of the newest leader; 0 before the first.
     """
 
     revision: int
     floor: int
     items: Sequence[Item]
     entries: Sequence[Entry]
+    term: int = 0
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """What the database holds beyond what the asker knows.
+
+    Attributes:
+        entries: What was committed after the revision that was asked for, in order.
+        floor: Events up to here are compacted.
+        term: Term of the newest leader.
+        contents: Everything, where some of those entries are compacted already; `entries` is empty then.
+    """
+
+    entries: Sequence[Entry]
+    floor: int
+    term: int
+    contents: Contents | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):
     """Rows of one transaction.
 
     Attributes:
-        base: Revision that the batch was planned on; the commit is refused if the file has another.
+        base: Revision that the batch was planned on; the commit is refused if the database has another.
         revision: Newest revision after it.
         floor: Events up to here are compacted after it.
         compact: Whether `floor` moved.
         put: Objects that are there after it and changed.
         removed: Names of objects that are not there after it.
         entries: Events of it, in order.
+        base_term: Term of the leader that it was planned in; the commit is refused if the database has another.
+        term: Term of the leader after it.
     """
 
     base: int
@@ -104,200 +79,59 @@ class Batch(msgspec.Struct, frozen=True):
     put: Sequence[Item]
     removed: Sequence[Ref]
     entries: Sequence[Entry]
+    base_term: int = 0
+    term: int = 0
 
 
-class Database:
-    """A database file that is open; see the module. `open` is the way to one."""
+class Database(Protocol):
+    """An open database; see the module."""
 
-    def __init__(self, path: Path) -> None:
-        self._path: Final = path
-        self._engine: Final = sa.create_engine(
-            sa.URL.create("sqlite", database=str(path)), poolclass=NullPool, connect_args={"check_same_thread": False, "timeout": 0}
-        )
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin)
-        self._connection: sa.Connection | None = None
-
-    @classmethod
-    def open(cls, path: Path) -> Database:
-        """Open the file, make it if it is not there, and check that it is whole and ours.
-
-        Raises:
-            FailedPrecondition: It is damaged, no store, or written by a newer rkfleet.
-            Unavailable: The disk is full or refuses, or another program holds the file.
-        """
-        database = cls(path)
-        try:
-            with database._translated("be opened"):
-                database._check(database._connect())
-        except FleetError:
-            database.close()
-            raise
-        _sync_directory(path.parent)
-        return database
+    @property
+    def shared(self) -> bool:
+        """Whether other processes write to it."""
+        ...
 
     def load(self) -> Contents:
         """Read everything.
 
         Raises:
             FailedPrecondition: The contents contradict each other.
-            Unavailable: The file cannot be read.
+            Unavailable: It cannot be read.
         """
-        with self._translated("be read"):
-            connection = self._connect()
-            revision = connection.execute(sa.select(_counter.revision)).scalar_one()
-            items = [_item(row) for row in connection.execute(sa.select(tables.objects))]
-            connection.rollback()
-        floor, entries = self.since(0)
-        newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
-        if newest > revision:
-            raise FailedPrecondition(
-                f"{self._path} is damaged: it holds revision {newest} but counts only {revision}; restore a backup of it"
-            )
-        return Contents(revision, floor, items, entries)
+        ...
 
-    def since(self, revision: int) -> tuple[int, Sequence[Entry]]:
-        """Return up to where events are compacted, and those after `revision`, in order, without what was there before them.
+    def begin(self, revision: int, *, unsure: bool) -> Tail:
+        """Begin a turn and return what was committed after `revision`.
+
+        Args:
+            revision: Newest revision that the caller knows.
+            unsure: The caller's last commit failed, and nobody knows whether it is there; what this returns of it is durable.
 
         Raises:
-            Unavailable: The file cannot be read.
+            Unavailable: There is no turn to be had.
         """
-        with self._translated("be read"):
-            connection = self._connect()
-            floor = connection.execute(sa.select(_counter.compacted_revision)).scalar_one()
-            entries = [Entry(row.store_revision, row.type, _item(row), None) for row in connection.execute(_SINCE, {"base": revision})]
-            connection.rollback()
-        return floor, entries
+        ...
+
+    def tail(self, revision: int) -> Tail:
+        """Return what was committed after `revision`, outside of a turn.
+
+        Raises:
+            Unavailable: It cannot be read.
+        """
+        ...
 
     def commit(self, batch: Batch) -> None:
-        """Write the rows of a batch; they are on the disk when this returns.
+        """Write the rows of a batch and end the turn; they are durable when this returns.
 
         Raises:
-            Unavailable: They were not written, or nobody knows: ask `since(batch.base)`.
+            Unavailable: They were not written, or nobody knows: the next `begin` tells.
         """
-        with self._translated("be written"):
-            connection = self._connect()
-            with connection.begin():
-                advanced = connection.execute(_ADVANCE, {"base": batch.base, "top": batch.revision, "floor": batch.floor})
-                if advanced.rowcount != 1:
-                    raise Unavailable(f"{self._path} was changed by another program since revision {batch.base}")
-                if batch.put:
-                    connection.execute(_PUT, [_object_row(item) for item in batch.put])
-                if batch.removed:
-                    connection.execute(_REMOVE, [{"r": ref.resource, "ns": ref.namespace, "n": ref.name} for ref in batch.removed])
-                if batch.entries:
-                    connection.execute(_LOG, [_event_row(entry) for entry in batch.entries])
-                if batch.compact:
-                    connection.execute(_COMPACT, {"floor": batch.floor})
+        ...
+
+    def leave(self) -> None:
+        """End a turn that wrote nothing."""
+        ...
 
     def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            with contextlib.suppress(SQLAlchemyError):
-                self._connection.close()
-            self._connection = None
-        self._engine.dispose()
-
-    def _connect(self) -> sa.Connection:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return self._connection
-
-    def _check(self, connection: sa.Connection) -> None:
-        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-        if found != "ok":
-            raise FailedPrecondition(f"{self._path} is damaged ({found}); restore a backup of it")
-        connection.rollback()
-        names = set(sa.inspect(connection).get_table_names())
-        connection.rollback()
-        if not names:
-            with connection.begin():
-                tables.METADATA.create_all(connection)
-                first = {"id": 1, "schema_version": tables.SCHEMA_VERSION, "revision": 0, "compacted_revision": 0}
-                connection.execute(sa.insert(tables.counter), first)
-            return
-        if tables.counter.name not in names:
-            raise FailedPrecondition(f"{self._path} is a database of another program (tables {', '.join(sorted(names)[:5])})")
-        version = connection.execute(sa.select(_counter.schema_version)).scalar_one()
-        connection.rollback()
-        if version != tables.SCHEMA_VERSION:
-            raise FailedPrecondition(
-                f"{self._path} has schema version {version}, this rkfleet knows {tables.SCHEMA_VERSION}: it was written by"
-                " another release; install that release or a newer one, or restore a backup from before the upgrade"
-            )
-
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        """Turn the driver's errors into ours, and leave no transaction open after one."""
-        try:
-            yield
-        except DBAPIError as error:
-            self._undo()
-            raise _translate(error, self._path, what) from error
-        except msgspec.MsgspecError as error:
-            self._undo()
-            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); restore a backup of it") from error
-        except FleetError:
-            self._undo()
-            raise
-
-    def _undo(self) -> None:
-        if self._connection is None:
-            return
-        try:
-            self._connection.rollback()
-            raw: Any = self._connection.connection.driver_connection
-            raw.rollback()  # What SQLAlchemy does not know of: a COMMIT that failed half way.
-        except (SQLAlchemyError, sqlite3.Error):
-            self.close()
-
-
-def _item(row: Any) -> Item:
-    return item_of(Ref(ResourceName(row.resource), row.namespace, row.name), row.uid, row.store_revision, row.body)
-
-
-def _object_row(item: Item) -> dict[str, Any]:
-    ref = item.ref
-    return {
-        "resource": ref.resource,
-        "namespace": ref.namespace,
-        "name": ref.name,
-        "uid": item.uid,
-        "store_revision": int(item.resource_version),
-        "body": item.body,
-    }
-
-
-def _event_row(entry: Entry) -> dict[str, Any]:
-    return {**_object_row(entry.item), "type": entry.type}
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # `_begin` says when; the driver's own transactions start too late.
-    for setting in _SETTINGS:
-        connection.execute(setting)
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the name of a new file durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _translate(error: DBAPIError, path: Path, what: str) -> FleetError:
-    name = getattr(error.orig, "sqlite_errorname", "") or type(error.orig).__name__
-    reason = str(error.orig)
-    if name == "SQLITE_FULL" or "disk is full" in reason:
-        return Unavailable(f"{path} cannot {what}: the disk is full; free space on its file system and it goes on by itself", reason=name)
-    if name in ("SQLITE_BUSY", "SQLITE_LOCKED"):
-        return Unavailable(f"{path} cannot {what}: another program holds it locked", reason=name)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return FailedPrecondition(f"{path} cannot {what}: it is damaged or no database ({reason}); restore a backup of it", reason=name)
-    return Unavailable(f"{path} cannot {what}: {reason} ({name})", reason=name)
+        """Close the database."""
+        ...

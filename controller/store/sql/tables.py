@@ -24,6 +24,8 @@ counter: Final = Table(
     Column("schema_version", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("compacted_revision", BigInteger, nullable=False),
+    Column("leader_term", BigInteger, nullable=False, server_default="0"),
+    Column("fleet_id", Text, nullable=False, server_default=""),
 )
 
 objects: Final = Table(

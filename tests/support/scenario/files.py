@@ -22,10 +22,11 @@ from pathlib import Path
 from controller.store.base import Item
 from controller.store.broadcaster import Entry
 from controller.store.sql.compaction import LogWindow
-from controller.store.sql.database import Batch, Contents, Database
+from controller.store.sql.database import Batch, Contents, Tail
+from controller.store.sql.sqlite import SqliteDatabase
 from controller.store.sql.store import SqlStore
 from controller.store.sql.writer import BATCH_WRITES_MAX, Pending, Writer
-from rkfleet.errors import FleetError, Unavailable
+from rkfleet.errors import Unavailable
 from rkfleet.kinds import KINDS
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
@@ -133,8 +134,15 @@ class MemoryFile:
         entries = [Entry(one.revision, one.type, one.item, None) for one in self._entries]
         return Contents(self._revision, self._floor, [self._items[ref] for ref in sorted(self._items)], entries)
 
-    def since(self, revision: int) -> tuple[int, Sequence[Entry]]:
-        return self._floor, [Entry(one.revision, one.type, one.item, None) for one in self._entries if one.revision > revision]
+    def begin(self, revision: int, *, unsure: bool) -> Tail:
+        return self.tail(revision) if unsure else Tail((), self._floor, 0)
+
+    def tail(self, revision: int) -> Tail:
+        entries = [Entry(one.revision, one.type, one.item, None) for one in self._entries if one.revision > revision]
+        return Tail(entries, self._floor, 0)
+
+    def leave(self) -> None:
+        pass
 
     def commit(self, batch: Batch) -> None:
         if batch.base != self._revision:
@@ -162,7 +170,7 @@ class StoreFile:
         committed: Called with what a commit changed, after it is durable and before anybody is told.
     """
 
-    def __init__(self, file: Database | MemoryFile) -> None:
+    def __init__(self, file: SqliteDatabase | MemoryFile) -> None:
         self.file = file
         self.full = False
         self.full_at = -1e9  # When a write was refused last.
@@ -171,11 +179,19 @@ class StoreFile:
         self.on_kill: Callable[[], None] = lambda: None
         self.committed: Callable[[Sequence[Entry]], None] = lambda entries: None
 
+    shared = False
+
     def load(self) -> Contents:
         return self.file.load()
 
-    def since(self, revision: int) -> tuple[int, Sequence[Entry]]:
-        return self.file.since(revision)
+    def begin(self, revision: int, *, unsure: bool) -> Tail:
+        return self.file.begin(revision, unsure=unsure)
+
+    def tail(self, revision: int) -> Tail:
+        return self.file.tail(revision)
+
+    def leave(self) -> None:
+        self.file.leave()
 
     def commit(self, batch: Batch) -> None:
         if self.full:
@@ -217,15 +233,10 @@ class _InlineWriter(Writer):
 
     def _step(self) -> None:
         self._due = False
-        if self._trouble:
-            self._catch_up()
-        plan = self._take()
         try:
-            self._commit(plan)
+            self.turn()
         except Killed:
             return
-        except FleetError as error:
-            self._fail(plan, error.message)
         if self._waiting:
             self._later(self._chance.uniform(*COMMIT_SECONDS))
         elif self._trouble:

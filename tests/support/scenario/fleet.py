@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from controller.outages import Outages
 from controller.store.base import Item
-from controller.store.sql.database import Database
+from controller.store.sql.sqlite import SqliteDatabase
 from controller.trust.binding import Binding
 from rkfleet.clock import format_time
 from rkfleet.errors import AlreadyExists, FleetError, NotFound
@@ -85,7 +85,7 @@ class Fleet:
         self.network = Network(loop, self.fleet_id)
         self.network.heard = self._heard
         self.registry = Registry(self)
-        self.store_file = StoreFile(Database.open(self._sqlite) if self._sqlite else MemoryFile())
+        self.store_file = StoreFile(SqliteDatabase.open(self._sqlite) if self._sqlite else MemoryFile())
         self.store_file.committed = self.promises.committed
         self.store_file.now = loop.time
         self.outages = Outages(directory / "outages")
@@ -153,7 +153,7 @@ class Fleet:
         name = f"c-{self._starts}"
         self.say("controller", f"starts ({name})")
         if self._sqlite and self._starts > 1:
-            self.store_file.file = Database.open(self._sqlite)
+            self.store_file.file = SqliteDatabase.open(self._sqlite)
         self.store_file.kill = None
         self.store_file.on_kill = lambda: self.kill_controller("dies around a commit")
         process = Process(name, self.loop, random.Random(f"{self.seed} controller {self._starts}"))
