@@ -113,8 +113,12 @@ class PostgresDatabase:
         self.backend_pid = 0  # Of the server's process for this connection; it signs the notifications that are our own.
 
     @classmethod
-    def open(cls, url: str) -> PostgresDatabase:
+    def open(cls, url: str, fleet: str = "") -> PostgresDatabase:
         """Connect, make the tables if there are none, and check that they are ours.
+
+        Args:
+            url: Of the database.
+            fleet: The fleet and its keys, which everybody who uses the database must have; empty to ask nobody.
 
         Raises:
             FailedPrecondition: The database is another program's, was written by a newer rkfleet, or cannot hold our text.
@@ -124,7 +128,7 @@ class PostgresDatabase:
         database = cls(address_of(url))
         try:
             with database._translated("be opened"):
-                database._check(database._connect())
+                database._check(database._connect(), fleet)
         except FleetError:
             database.close()
             raise
@@ -231,7 +235,7 @@ class PostgresDatabase:
             )
         return Contents(counter.revision, counter.compacted_revision, items, entries, counter.leader_term)
 
-    def _check(self, connection: sa.Connection) -> None:
+    def _check(self, connection: sa.Connection, fleet: str) -> None:
         cursor = self._cursor()
         settings: Any = cursor.execute("SELECT current_setting('server_encoding') AS e, current_setting('fsync') AS f").fetchone()
         encoding, fsync = settings
@@ -248,7 +252,15 @@ class PostgresDatabase:
         elif tables.counter.name not in names:
             raise FailedPrecondition(f"{self._name} is used by another program (tables {', '.join(sorted(names)[:5])})")
         version = connection.execute(sa.select(tables.counter.c.schema_version)).scalar_one()
+        if fleet:
+            cursor.execute("UPDATE counter SET fleet_id = %s WHERE fleet_id = ''", (fleet,))
+        owner = connection.execute(sa.select(tables.counter.c.fleet_id)).scalar_one()
         cursor.execute("COMMIT")
+        if fleet and owner != fleet:
+            raise FailedPrecondition(
+                f"{self._name} belongs to a fleet with other keys ({owner}; here {fleet}): give this controller the directory pki/ of the"
+                " controllers that use the database"
+            )
         if version != tables.SCHEMA_VERSION:
             raise FailedPrecondition(
                 f"{self._name} has schema version {version}, this rkfleet knows {tables.SCHEMA_VERSION}: it was written by"
