@@ -213,8 +213,8 @@ def refused(path: Path, error: type[FleetError], why: str) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     opened(path, create_three)
-    execute(path, "UPDATE counter SET schema_version = 2")
-    refused(path, FailedPrecondition, "schema version 2, this rkfleet knows 1")
+    execute(path, "UPDATE counter SET schema_version = 3")
+    refused(path, FailedPrecondition, "schema version 3, this rkfleet knows 2: a newer release wrote it")
     assert rows(path, "SELECT count(*) FROM objects") == [(2,)]
 
 

@@ -28,7 +28,7 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from controller.store.sql import tables
+from controller.store.sql import schema
 from controller.store.sql.database import Batch, Contents, Tail
 from controller.store.sql.rows import entry_of, event_row, item_from, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Invalid, Unavailable
@@ -240,20 +240,11 @@ class PostgresDatabase:
         if fsync != "on":
             _log.warning("%s runs with fsync = %s: a crash of its machine loses what was acknowledged", self._name, fsync)
         cursor.execute(f"BEGIN; SELECT pg_advisory_xact_lock({START_LOCK})")
-        names = set(sa.inspect(connection).get_table_names())
-        if not names:
-            tables.METADATA.create_all(connection)
-            first = {"id": 1, "schema_version": tables.SCHEMA_VERSION, "revision": 0, "compacted_revision": 0}
-            connection.execute(sa.insert(tables.counter), first)
-        elif tables.counter.name not in names:
-            raise FailedPrecondition(f"{self._name} is used by another program (tables {', '.join(sorted(names)[:5])})")
-        version = connection.execute(sa.select(tables.counter.c.schema_version)).scalar_one()
+        schema.prepare(connection, self._announce, name=self._name)
         cursor.execute("COMMIT")
-        if version != tables.SCHEMA_VERSION:
-            raise FailedPrecondition(
-                f"{self._name} has schema version {version}, this rkfleet knows {tables.SCHEMA_VERSION}: it was written by"
-                " another release; install that release or a newer one, or restore a backup from before the upgrade"
-            )
+
+    def _announce(self, version: int) -> None:
+        _log.warning("migrating %s to schema version %d; a copy from before it is what pg_dump made of it", self._name, version)
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
