@@ -28,9 +28,9 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from controller.store.sql import schema
+from controller.store.sql import integrity, schema
 from controller.store.sql.database import Batch, Contents, Tail
-from controller.store.sql.rows import entry_of, event_row, item_from, object_row
+from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Invalid, Unavailable
 
 __all__ = ["CHANNEL", "CONNECT", "PostgresDatabase", "address_of", "translated"]
@@ -220,15 +220,11 @@ class PostgresDatabase:
         if own:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         counter: Any = cursor.execute("SELECT revision, compacted_revision, leader_term FROM counter WHERE id = 1").fetchone()
-        items = [item_from(row) for row in cursor.execute(f"SELECT {_COLUMNS} FROM objects")]  # noqa: S608 (constants)
+        items = integrity.checked_items(cursor.execute(f"SELECT {_COLUMNS} FROM objects"), self._name)  # noqa: S608 (constants)
         entries = [entry_of(row) for row in cursor.execute(_EVENTS, (0,))]
         if own:
             cursor.execute("COMMIT")
-        newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
-        if newest > counter.revision:
-            raise FailedPrecondition(
-                f"{self._name} is damaged: it holds revision {newest} but counts only {counter.revision}; restore a backup of it"
-            )
+        integrity.checked_revision(counter.revision, items, entries, self._name)
         return Contents(counter.revision, counter.compacted_revision, items, entries, counter.leader_term)
 
     def _check(self, connection: sa.Connection) -> None:
@@ -288,7 +284,7 @@ def translated(name: str, what: str) -> Iterator[None]:
     except psycopg.Error as error:
         raise _named(error, name, what) from error
     except msgspec.MsgspecError as error:
-        raise FailedPrecondition(f"{name} is damaged: an object cannot be read ({error}); restore a backup of it") from error
+        raise FailedPrecondition(f"{name} is damaged: an object cannot be read ({error}); restore a backup of it (pg_restore)") from error
 
 
 def _named(error: BaseException, name: str, what: str) -> FleetError:

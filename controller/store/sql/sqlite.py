@@ -27,9 +27,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from controller.store.sql import copying, schema, tables
+from controller.store.sql import copying, integrity, schema, tables
 from controller.store.sql.database import Batch, Contents, Tail
-from controller.store.sql.rows import entry_of, event_row, item_from, object_row
+from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Unavailable
 
 __all__ = ["SqliteDatabase"]
@@ -107,14 +107,10 @@ class SqliteDatabase:
         with self._translated("be read"):
             connection = self._connect()
             revision = connection.execute(sa.select(_counter.revision)).scalar_one()
-            items = [item_from(row) for row in connection.execute(sa.select(tables.objects))]
+            items = integrity.checked_items(connection.execute(sa.select(tables.objects)), str(self._path))
             connection.rollback()
         tail = self.tail(0)
-        newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in tail.entries[-1:])), default=0)
-        if newest > revision:
-            raise FailedPrecondition(
-                f"{self._path} is damaged: it holds revision {newest} but counts only {revision}; restore a backup of it"
-            )
+        integrity.checked_revision(revision, items, tail.entries, str(self._path))
         self._kept = Tail((), tail.floor, 0)
         return Contents(revision, tail.floor, items, tail.entries)
 
@@ -175,7 +171,7 @@ class SqliteDatabase:
     def _check(self, connection: sa.Connection) -> None:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if found != "ok":
-            raise FailedPrecondition(f"{self._path} is damaged ({found}); restore a backup of it")
+            raise FailedPrecondition(f"{self._path} is damaged ({found}); {integrity.RESTORE}")
         connection.rollback()
         with connection.begin():
             schema.prepare(connection, self._keep, name=str(self._path))
@@ -196,7 +192,7 @@ class SqliteDatabase:
             raise _translate(error, self._path, what) from error
         except msgspec.MsgspecError as error:
             self._undo()
-            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); restore a backup of it") from error
+            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); {integrity.RESTORE}") from error
         except FleetError:
             self._undo()
             raise
@@ -239,5 +235,5 @@ def _translate(error: DBAPIError, path: Path, what: str) -> FleetError:
     if name in ("SQLITE_BUSY", "SQLITE_LOCKED"):
         return Unavailable(f"{path} cannot {what}: another program holds it locked", reason=name)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return FailedPrecondition(f"{path} cannot {what}: it is damaged or no database ({reason}); restore a backup of it", reason=name)
+        return FailedPrecondition(f"{path} cannot {what}: it is damaged or no database ({reason}); {integrity.RESTORE}", reason=name)
     return Unavailable(f"{path} cannot {what}: {reason} ({name})", reason=name)
