@@ -264,6 +264,8 @@ def test_an_object_that_is_no_json_is_refused(tmp_path: Path) -> None:
             "UPDATE objects SET body = CAST(replace(body, '}', ']') AS BLOB)",
             "a cannot be read: .*; object models.rkfleet.dev/default/c cannot",
         ),
+        ("UPDATE objects SET body = CAST(replace(body, 'name', x'ff') AS BLOB) WHERE name = 'a'", "a cannot be read: .*utf-8"),
+        ("UPDATE events SET body = CAST(replace(body, 'name', x'ff') AS BLOB)", "cannot be read .*utf-8"),
         ("UPDATE counter SET revision = 2", "it holds revision 4 but counts only 2"),
     ],
 )

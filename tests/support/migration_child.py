@@ -8,40 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import sqlite3
 import sys
 from pathlib import Path
-from sqlite3 import dbapi2
-from typing import Any
 
 import alembic.command
 import alembic.config
 
 from controller.store.sql.sqlite import SqliteDatabase
+from tests.support.killing import die_before
 
 assert alembic.command is not None  # Imported before the forks, so that each of them is quick.
 assert alembic.config is not None
-
-
-def die_before(number: int) -> None:
-    left = number
-
-    def step(*_: object) -> None:
-        nonlocal left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-
-    connect = dbapi2.connect
-
-    def connected(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-        connection = connect(*args, **kwargs)
-        connection.set_trace_callback(step)
-        return connection
-
-    sqlite3.connect = dbapi2.connect = connected  # type: ignore[assignment]
-    sys.addaudithook(lambda event, _: step() if event in ("os.rename", "os.remove") else None)
 
 
 def main() -> None:

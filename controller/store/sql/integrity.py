@@ -7,7 +7,7 @@ of one thing and half of another are found here, before a board is told to do wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ from controller.store.broadcaster import Entry
 from rkfleet.errors import FailedPrecondition
 from rkfleet.meta import Ref, ResourceName
 
-__all__ = ["RESTORE", "checked_items", "checked_revision"]
+__all__ = ["RESTORE", "checked_items", "checked_revision", "newest_of"]
 
 RESTORE: Final = "restore a backup of it: rkfleet controller restore --data-dir DIR --from FILE"
 FAULTS_SHOWN_MAX: Final = 5  # Enough to see whether it is one object or all of them.
@@ -38,17 +38,16 @@ class _Object(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Object).decode
 
 
-def checked_items(rows: Iterable[Any], name: str) -> list[Item]:
-    """Return the items of all rows of `objects`.
+def checked_items(rows: Iterable[Any], name: str) -> Iterator[Item]:
+    """Yield the items of all rows of `objects`.
 
     Args:
         rows: With the columns of the table as attributes.
         name: What messages call the database.
 
     Raises:
-        FailedPrecondition: Some cannot be read, or are not what their rows say; the first of them are named.
+        FailedPrecondition: After the last row, if some cannot be read, or are not what their rows say; the first of them are named.
     """
-    items: list[Item] = []
     faults: list[str] = []
     count = 0
     for row in rows:
@@ -56,28 +55,31 @@ def checked_items(rows: Iterable[Any], name: str) -> list[Item]:
         try:
             metadata = _decode(row.body).metadata
             fault = _fault(row, metadata)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             metadata, fault = _Metadata(""), f"cannot be read: {error}"
         if fault:
             count += 1
             if count <= FAULTS_SHOWN_MAX:
                 faults.append(f"object {ref} {fault}")
-        items.append(Item(ref, row.uid, str(row.store_revision), metadata.labels, row.body))
+        yield Item(ref, row.uid, str(row.store_revision), metadata.labels, row.body)
     if count:
         more = f" and {count - FAULTS_SHOWN_MAX} more" if count > FAULTS_SHOWN_MAX else ""
         raise FailedPrecondition(f"{name} is damaged: {'; '.join(faults)}{more}; {RESTORE}")
-    return items
 
 
-def checked_revision(revision: int, items: Sequence[Item], entries: Sequence[Entry], name: str) -> None:
-    """Check that nothing is newer than what the counter counts.
+def checked_revision(revision: int, newest: int, name: str) -> None:
+    """Check that the newest revision that is stored is not above what the counter counts.
 
     Raises:
         FailedPrecondition: Something is: the next writes would take revisions a second time.
     """
-    newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
     if newest > revision:
         raise FailedPrecondition(f"{name} is damaged: it holds revision {newest} but counts only {revision}; {RESTORE}")
+
+
+def newest_of(items: Iterable[Item], entries: Sequence[Entry]) -> int:
+    """Return the newest revision of objects and of a log in order; 0 without any."""
+    return max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
 
 
 def _fault(row: Any, metadata: _Metadata) -> str:

@@ -30,6 +30,7 @@ from sqlalchemy.pool import NullPool
 
 from controller.store.sql import integrity, schema
 from controller.store.sql.database import Batch, Contents, Tail
+from controller.store.sql.jump import jump
 from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Invalid, Unavailable
 
@@ -130,6 +131,21 @@ class PostgresDatabase:
             raise
         return database
 
+    def jump(self) -> int:
+        """Move the counter ahead after a restore (see `controller.store.sql.jump`), wake every controller, and return it.
+
+        Raises:
+            FailedPrecondition: There is no room above.
+            Unavailable: The server does not answer, or refuses.
+        """
+        with self._translated("be written"):
+            cursor = self._cursor()
+            cursor.execute(_BEGIN)
+            revision = jump(self._connect())
+            cursor.execute(f"NOTIFY {CHANNEL}")
+            cursor.execute("COMMIT")
+            return revision
+
     def load(self) -> Contents:
         """See `Database.load`."""
         with self._translated("be read"):
@@ -220,11 +236,11 @@ class PostgresDatabase:
         if own:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         counter: Any = cursor.execute("SELECT revision, compacted_revision, leader_term FROM counter WHERE id = 1").fetchone()
-        items = integrity.checked_items(cursor.execute(f"SELECT {_COLUMNS} FROM objects"), self._name)  # noqa: S608 (constants)
+        items = list(integrity.checked_items(cursor.execute(f"SELECT {_COLUMNS} FROM objects"), self._name))  # noqa: S608 (constants)
         entries = [entry_of(row) for row in cursor.execute(_EVENTS, (0,))]
         if own:
             cursor.execute("COMMIT")
-        integrity.checked_revision(counter.revision, items, entries, self._name)
+        integrity.checked_revision(counter.revision, integrity.newest_of(items, entries), self._name)
         return Contents(counter.revision, counter.compacted_revision, items, entries, counter.leader_term)
 
     def _check(self, connection: sa.Connection) -> None:
@@ -283,7 +299,7 @@ def translated(name: str, what: str) -> Iterator[None]:
         raise _named(error.orig or error, name, what) from error
     except psycopg.Error as error:
         raise _named(error, name, what) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"{name} is damaged: an object cannot be read ({error}); restore a backup of it (pg_restore)") from error
 
 

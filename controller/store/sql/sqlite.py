@@ -107,10 +107,10 @@ class SqliteDatabase:
         with self._translated("be read"):
             connection = self._connect()
             revision = connection.execute(sa.select(_counter.revision)).scalar_one()
-            items = integrity.checked_items(connection.execute(sa.select(tables.objects)), str(self._path))
+            items = list(integrity.checked_items(connection.execute(sa.select(tables.objects)), str(self._path)))
             connection.rollback()
         tail = self.tail(0)
-        integrity.checked_revision(revision, items, tail.entries, str(self._path))
+        integrity.checked_revision(revision, integrity.newest_of(items, tail.entries), str(self._path))
         self._kept = Tail((), tail.floor, 0)
         return Contents(revision, tail.floor, items, tail.entries)
 
@@ -190,7 +190,7 @@ class SqliteDatabase:
         except DBAPIError as error:
             self._undo()
             raise _translate(error, self._path, what) from error
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._undo()
             raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); {integrity.RESTORE}") from error
         except FleetError:
