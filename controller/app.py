@@ -1,8 +1,10 @@
 """The controller, wired: the only file that knows every part, and the only one that makes clocks, ids, randomness and listeners.
 
-In: a `Config`. Out: a process that serves the API, holds the boards' sessions and runs the loops until it is cancelled. Order: certificates
-and tokens first (the registry waits for them), then the store, then what works on it, then the listeners, so that nobody is let in before
-there is somebody to answer.
+In: a `Config`. Out: a process that serves the API and, while it leads, holds the boards' sessions and runs the loops (`leader.py`), until
+it is cancelled. Order: certificates and tokens first (the registry waits for them), then the store, then what works on it, then the
+listeners, so that nobody is let in before there is somebody to answer.
+
+A controller whose store is a file leads from the start. Those that share a database elect one of them.
 """
 
 from __future__ import annotations
@@ -15,38 +17,39 @@ import random
 import socket
 import sys
 import uuid
+from contextlib import AbstractContextManager
 from typing import Final
 from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
 from controller.api.app import create_api
 from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
+from controller.api.logs import Ask
 from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.api.renewals import Renewals
 from controller.api.samples import sample_routes
 from controller.config import Config
+from controller.election import LEASE_NAMESPACE, Election
+from controller.leader import Leader
 from controller.machinery.collection import gentle_collection, put_aside
-from controller.machinery.events import EventRecorder
 from controller.machinery.loop_lag import watch_loop_lag
-from controller.machinery.manager import Manager
 from controller.outages import Outages
-from controller.reconcilers.act import Applier
-from controller.reconcilers.assignment import AssignmentMinter
-from controller.reconcilers.loops import Loops, add_loops
-from controller.sessions.hub import Hub
-from controller.sessions.seams import Seams
-from controller.sessions.servicer import serve_sessions
+from controller.store.base import Store
 from controller.store.sql.store import SqlStore
 from controller.trust.pki import Pki
-from controller.trust.pull_tokens import GrantIssuer, OwnTokens, TokenSigner
+from controller.trust.pull_tokens import OwnTokens, TokenSigner
 from controller.trust.served import follow_certificate
 from controller.trust.tokens import Tokens
 from rkfleet import __version__
 from rkfleet.client import Cluster
 from rkfleet.clock import Clock, SystemClock
+from rkfleet.errors import Unavailable
 from rkfleet.kinds import KINDS
+from rkfleet.metric_names import CONTROLLER_LEADER
 from rkfleet.metrics import Metrics
 from rkfleet.ops import Tls, ops_app, serve_asgi
 from rkfleet.registry_client import RegistryClient
@@ -79,8 +82,10 @@ async def run(config: Config) -> None:
     signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(gentle_collection())
-        store = await stack.enter_async_context(SqlStore.open(config.data_dir / "store.db", KINDS, metrics=metrics))
-        await ensure_namespace(store, DEFAULT_NAMESPACE, clock=clock, ids=_new_id)
+        place = config.database_url or config.data_dir / "store.db"
+        store = await stack.enter_async_context(SqlStore.open(place, KINDS, fleet=pki.fingerprint, metrics=metrics))
+        for namespace in (DEFAULT_NAMESPACE, LEASE_NAMESPACE) if config.database_url else (DEFAULT_NAMESPACE,):
+            await ensure_namespace(store, namespace, clock=clock, ids=_new_id)
         registry_tls = Cluster(config.registry_url, pki.ca_pem("servers")).ssl_context()
         registry = await stack.enter_async_context(RegistryClient(config.registry_url, registry_tls, OwnTokens(signer), clock))
         program = _Program(
@@ -109,7 +114,7 @@ def _ensure_kubeconfig(config: Config, pki: Pki, tokens: Tokens) -> None:
 
 
 class _Program:
-    """The parts that work on the store, and the listeners in front of them."""
+    """The API in front of the store, and the work of the leader behind it."""
 
     def __init__(
         self,
@@ -130,91 +135,33 @@ class _Program:
         self._tokens: Final = tokens
         self._signer: Final = signer
         self._store: Final = store
+        self._registry: Final = registry
         self._outages: Final = Outages(config.data_dir / "outages")
         self._random: Final = random.Random()  # noqa: S311 (jitter)
         self._stopping: Final = asyncio.Event()
-        self._events: Final = EventRecorder(store, clock, _new_id, metrics=metrics)
-        self._manager: Final = Manager(clock=clock, random=self._random, metrics=metrics)
-        applier = Applier(store, clock, _new_id, self._events)
-        minter = AssignmentMinter(store, applier)
-        seams = Seams(
-            store=store,
-            clock=clock,
-            jitter=self._random,
-            new_uid=_new_id,
-            minter=minter,
-            issuer=GrantIssuer(signer, config.registry_url, lambda board: self._hub.assignment_of(board)),  # noqa: PLW0108 (made below)
-            tokens=tokens,
-            record=self._events.record,
-            metrics=metrics,
-            on_presence=lambda board: self._loops.wake_board(board),  # noqa: PLW0108 (made below)
-            samples=self._outages,
-        )
-        self._hub: Final = Hub(fleet_id=pki.fleet_id, controller=f"{socket.gethostname()}-{os.getpid()}", seams=seams)
-        self._loops: Final[Loops] = add_loops(
-            self._manager,
+        self._identity: Final = f"{socket.gethostname()}-{os.getpid()}"
+        self._leader: Leader | None = None
+        self._election: Final = Election(
             store,
-            KINDS,
             clock=clock,
-            random=self._random,
-            applier=applier,
-            minter=minter,
-            sessions=self._hub,
-            offers=self._hub,
-            identities=self._hub,
-            blobs=registry,
-            metrics=metrics,
+            ids=_new_id,
+            identity=f"{self._identity}-{_new_id()[:8]}",
+            chance=self._random,
+            lease_seconds=config.lease_seconds,
         )
 
     async def serve(self, stack: contextlib.AsyncExitStack) -> None:
-        """Open the listeners and run the loops until cancelled."""
+        """Open the listeners, and lead when it is this controller's turn, until cancelled."""
         config = self._config
-        session_address = f"{config.advertise_host}:{config.grpc_port}"
-        enrollment = Enrollment(
-            pki=self._pki,
-            tokens=self._tokens,
-            store=self._store,
-            clock=self._clock,
-            new_uid=_new_id,
-            session_address=session_address,
-        )
-        renewals = Renewals(
-            pki=self._pki,
-            tokens=self._tokens,
-            store=self._store,
-            clock=self._clock,
-            metrics=self._metrics,
-            session_address=session_address,
-        )
-        api = create_api(
-            store=self._store,
-            registry=KINDS,
-            admission=Admission(KINDS),
-            identify=self._tokens.identify,
-            clock=self._clock,
-            ids=_new_id,
-            metrics=self._metrics,
-            stopping=self._stopping,
-            version=__version__,
-            open_log=self._hub.open_log,
-            extra_routes=[
-                *enrollment.routes(),
-                *renewals.routes(),
-                *sample_routes(self._tokens.identify, self._store, self._outages),
-                *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
-            ],
-        )
         certificate, key = self._pki.server_files("controller")
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
-        listener = await stack.enter_async_context(serve_asgi(api, config.host, config.api_port, tls=Tls(certificate, key)))
+        listener = await stack.enter_async_context(serve_asgi(self._api(), config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
-        await stack.enter_async_context(serve_sessions(self._hub, self._pki, config.host, config.grpc_port, self._metrics))
         _log.info("serving", extra={"api_port": config.api_port, "grpc_port": config.grpc_port, "fleet": self._pki.fleet_id})
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(put_aside(self._clock))
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
-            tasks.create_task(self._events.run())
-            tasks.create_task(self._manager.run())
+            tasks.create_task(self._election.run(self._lead) if config.database_url else self._work(self._store))
             tasks.create_task(
                 follow_certificate(
                     certificate,
@@ -226,6 +173,77 @@ class _Program:
                 )
             )
 
+    def _api(self) -> ASGIApp:
+        config = self._config
+        enrollment = Enrollment(
+            pki=self._pki,
+            tokens=self._tokens,
+            store=self._store,
+            clock=self._clock,
+            new_uid=_new_id,
+            session_address=config.sessions_at,
+        )
+        renewals = Renewals(
+            pki=self._pki,
+            tokens=self._tokens,
+            store=self._store,
+            clock=self._clock,
+            metrics=self._metrics,
+            session_address=config.sessions_at,
+        )
+        return create_api(
+            store=self._store,
+            registry=KINDS,
+            admission=Admission(KINDS),
+            identify=self._tokens.identify,
+            clock=self._clock,
+            ids=_new_id,
+            metrics=self._metrics,
+            stopping=self._stopping,
+            version=__version__,
+            open_log=self._open_log,
+            extra_routes=[
+                *enrollment.routes(),
+                *renewals.routes(),
+                *sample_routes(self._tokens.identify, self._store, self._outages),
+                *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
+            ],
+        )
+
+    async def _lead(self, term: int) -> None:
+        await self._work(self._store.leading(term))
+
+    async def _work(self, store: Store) -> None:
+        """Do what only the leader does, until cancelled."""
+        self._leader = leader = Leader(
+            config=self._config,
+            identity=self._identity,
+            clock=self._clock,
+            ids=_new_id,
+            chance=self._random,
+            metrics=self._metrics,
+            pki=self._pki,
+            tokens=self._tokens,
+            signer=self._signer,
+            store=store,
+            registry=self._registry,
+            outages=self._outages,
+        )
+        self._metrics.gauge(CONTROLLER_LEADER).set(1)
+        try:
+            await leader.run()
+        finally:
+            self._leader = None
+            self._metrics.gauge(CONTROLLER_LEADER).set(0)
+
+    def _open_log(self, board: str) -> AbstractContextManager[Ask]:
+        if self._leader is None:
+            leads = self._election.holder or "nobody"
+            raise Unavailable(f"board {board} cannot be asked for logs here, because this controller is a standby; {leads} leads")
+        return self._leader.open_log(board)
+
     def _not_ready(self) -> str:
-        """Return why the controller cannot do all of its work yet; empty when it can."""
-        return self._store.trouble if self._manager.synced else "the loops wait for the first list of each kind"
+        """Return why the controller cannot do all of its work yet; empty when it can. A standby has no work but to serve the API."""
+        if self._leader is not None and not self._leader.synced:
+            return "the loops wait for the first list of each kind"
+        return self._store.trouble

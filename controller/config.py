@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from rkfleet.process import LOG_LEVELS
 
 __all__ = ["Config", "parse_arguments"]
+
+LEASE_SECONDS: Final = 15  # As Kubernetes' own controllers; a standby takes over at most so long after the leader's last sign.
+DATABASE_URL_VARIABLE: Final = "RKFLEET_DATABASE_URL"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +29,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ops_port: int
     advertise_host: str
     registry_url: str
+    database_url: str
+    session_address: str
+    lease_seconds: int
     kubeconfig_out: Path | None
     registry_files_out: Path | None
     lifeline_fd: int | None
@@ -33,6 +41,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def pki_dir(self) -> Path:
         """Where the certificate authorities are."""
         return self.data_dir / "pki"
+
+    @property
+    def sessions_at(self) -> str:
+        """Where boards reach the sessions, of whichever controller leads."""
+        return self.session_address or f"{self.advertise_host}:{self.grpc_port}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -55,6 +68,21 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     parser.add_argument("--ops-port", type=int, default=0, help="port of /healthz, /readyz and /metrics; 0 takes any")
     parser.add_argument("--advertise-host", default="127.0.0.1", help="name or address at which boards and people reach this machine")
     parser.add_argument("--registry-url", default="https://127.0.0.1:7445", help="model registry as boards and people reach it")
+    parser.add_argument(
+        "--database-url",
+        default=os.environ.get(DATABASE_URL_VARIABLE, ""),
+        help="PostgreSQL database that several controllers share, postgresql://user:password@host/name; they elect one that leads."
+        f" Give it in ${DATABASE_URL_VARIABLE} to keep the password out of the process list. Default: SQLite in DATA_DIR, for one",
+    )
+    parser.add_argument(
+        "--session-address",
+        default="",
+        help="where boards reach the sessions: host:port, or the ones of all controllers, 10.0.0.1:7444,10.0.0.2:7444, of which only the"
+        " leader's answers; default the advertised host and the gRPC port",
+    )
+    parser.add_argument(
+        "--lease-seconds", type=int, default=LEASE_SECONDS, help="how long the leader may be silent before a standby takes over"
+    )
     parser.add_argument("--kubeconfig-out", type=Path, help="where the admin's kubeconfig is written; default DATA_DIR/kubeconfig")
     parser.add_argument(
         "--registry-files-out",
@@ -73,6 +101,9 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         ops_port=given.ops_port,
         advertise_host=given.advertise_host,
         registry_url=given.registry_url.rstrip("/"),
+        database_url=given.database_url,
+        session_address=given.session_address,
+        lease_seconds=given.lease_seconds,
         kubeconfig_out=given.kubeconfig_out,
         registry_files_out=given.registry_files_out,
         lifeline_fd=given.lifeline_fd,

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-__all__ = ["Clock", "SystemClock", "format_time", "give_way", "human_duration", "parse_time"]
+__all__ = ["Clock", "SystemClock", "format_micro_time", "format_time", "give_way", "human_duration", "parse_time"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -60,6 +60,11 @@ async def give_way() -> None:
 def format_time(moment: datetime) -> str:
     """Return RFC 3339 with second precision and `Z`, as Kubernetes' `metav1.Time` is written."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_micro_time(moment: datetime) -> str:
+    """Return a wall time as Kubernetes writes `MicroTime`: RFC 3339, UTC, six digits of a second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def parse_time(text: str) -> datetime:

@@ -283,6 +283,10 @@ STORE_COMMIT_SECONDS: Final = _metric(
     help="Duration of one transaction with its fsync.",
     instants="from the begin of the transaction to the return of the commit",
 )  # fmt: skip
+CONTROLLER_LEADER: Final = _metric(
+    name="rkfleet_controller_leader", type="gauge", unit="", program="controller",
+    help="1 while this controller holds the sessions and runs the loops, 0 while it is a standby.",
+)  # fmt: skip
 STORE_REVISION: Final = _metric(
     name="rkfleet_store_revision", type="gauge", unit="", program="controller",
     help="Revision of the newest acknowledged write.",

@@ -76,7 +76,7 @@ def crd_of(kind: type[Object]) -> dict[str, Any]:
         ValueError: `kind` is a built-in of Kubernetes, which needs no definition.
     """
     resource = kind.resource
-    if not resource.group:
+    if resource.built_in:
         raise ValueError(f"{resource.kind} is a built-in kind of Kubernetes and has no CustomResourceDefinition")
     schema = schema_of(kind)
     # A CRD may restrict only metadata.name and metadata.generateName; the API server owns the rest of metadata.

@@ -251,9 +251,13 @@ class SessionRunner:
 
 @contextlib.asynccontextmanager
 async def open_call(address: str, fleet_id: str, credentials: grpc.ChannelCredentials) -> AsyncIterator[Call]:
-    """Open the stream to the controller at `address`; the connection is made in the background and closed with the block."""
+    """Open the stream to the controller at `address`; the connection is made in the background and closed with the block.
+
+    Several addresses, separated by commas, are tried in turn: of controllers that share a database only the leader answers.
+    """
+    target = f"ipv4:{address}" if "," in address else address
     options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name("controller", fleet_id))]
-    async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+    async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
         yield agent_pb2_grpc.AgentServiceStub(channel).Session()  # type: ignore[no-untyped-call]  # generated
 
 

@@ -27,7 +27,7 @@ def render(registry: Registry) -> Mapping[str, str]:
     return {
         f"{kind.resource.group}_{kind.resource.plural}.yaml": _HEADER + yaml.safe_dump(crd_of(kind), sort_keys=False, width=_WIDTH)
         for kind in registry
-        if kind.resource.group
+        if not kind.resource.built_in
     }
 
 

@@ -162,7 +162,7 @@ async def _written(view: View, written: Written, *, status_code: int = 200) -> R
 
 async def _patcher(request: Request, target: Target) -> Change:
     """Return the function that applies the patch in the body."""
-    match await bodies.read_patch(request, built_in=not target.kind.resource.group):
+    match await bodies.read_patch(request, built_in=target.kind.resource.built_in):
         case "json", operations:
             return lambda old: patch.json_patch(old, operations)
         case "strategic", strategic:

@@ -130,6 +130,13 @@ class Pki:
         """What join commands carry: `sha256:` and the hex hash of the servers CA's public key."""
         return f"sha256:{_key_sha256(self._authorities['servers'].key.public_key())}"
 
+    @property
+    def fingerprint(self) -> str:
+        """The fleet and its keys in one word: controllers that share a database must have the same."""
+        keys = [_key_sha256(self._authorities[one].key.public_key()) for one in _CLASSES]
+        keys.append(hashlib.sha256((self.directory / "registry-signing.pub").read_bytes()).hexdigest())
+        return f"{self.fleet_id} {hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}"
+
     def ca_pem(self, class_: Class) -> str:
         """Return the CA certificate of a class."""
         return _pem(self._authorities[class_].certificate)

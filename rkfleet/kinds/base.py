@@ -87,6 +87,11 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
         return ResourceName(f"{self.plural}.{self.group}" if self.group else self.plural)
 
     @property
+    def built_in(self) -> bool:
+        """Whether Kubernetes itself has this kind, so that it needs no definition there and clients know it by heart."""
+        return not self.group or self.group.endswith(".k8s.io")
+
+    @property
     def api_version(self) -> str:
         """`rkfleet.dev/v1alpha1`; core kinds have no group."""
         return f"{self.group}/{self.version}" if self.group else self.version

@@ -15,7 +15,7 @@ from rkfleet.kinds.base import Registry
 from tests.support.widget import Widget
 
 OPENAPI = OpenApi(KINDS)
-PATHS = ("apis/rkfleet.dev/v1alpha1", "api/v1")
+PATHS = ("apis/rkfleet.dev/v1alpha1", "api/v1", "apis/coordination.k8s.io/v1")
 
 
 def document(path: str) -> dict[str, Any]:

@@ -114,8 +114,12 @@ class PostgresDatabase:
         self.backend_pid = 0  # Of the server's process for this connection; it signs the notifications that are our own.
 
     @classmethod
-    def open(cls, url: str) -> PostgresDatabase:
+    def open(cls, url: str, fleet: str = "") -> PostgresDatabase:
         """Connect, make the tables if there are none, and check that they are ours.
+
+        Args:
+            url: Of the database.
+            fleet: The fleet and its keys, which everybody who uses the database must have; empty to ask nobody.
 
         Raises:
             FailedPrecondition: The database is another program's, was written by a newer rkfleet, or cannot hold our text.
@@ -125,7 +129,7 @@ class PostgresDatabase:
         database = cls(address_of(url))
         try:
             with database._translated("be opened"):
-                database._check(database._connect())
+                database._check(database._connect(), fleet)
         except FleetError:
             database.close()
             raise
@@ -243,7 +247,7 @@ class PostgresDatabase:
         integrity.checked_revision(counter.revision, integrity.newest_of(items, entries), self._name)
         return Contents(counter.revision, counter.compacted_revision, items, entries, counter.leader_term)
 
-    def _check(self, connection: sa.Connection) -> None:
+    def _check(self, connection: sa.Connection, fleet: str) -> None:
         cursor = self._cursor()
         settings: Any = cursor.execute("SELECT current_setting('server_encoding') AS e, current_setting('fsync') AS f").fetchone()
         encoding, fsync = settings
@@ -253,7 +257,15 @@ class PostgresDatabase:
             _log.warning("%s runs with fsync = %s: a crash of its machine loses what was acknowledged", self._name, fsync)
         cursor.execute(f"BEGIN; SELECT pg_advisory_xact_lock({START_LOCK})")
         schema.prepare(connection, self._announce, name=self._name)
+        if fleet:
+            cursor.execute("UPDATE counter SET fleet_id = %s WHERE fleet_id = ''", (fleet,))
+        owner: Any = cursor.execute("SELECT fleet_id FROM counter WHERE id = 1").fetchone()
         cursor.execute("COMMIT")
+        if fleet and owner.fleet_id != fleet:
+            raise FailedPrecondition(
+                f"{self._name} belongs to a fleet with other keys ({owner.fleet_id}; here {fleet}): give this controller the directory pki/"
+                " of the controllers that use the database"
+            )
 
     def _announce(self, version: int) -> None:
         _log.warning("migrating %s to schema version %d; a copy from before it is what pg_dump made of it", self._name, version)

@@ -88,6 +88,7 @@ class SqlStore(Writing):
         place: Path | str,
         registry: Registry,
         *,
+        fleet: str = "",
         metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.perf_counter,
         log_events_max: int = LOG_EVENTS_MAX,
@@ -98,6 +99,7 @@ class SqlStore(Writing):
         Args:
             place: Path of the SQLite file (two more are beside it while it is open), or the `postgresql://` URL of a database.
             registry: Kinds that can be written.
+            fleet: Who shares a database must say the same word here; the first one's counts.
             metrics: Where to count.
             monotonic: Seconds, for gathering batches and measuring commits.
             log_events_max: Changes that a watch may be behind.
@@ -108,7 +110,7 @@ class SqlStore(Writing):
             Unavailable: The disk is full or refuses, another program holds the file, or no server answers.
         """
         loop = asyncio.get_running_loop()
-        database: Database = await asyncio.to_thread(_open, place)
+        database: Database = await asyncio.to_thread(_open, place, fleet)
         try:
             contents = await asyncio.to_thread(database.load)
         except FleetError:
@@ -303,8 +305,8 @@ class SqlStore(Writing):
                 self._metrics.counter(metric_names.STORE_WRITES, result=result).inc(count)
 
 
-def _open(place: Path | str) -> Database:
-    return SqliteDatabase.open(place) if isinstance(place, Path) else PostgresDatabase.open(place)
+def _open(place: Path | str, fleet: str) -> Database:
+    return SqliteDatabase.open(place) if isinstance(place, Path) else PostgresDatabase.open(place, fleet)
 
 
 def _write_token(resource: ResourceName, revision: int, last: Ref) -> str:
