@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import msgspec
 from controller.backups.manifest import Manifest
 from controller.backups.restoring import Restored, restore_backup
 from controller.backups.taking import Taken, take_backup
+from controller.config import DATABASE_URL_VARIABLE
 from controller.store.sql.postgres import PostgresDatabase
 from rkfleet.clock import Clock
 from rkfleet.process import lock_data_dir
@@ -80,7 +82,11 @@ def parse_restore(arguments: Sequence[str]) -> Restore:
         action="store_true",
         help="after pg_restore: move the counter of the database in --database-url ahead, so that nothing is counted twice",
     )
-    parser.add_argument("--database-url", default="", help="PostgreSQL database, with --jump")
+    parser.add_argument(
+        "--database-url",
+        default=os.environ.get(DATABASE_URL_VARIABLE, ""),
+        help=f"PostgreSQL database, with --jump; better given in ${DATABASE_URL_VARIABLE}, which keeps its password to itself",
+    )
     given = parser.parse_args(arguments)
     if given.jump == bool(given.source) or (given.jump and not given.database_url) or (given.source and not given.data_dir):
         parser.error("give --data-dir and --from, or --jump and --database-url")
