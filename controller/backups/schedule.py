@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -81,8 +81,9 @@ class Schedule:
         target = self._directory / self._clock.now().strftime(_NAME)
         try:
             make_private_directory(self._directory)
+            self._remove(self._directory.glob(".rkfleet-*"))  # What one left that was killed.
             await self._take(target)
-            self._prune()
+            self._remove(self._backups()[: -self._kept])
         except FleetError as error:
             _log.error("the backup %s failed, older ones are kept: %s", target, error.message)
             self._metrics.counter(BACKUP_FAILURES).inc()
@@ -90,12 +91,12 @@ class Schedule:
         _log.info("backed up", extra={"file": str(target), "bytes": target.stat().st_size})
         return True
 
-    def _prune(self) -> None:
+    def _remove(self, paths: Iterable[Path]) -> None:
         try:
-            for path in self._backups()[: -self._kept]:
+            for path in paths:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise Unavailable(f"an old backup cannot be removed: {error.strerror or error}: {error.filename or ''}") from error
+            raise Unavailable(f"{error.filename} cannot be removed: {error.strerror or error}") from error
 
     def _backups(self) -> list[Path]:
         """Return the backups of this schedule, oldest first."""

@@ -415,7 +415,9 @@ def test_a_restore_that_is_killed_anywhere_is_done_again(tmp_path: Path) -> None
     changed = [("b", restored[1][1]), ("c", restored[2][1])]
     kills = tmp_path / "kills"
     kills.mkdir()
-    subprocess.run([sys.executable, "-m", "tests.support.restore_child", here, tmp_path / "b.tar", kills], check=True, timeout=100)
+    subprocess.run(
+        [sys.executable, "-m", "tests.support.restore_child", "restore", here, kills, tmp_path / "b.tar"], check=True, timeout=100
+    )
     seen = []
     commands_typed: set[str] = set()
     for number in range(len(os.listdir(kills))):

@@ -112,11 +112,12 @@ def test_a_failure_is_told_and_tried_again_and_costs_no_older_one(tmp_path: Path
     asyncio.run(scenario())
 
 
-def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
+def test_files_of_others_are_never_removed_and_its_own_leftovers_are(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path, kept=1)
         world.directory.mkdir()
         (world.directory / "before-the-move.tar").write_text("mine")
+        (world.directory / ".rkfleet-20251231T000000Z.tar.store.db").write_text("what a killed backup leaves")
         async with running(world):
             await world.pass_hours(73)
         assert sorted(os.listdir(world.directory)) == ["before-the-move.tar", "rkfleet-20260104T001000Z.tar"]
