@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -24,7 +25,8 @@ from rkfleet.process import lock_data_dir
 
 __all__ = ["WORDS", "parse_backup", "parse_restore", "run"]
 
-WORDS = ("backup", "restore")
+WORDS: Final = ("backup", "restore")
+NAMES_SHOWN_MAX: Final = 20  # A screen; the replaced store has them all.
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,5 +144,14 @@ def _told_restore(directory: Path, source: Path, done: Restored) -> str:
         lines.append(f"kept, because they may be newer than the backup's: {', '.join(done.kept)}")
     if any(name.startswith("tokens") for name in done.written):
         lines.append("tokens are the backup's, without join tokens: make new ones, and revoke again what was revoked since")
+    if done.returned:
+        lines.append(f"boards that were deleted since the backup are admitted again: {_listed(done.returned)}; delete them again")
+    if done.unknown:
+        lines.append(f"boards that joined since the backup have to join again: {_listed(done.unknown)}")
     lines.append("now start the controller")
     return "\n".join(lines)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+    return ", ".join(names[:NAMES_SHOWN_MAX]) + more

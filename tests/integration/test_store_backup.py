@@ -36,7 +36,7 @@ from rkfleet.kinds import KINDS
 from rkfleet.process import lock_data_dir
 from tests.support.old_stores import old_sqlite
 from tests.support.postgres import postgres_url
-from tests.support.stores import MODELS, NOW, body, model, model_ref, take
+from tests.support.stores import MODELS, NOW, board, board_ref, body, model, model_ref, take
 
 CLOCK = SystemClock()
 
@@ -295,6 +295,27 @@ def test_on_a_new_machine_join_tokens_of_a_backup_admit_nobody(tmp_path: Path) -
     for join in (first, second):
         with pytest.raises(Unauthenticated, match="unknown to this controller"):
             rebuilt.redeem(join, "board-1", "k1")
+
+
+def test_boards_that_came_or_went_since_the_backup_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = installation(tmp_path / "here")
+
+    async def join_two(store: SqlStore) -> None:
+        await store.create(board_ref("stolen"), board("stolen"))
+        await store.create(board_ref("stays"), board("stays"))
+
+    async def change(store: SqlStore) -> None:
+        await store.delete(board_ref("stolen"), now=NOW)
+        await store.create(board_ref("new"), board("new"))
+
+    using(here, join_two)
+    backup(here, tmp_path / "b.tar")
+    using(here, change)
+    commands.run("restore", ["--data-dir", str(here), "--from", str(tmp_path / "b.tar")], clock=CLOCK, version="1.2.3")
+    said = capsys.readouterr().out
+    assert "boards that were deleted since the backup are admitted again: stolen; delete them again" in said
+    assert "boards that joined since the backup have to join again: new\n" in said
+    assert "the store that was replaced was 2 changes ahead; they are undone" in said
 
 
 def test_the_key_of_the_restored_store_comes_with_it(tmp_path: Path) -> None:
