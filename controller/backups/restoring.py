@@ -127,6 +127,7 @@ def restore_backup(directory: Path, backup: Path, *, now: datetime) -> Restored:
             write_private(path, wanted[name])
         if manifest.store is not None:
             move_durably(stage / STORE, directory / STORE)
+        _give_to_owner(directory)
         exchange.end()
     aside = exchange.aside if exchange.aside.exists() else None
     return Restored(manifest, revision, exchange.replaced, aside, written, kept, returned, unknown)
@@ -217,11 +218,22 @@ def _unpack(backup: Path, stage: Path) -> dict[str, bytes]:
             files[part.name] = b"".join(pieces)
             return
         with _translated(stage), (stage / STORE).open("wb") as file:
+            os.fchmod(file.fileno(), 0o600)
             for piece in pieces:
                 file.write(piece)
 
     read_archive(backup, take)
     return {name: without_join_tokens(content) if name in TOKEN_FILES else content for name, content in files.items()}
+
+
+def _give_to_owner(directory: Path) -> None:
+    """Give what root made in the directory of a service's user to that user, who could not read it otherwise."""
+    owner = directory.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for path in directory.rglob("*"):
+        if path.lstat().st_uid == 0:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 @contextlib.contextmanager

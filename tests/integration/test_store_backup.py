@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +422,43 @@ def test_a_damaged_backup_is_refused_or_was_damaged_where_nothing_is(
         assert objects(directory / "there") == objects(whole / "here")
         assert (directory / "there" / "encryption.key").read_text() == "key of secrets"
     shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root restores for others")
+def test_what_root_restores_belongs_to_the_user_of_the_controller(tmp_path: Path) -> None:
+    backup(installation(tmp_path / "here"), tmp_path / "b.tar")
+    there = tmp_path / "there"
+    there.mkdir()
+    os.chown(there, 12345, 12345)
+    restore(there, tmp_path / "b.tar")
+    assert {path.lstat().st_uid for path in there.rglob("*")} == {12345}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no file beyond a size, as on a disk that is full there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 5_000, 20_000])
+def test_a_full_disk_leaves_no_backup_and_restores_nothing(tmp_path: Path, size: int) -> None:
+    here = installation(tmp_path / "here")
+    with files_of_at_most(size), pytest.raises(Unavailable):
+        backup(here, tmp_path / "b.tar")
+    assert os.listdir(tmp_path) == ["here"]
+    backup(here, tmp_path / "b.tar")
+    using(here, lambda store: store.delete(model_ref("a"), now=NOW))  # type: ignore[arg-type, return-value]
+    with files_of_at_most(size), pytest.raises(FleetError):
+        restore(here, tmp_path / "b.tar")
+    refuse_half_restored(here)
+    assert [name for name, _ in objects(here)] == ["b", "c"]
+    restore(here, tmp_path / "b.tar")
+    assert [name for name, _ in objects(here)] == ["a", "b", "c"]
 
 
 @pytest.mark.processes
