@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.backups.archive import read_archive, read_manifest
-from controller.backups.files import REPLACED, read_files
+from controller.backups.files import FILE_BYTES_MAX, REPLACED, read_files
 from controller.backups.manifest import STORE, Manifest, Part
 from controller.backups.taking import fleet_of
 from controller.store.sql import copying, tables
@@ -215,6 +215,8 @@ def _unpack(backup: Path, stage: Path) -> dict[str, bytes]:
 
     def take(part: Part, pieces: Iterator[bytes]) -> None:
         if part.name != STORE:
+            if part.bytes > FILE_BYTES_MAX:
+                raise FailedPrecondition(f"{backup} has {part.name} with {part.bytes} bytes, at most {FILE_BYTES_MAX} are possible")
             files[part.name] = b"".join(pieces)
             return
         with _translated(stage), (stage / STORE).open("wb") as file:
