@@ -25,7 +25,7 @@ from controller.store.kubernetes.answers import error_of, item_of, read_event, v
 from controller.store.kubernetes.client import Client, Lines
 from controller.store.selecting import Selector
 from rkfleet.clock import Clock
-from rkfleet.errors import Expired, FleetError, Internal, ResourceExhausted, Unavailable
+from rkfleet.errors import Expired, FleetError, Internal, ResourceExhausted, Unauthenticated, Unavailable
 from rkfleet.kinds.base import Resource
 from rkfleet.meta import Ref
 from rkfleet.racing import run_until
@@ -133,6 +133,7 @@ class KubernetesWatch:
                 await run_until(self._reconnect(), self._closed.wait())
             elif (line := await self._next_line(self._lines)) is not None:
                 self._take(line)
+        self._drop()  # It may have come in the step in which the watch was closed.
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -162,7 +163,7 @@ class KubernetesWatch:
             await self._clock.sleep(self._client.pause_seconds(self._failures, Unavailable("")))
         try:
             await self.start()
-        except (ResourceExhausted, Unavailable) as error:
+        except (ResourceExhausted, Unauthenticated, Unavailable) as error:
             self._failed(error)
 
     def _failed(self, error: FleetError) -> None:
