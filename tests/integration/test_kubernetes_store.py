@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from kubernetes.aio.config import incluster_config
 
 from controller.api.namespaces import ensure_namespace
 from controller.store.base import Change, Selection, Watch
@@ -151,6 +153,29 @@ def test_credentials_are_read_anew_when_the_server_does_not_take_them_any_more(t
     asyncio.run(scenario())
 
 
+def test_the_token_of_a_service_account_may_be_replaced_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's token is rotated by the kubelet; what the store read at its start is refused some day."""
+
+    async def scenario() -> None:
+        async with running_api(tmp_path, registry=ANY_KINDS) as api:
+            address, token, authority = urlsplit(api.url), tmp_path / "token", tmp_path / "ca.crt"
+            cluster = yaml.safe_load(api.kubeconfig.read_text())["clusters"][0]["cluster"]
+            authority.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", address.hostname or "")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
+            monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+            monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(authority))
+            token.write_text("old")
+            async with KubernetesStore.open(ANY_KINDS, clock=SystemClock(), chance=random.Random(1)) as store:
+                token.write_text(api.token)
+                watch = await store.watch(BOARDS, resource_version=(await store.list(BOARDS)).resource_version)
+                async with aclosing(watch):
+                    await store.create(board_ref("b"), board("b"))
+                    assert told(await take(watch, 1)) == [("ADDED", "b")]
+
+    asyncio.run(scenario())
+
+
 def test_no_credential_goes_over_a_connection_that_is_not_verified(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_api(tmp_path / "one", registry=ANY_KINDS) as api, running_api(tmp_path / "two", registry=ANY_KINDS) as other:
@@ -254,6 +279,24 @@ def test_a_watch_outlives_its_connections_without_gap_or_repetition(tmp_path: Pa
                         proxy.cut()
             stored = (await api.store.list(MODELS, Selection(namespace="default"))).items
             assert [change.item for change in seen] == sorted(stored, key=lambda item: int(item.resource_version))
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_notices_that_the_other_side_went_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.store.kubernetes.watch.SILENCE_GRACE_SECONDS", -0.5)
+
+    async def scenario() -> None:
+        clock = NotingClock()
+        async with proxied(tmp_path) as (_, proxy, api), store_over(api, clock=clock, watch_seconds=1) as store:
+            watch = await store.watch(BOARDS, resource_version=(await store.list(BOARDS)).resource_version)
+            async with aclosing(watch), asyncio.TaskGroup() as tasks:
+                proxy.freeze()
+                waiting = tasks.create_task(take(watch, 1))
+                await api.store.create(board_ref("a"), board("a"))
+                await until(lambda: bool(clock.waits))
+                proxy.thaw()
+                assert told(await waiting) == [("ADDED", "a")]
 
     asyncio.run(scenario())
 

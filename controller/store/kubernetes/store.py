@@ -41,7 +41,7 @@ __all__ = ["KubernetesStore"]
 Json = dict[str, Any]
 Subresource = Literal["", "status"]
 
-PAGE_ITEMS: Final = 500  # Of a list that is read whole: client-go's own page, about 1.3 MB of boards and 2 ms to read.
+PAGE_ITEMS: Final = 500  # Of a list that is read whole: client-go's own page, 1 MB of boards and 1 ms to read; 500 MiB at the very most.
 LIST_ATTEMPTS_MAX: Final = 3  # Of a list whose pages expire before they are read.
 WRITE_ATTEMPTS_MAX: Final = 32  # Of writers that race one wins each time, so this many at once all win; losing more is an endless race.
 MANAGER: Final = "rkfleet-controller"  # Who wrote a field, in managedFields; of status it is the owner.
