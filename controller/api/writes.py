@@ -25,7 +25,8 @@ from controller.store.base import Item, Page, Selection, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, BadRequest, Conflict, NotFound, PermissionDenied
-from rkfleet.kinds.core import Event, Namespace
+from rkfleet.kinds.event import Event
+from rkfleet.kinds.namespace import Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["Change", "Writes", "Written"]
