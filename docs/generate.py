@@ -26,6 +26,7 @@ import agent.doctor
 import agent.failures.modes
 import agent.packaging.config
 import agent.standalone.config
+import controller.backups.commands
 import controller.config
 import controller.registry.config
 import gateway.config
@@ -52,6 +53,8 @@ END: Final = "<!-- end: written by make docs -->"
 
 PARSERS: Final[Mapping[str, Callable[[list[str]], object]]] = {
     "controller": controller.config.parse_arguments,
+    "controller backup": controller.backups.commands.parse_backup,
+    "controller restore": controller.backups.commands.parse_restore,
     "registry": controller.registry.config.parse_arguments,
     "agent": agent.config.parse_arguments,
     "agent install": lambda arguments: agent.packaging.config.parse_arguments(["install", *arguments]),

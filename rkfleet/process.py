@@ -218,5 +218,5 @@ def setup_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for library in ("asyncio", "grpc", "httpcore", "httpx", "httpx2", "uvicorn"):
+    for library in ("alembic", "asyncio", "grpc", "httpcore", "httpx", "httpx2", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)

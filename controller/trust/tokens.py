@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -27,9 +27,11 @@ from controller.trust.token_file import LINES_MAX, TokenFile
 from rkfleet.clock import Clock, format_time, parse_time
 from rkfleet.disk import Disk, SystemDisk
 from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
-from rkfleet.errors import Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
+from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
 
-__all__ = ["ApiRole", "Identity", "JoinTokenView", "Tokens"]
+__all__ = ["TOKEN_FILES", "ApiRole", "Identity", "JoinTokenView", "Tokens", "without_join_tokens"]
+
+TOKEN_FILES: Final = ("tokens.json", "tokens.json.log")
 
 ApiRole = Literal["admin", "gateway"]
 
@@ -247,3 +249,23 @@ class Tokens:
 
 def _sha256(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def without_join_tokens(content: bytes) -> bytes:
+    """Return one of the TOKEN_FILES of a backup without its join tokens: nobody knows which of them were used since.
+
+    Raises:
+        FailedPrecondition: It cannot be read.
+    """
+    kept = []
+    try:
+        for text in [content] if content.startswith(b"{\n") else content.splitlines(keepends=True):
+            if text is not content and not text.endswith(b"\n"):
+                break  # A change that a crash cut off; it was never acknowledged.
+            value = msgspec.json.decode(text, type=dict[str, Any])
+            value.pop("join", None)
+            if value:
+                kept.append(msgspec.json.encode(value) + b"\n")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"the tokens of the backup cannot be read: {error}; take another backup") from error
+    return b"".join(kept)

@@ -1,6 +1,7 @@
-"""`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet simulate|doctor|toolkit`, `rkfleet simulated-runtime build`.
+"""Commands that become programs, each with its own words.
 
-Each becomes the program; further words are the program's own.
+`rkfleet controller|registry|agent|gateway|simulated-boards run`, `rkfleet controller backup|restore`, `rkfleet agent install|uninstall`,
+`rkfleet simulate|doctor|toolkit`, `rkfleet simulated-runtime build`. Each becomes the program; further words are the program's own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ PROGRAMS: Final = {
     "simulated-boards": ("simulation.boards", "The host of simulated boards."),
 }
 
+_BACKUP_COMMANDS: Final = {
+    "backup": "Write one file from which the controller can be rebuilt; see backup --help.",
+    "restore": "Bring a stopped controller back to a backup; see restore --help.",
+}
 _SERVICE_COMMANDS: Final = {
     "install": "Make the agent a service of this system; see install --help.",
     "uninstall": "Stop the service and remove what install wrote; see uninstall --help.",
@@ -43,14 +48,16 @@ def program_app(name: str) -> typer.Typer:
         os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606 (the same interpreter)
 
     for word, sentence in _SERVICE_COMMANDS.items() if name == "agent" else ():
-        app.command(word, context_settings=_PASSED_ON, add_help_option=False, help=sentence)(_service_command(word))
+        app.command(word, context_settings=_PASSED_ON, add_help_option=False, help=sentence)(_word_of("agent.packaging", word))
+    for word, sentence in _BACKUP_COMMANDS.items() if name == "controller" else ():
+        app.command(word, context_settings=_PASSED_ON, add_help_option=False, help=sentence)(_word_of("controller", word))
     group.__doc__ = help_text
     return app
 
 
-def _service_command(word: str) -> Callable[[typer.Context], None]:
+def _word_of(module: str, word: str) -> Callable[[typer.Context], None]:
     def become(context: typer.Context) -> None:
-        os.execv(sys.executable, [sys.executable, "-m", "agent.packaging", word, *context.args])  # noqa: S606 (the same interpreter)
+        os.execv(sys.executable, [sys.executable, "-m", module, word, *context.args])  # noqa: S606 (the same interpreter)
 
     return become
 

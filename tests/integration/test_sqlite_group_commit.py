@@ -142,7 +142,7 @@ def test_the_settings_are_those_of_a_durable_store(tmp_path: Path) -> None:
     assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
     database.close()
     with sqlite3.connect(tmp_path / "store.db") as plain:
-        assert plain.execute("SELECT schema_version, revision FROM counter").fetchall() == [(1, 0)]
+        assert plain.execute("SELECT schema_version, revision FROM counter").fetchall() == [(2, 0)]
     plain.close()
 
 

@@ -213,8 +213,8 @@ def refused(path: Path, error: type[FleetError], why: str) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     opened(path, create_three)
-    execute(path, "UPDATE counter SET schema_version = 2")
-    refused(path, FailedPrecondition, "schema version 2, this rkfleet knows 1")
+    execute(path, "UPDATE counter SET schema_version = 3")
+    refused(path, FailedPrecondition, "schema version 3, this rkfleet knows 2: a newer release wrote it")
     assert rows(path, "SELECT count(*) FROM objects") == [(2,)]
 
 
@@ -247,7 +247,33 @@ def test_an_object_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     opened(path, create_three)
     execute(path, "UPDATE objects SET body = x'7b22' WHERE name = 'a'")
-    refused(path, FailedPrecondition, "an object cannot be read")
+    refused(
+        path,
+        FailedPrecondition,
+        "object models.rkfleet.dev/default/a cannot be read: .*; restore a backup of it: rkfleet controller restore",
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("UPDATE objects SET store_revision = 2 WHERE name = 'a'", "a has metadata.resourceVersion '1', its row says 2;"),
+        ("UPDATE objects SET uid = 'u' WHERE name = 'a'", "a has metadata.uid '.*', its row says 'u';"),
+        ("UPDATE objects SET name = 'b' WHERE name = 'a'", "default/b calls itself default/a;"),
+        (
+            "UPDATE objects SET body = CAST(replace(body, '}', ']') AS BLOB)",
+            "a cannot be read: .*; object models.rkfleet.dev/default/c cannot",
+        ),
+        ("UPDATE objects SET body = CAST(replace(body, 'name', x'ff') AS BLOB) WHERE name = 'a'", "a cannot be read: .*utf-8"),
+        ("UPDATE events SET body = CAST(replace(body, 'name', x'ff') AS BLOB)", "cannot be read .*utf-8"),
+        ("UPDATE counter SET revision = 2", "it holds revision 4 but counts only 2"),
+    ],
+)
+def test_an_object_that_is_not_what_its_row_says_is_refused_by_name(tmp_path: Path, statement: str, why: str) -> None:
+    path = tmp_path / "store.db"
+    opened(path, create_three)
+    execute(path, statement)
+    refused(path, FailedPrecondition, f"is damaged: .*{why}.* rkfleet controller restore --data-dir DIR --from FILE")
 
 
 def test_a_counter_that_is_behind_is_refused(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from controller.store.sql import tables
+from controller.store.sql import integrity, schema
 from controller.store.sql.database import Batch, Contents, Tail
-from controller.store.sql.rows import entry_of, event_row, item_from, object_row
+from controller.store.sql.jump import jump
+from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Invalid, Unavailable
 
 __all__ = ["CHANNEL", "CONNECT", "PostgresDatabase", "address_of", "translated"]
@@ -134,6 +135,21 @@ class PostgresDatabase:
             raise
         return database
 
+    def jump(self) -> int:
+        """Move the counter ahead after a restore (see `controller.store.sql.jump`), wake every controller, and return it.
+
+        Raises:
+            FailedPrecondition: There is no room above.
+            Unavailable: The server does not answer, or refuses.
+        """
+        with self._translated("be written"):
+            cursor = self._cursor()
+            cursor.execute(_BEGIN)
+            revision = jump(self._connect())
+            cursor.execute(f"NOTIFY {CHANNEL}")
+            cursor.execute("COMMIT")
+            return revision
+
     def load(self) -> Contents:
         """See `Database.load`."""
         with self._translated("be read"):
@@ -224,15 +240,11 @@ class PostgresDatabase:
         if own:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         counter: Any = cursor.execute("SELECT revision, compacted_revision, leader_term FROM counter WHERE id = 1").fetchone()
-        items = [item_from(row) for row in cursor.execute(f"SELECT {_COLUMNS} FROM objects")]  # noqa: S608 (constants)
+        items = list(integrity.checked_items(cursor.execute(f"SELECT {_COLUMNS} FROM objects"), self._name))  # noqa: S608 (constants)
         entries = [entry_of(row) for row in cursor.execute(_EVENTS, (0,))]
         if own:
             cursor.execute("COMMIT")
-        newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in entries[-1:])), default=0)
-        if newest > counter.revision:
-            raise FailedPrecondition(
-                f"{self._name} is damaged: it holds revision {newest} but counts only {counter.revision}; restore a backup of it"
-            )
+        integrity.checked_revision(counter.revision, integrity.newest_of(items, entries), self._name)
         return Contents(counter.revision, counter.compacted_revision, items, entries, counter.leader_term)
 
     def _check(self, connection: sa.Connection, fleet: str) -> None:
@@ -244,28 +256,19 @@ class PostgresDatabase:
         if fsync != "on":
             _log.warning("%s runs with fsync = %s: a crash of its machine loses what was acknowledged", self._name, fsync)
         cursor.execute(f"BEGIN; SELECT pg_advisory_xact_lock({START_LOCK})")
-        names = set(sa.inspect(connection).get_table_names())
-        if not names:
-            tables.METADATA.create_all(connection)
-            first = {"id": 1, "schema_version": tables.SCHEMA_VERSION, "revision": 0, "compacted_revision": 0}
-            connection.execute(sa.insert(tables.counter), first)
-        elif tables.counter.name not in names:
-            raise FailedPrecondition(f"{self._name} is used by another program (tables {', '.join(sorted(names)[:5])})")
-        version = connection.execute(sa.select(tables.counter.c.schema_version)).scalar_one()
+        schema.prepare(connection, self._announce, name=self._name)
         if fleet:
             cursor.execute("UPDATE counter SET fleet_id = %s WHERE fleet_id = ''", (fleet,))
-        owner = connection.execute(sa.select(tables.counter.c.fleet_id)).scalar_one()
+        owner: Any = cursor.execute("SELECT fleet_id FROM counter").fetchone()[0]  # type: ignore[index]
         cursor.execute("COMMIT")
         if fleet and owner != fleet:
             raise FailedPrecondition(
                 f"{self._name} belongs to a fleet with other keys ({owner}; here {fleet}): give this controller the directory pki/ of the"
                 " controllers that use the database"
             )
-        if version != tables.SCHEMA_VERSION:
-            raise FailedPrecondition(
-                f"{self._name} has schema version {version}, this rkfleet knows {tables.SCHEMA_VERSION}: it was written by"
-                " another release; install that release or a newer one, or restore a backup from before the upgrade"
-            )
+
+    def _announce(self, version: int) -> None:
+        _log.warning("migrating %s to schema version %d; a copy from before it is what pg_dump made of it", self._name, version)
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
@@ -308,8 +311,8 @@ def translated(name: str, what: str) -> Iterator[None]:
         raise _named(error.orig or error, name, what) from error
     except psycopg.Error as error:
         raise _named(error, name, what) from error
-    except msgspec.MsgspecError as error:
-        raise FailedPrecondition(f"{name} is damaged: an object cannot be read ({error}); restore a backup of it") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"{name} is damaged: an object cannot be read ({error}); restore a backup of it (pg_restore)") from error
 
 
 def _named(error: BaseException, name: str, what: str) -> FleetError:

@@ -14,6 +14,7 @@ the log in each commit.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from controller.store.sql import tables
+from controller.store.sql import copying, integrity, schema, tables
 from controller.store.sql.database import Batch, Contents, Tail
-from controller.store.sql.rows import entry_of, event_row, item_from, object_row
+from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Unavailable
 
 __all__ = ["SqliteDatabase"]
@@ -45,6 +46,8 @@ _SETTINGS: Final = (
     f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}",
     "PRAGMA temp_store = MEMORY",
 )
+
+_log: Final = logging.getLogger(__name__)
 
 _objects, _events, _counter = tables.objects.c, tables.events.c, tables.counter.c
 
@@ -87,7 +90,7 @@ class SqliteDatabase:
 
         Raises:
             FailedPrecondition: It is damaged, no store, or written by a newer rkfleet.
-            Unavailable: The disk is full or refuses, or another program holds the file.
+            Unavailable: The disk is full or refuses (also the copy that is kept before a migration), or another program holds the file.
         """
         database = cls(path)
         try:
@@ -104,14 +107,10 @@ class SqliteDatabase:
         with self._translated("be read"):
             connection = self._connect()
             revision = connection.execute(sa.select(_counter.revision)).scalar_one()
-            items = [item_from(row) for row in connection.execute(sa.select(tables.objects))]
+            items = list(integrity.checked_items(connection.execute(sa.select(tables.objects)), str(self._path)))
             connection.rollback()
         tail = self.tail(0)
-        newest = max((*(int(item.resource_version) for item in items), *(entry.revision for entry in tail.entries[-1:])), default=0)
-        if newest > revision:
-            raise FailedPrecondition(
-                f"{self._path} is damaged: it holds revision {newest} but counts only {revision}; restore a backup of it"
-            )
+        integrity.checked_revision(revision, integrity.newest_of(items, tail.entries), str(self._path))
         self._kept = Tail((), tail.floor, 0)
         return Contents(revision, tail.floor, items, tail.entries)
 
@@ -172,25 +171,16 @@ class SqliteDatabase:
     def _check(self, connection: sa.Connection) -> None:
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if found != "ok":
-            raise FailedPrecondition(f"{self._path} is damaged ({found}); restore a backup of it")
+            raise FailedPrecondition(f"{self._path} is damaged ({found}); {integrity.RESTORE}")
         connection.rollback()
-        names = set(sa.inspect(connection).get_table_names())
-        connection.rollback()
-        if not names:
-            with connection.begin():
-                tables.METADATA.create_all(connection)
-                first = {"id": 1, "schema_version": tables.SCHEMA_VERSION, "revision": 0, "compacted_revision": 0}
-                connection.execute(sa.insert(tables.counter), first)
-            return
-        if tables.counter.name not in names:
-            raise FailedPrecondition(f"{self._path} is a database of another program (tables {', '.join(sorted(names)[:5])})")
-        version = connection.execute(sa.select(_counter.schema_version)).scalar_one()
-        connection.rollback()
-        if version != tables.SCHEMA_VERSION:
-            raise FailedPrecondition(
-                f"{self._path} has schema version {version}, this rkfleet knows {tables.SCHEMA_VERSION}: it was written by"
-                " another release; install that release or a newer one, or restore a backup from before the upgrade"
-            )
+        with connection.begin():
+            schema.prepare(connection, self._keep, name=str(self._path))
+
+    def _keep(self, version: int) -> None:
+        """Keep the file as it is before it is brought to a version."""
+        kept = self._path.with_name(f"{self._path.name}.before-{version}")
+        copying.copy_store(self._path, kept)
+        _log.info("kept a copy of %s as %s before its migration to schema version %d", self._path, kept, version)
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
@@ -200,9 +190,9 @@ class SqliteDatabase:
         except DBAPIError as error:
             self._undo()
             raise _translate(error, self._path, what) from error
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._undo()
-            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); restore a backup of it") from error
+            raise FailedPrecondition(f"{self._path} is damaged: an object cannot be read ({error}); {integrity.RESTORE}") from error
         except FleetError:
             self._undo()
             raise
@@ -245,5 +235,5 @@ def _translate(error: DBAPIError, path: Path, what: str) -> FleetError:
     if name in ("SQLITE_BUSY", "SQLITE_LOCKED"):
         return Unavailable(f"{path} cannot {what}: another program holds it locked", reason=name)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return FailedPrecondition(f"{path} cannot {what}: it is damaged or no database ({reason}); restore a backup of it", reason=name)
+        return FailedPrecondition(f"{path} cannot {what}: it is damaged or no database ({reason}); {integrity.RESTORE}", reason=name)
     return Unavailable(f"{path} cannot {what}: {reason} ({name})", reason=name)

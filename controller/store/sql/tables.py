@@ -1,4 +1,4 @@
-"""The tables of the store, schema version 1.
+"""The tables of the store, as the newest of `migrations/` leaves them.
 
 `objects` holds what is, `events` what changed (append-only, its oldest rows are compacted), `counter` the one row from which revisions
 are taken inside the transaction. An object's `body` is the whole object as JSON, whose `metadata.resourceVersion` is its
@@ -13,14 +13,14 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, Integer, LargeBinary
 
 __all__ = ["METADATA", "SCHEMA_VERSION", "counter", "events", "objects"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 METADATA: Final = MetaData()
 
 counter: Final = Table(
     "counter",
     METADATA,
-    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True, autoincrement=False),
     Column("schema_version", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("compacted_revision", BigInteger, nullable=False),
