@@ -51,6 +51,7 @@ class RunningApi:
     Attributes:
         url: Its base URL.
         store: Its store, for what only controllers write.
+        tokens: Those that it knows.
         token: Token of an admin.
         gateway_token: Token with the role gateway.
         kubeconfig: File with the admin's token.
@@ -66,6 +67,7 @@ class RunningApi:
         self.metrics = metrics
         self.stopping = stopping
         self.store = store
+        self.tokens = tokens
         self.token = tokens.issue_api_token("ada", "admin")
         self.gateway_token = tokens.issue_api_token("gw-1", "gateway")
         self.kubeconfig = directory / "kubeconfig"
@@ -111,17 +113,19 @@ async def running_api(
     extra_routes: Sequence[BaseRoute] = (),
     store_options: Mapping[str, Any] | None = None,
     wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    place: Path | str = "",
+    port: int = 0,
     **api_options: Any,
 ) -> AsyncIterator[RunningApi]:
     """Run an API in this event loop; `wrap` may put a faulty store around the real one, `api_options` go to `create_api`.
 
-    `wrap_app` may put faults around the app.
+    `wrap_app` may put faults around the app; `place` is the database, by default a file in `directory`.
     """
     clock = clock or SystemClock()
     pki = Pki.ensure(directory / "pki", ["127.0.0.1"], clock.now(), "test")
     tokens = Tokens(directory / "tokens.json", clock, os.urandom)
     metrics, stopping = Metrics("controller"), asyncio.Event()
-    async with SqlStore.open(directory / "store.db", registry, **(store_options or {})) as sql:
+    async with SqlStore.open(place or directory / "store.db", registry, **(store_options or {})) as sql:
         store = wrap(sql)
         await ensure_namespace(sql, "default", clock=clock, ids=new_id)
         app = create_api(
@@ -138,7 +142,7 @@ async def running_api(
             **api_options,
         )
         cert_file, key_file = pki.server_files("controller")
-        async with serve_asgi(wrap_app(app), "127.0.0.1", 0, tls=Tls(cert_file, key_file)) as listener:
+        async with serve_asgi(wrap_app(app), "127.0.0.1", port, tls=Tls(cert_file, key_file)) as listener:
             api = RunningApi(listener.url, store, tokens, pki, directory, metrics=metrics, stopping=stopping)
             try:
                 yield api
