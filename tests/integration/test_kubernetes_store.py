@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -149,6 +150,28 @@ def test_credentials_are_read_anew_when_the_server_does_not_take_them_any_more(t
                 api.kubeconfig.write_text(good)
                 assert (await store.create(board_ref("b"), board("b"))).ref.name == "b"
                 assert faults.count("POST") == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_gives_tokens_is_run_once_for_all_that_are_refused(tmp_path: Path) -> None:
+    """A kubeconfig may name a program instead of a token, as those of cloud providers do."""
+
+    async def scenario() -> None:
+        async with running_api(tmp_path, registry=ANY_KINDS) as api:
+            runs, script = tmp_path / "runs", tmp_path / "give-token"
+            credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "TOKEN"}}
+            lines = ("#!/bin/sh", f"echo run >> {runs}", f"cat <<END\n{json.dumps(credential)}\nEND", "")
+            document = yaml.safe_load(api.kubeconfig.read_text())
+            document["users"][0]["user"] = {"exec": {"apiVersion": credential["apiVersion"], "command": str(script)}}
+            api.kubeconfig.write_text(yaml.safe_dump(document))
+            script.write_text("\n".join(lines).replace("TOKEN", "gone"))
+            script.chmod(0o700)
+            async with store_over(api) as store:
+                script.write_text("\n".join(lines).replace("TOKEN", api.token))
+                pages = await asyncio.gather(*(store.list(BOARDS) for _ in range(20)))
+                assert len(pages) == 20
+                assert runs.read_text().split() == ["run", "run"]
 
     asyncio.run(scenario())
 
