@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.api import auth, paths
 from controller.api.admission import Admission
+from controller.api.apply.ownership import Ownership
 from controller.api.documents import Documents
 from controller.api.edge import TARGET, VERB, Edge
 from controller.api.errors import no_such_path
@@ -73,7 +74,7 @@ def create_api(
         watches_max: Watches that may be open at once.
         log_streams_max: Logs that may be read at once.
     """
-    resources = Resources(store, Writes(store, admission, clock, ids), clock, stopping)
+    resources = Resources(store, Writes(store, admission, Ownership(registry), clock, ids), clock, stopping)
     requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
     log_streams = Limit("log streams", log_streams_max)
     metrics.gauge(API_WATCHES).set_function(lambda: watches.taken)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.api.apply.applying import ApplyConflict
 from controller.api.paths import Target
 from rkfleet.errors import BadRequest, Cause, FleetError, Invalid, NotFound, ResourceExhausted, Unavailable
 
@@ -57,7 +58,7 @@ def status_of(error: FleetError, target: Target | None = None) -> Json:
     An error about another object than the target names it: `NotFound(message, resource="namespaces", name="lab")`.
     """
     details = _details(error, target)
-    if isinstance(error, Invalid) and error.causes:
+    if isinstance(error, Invalid | ApplyConflict) and error.causes:
         details["causes"] = [_cause(cause) for cause in error.causes]
     if isinstance(error, ResourceExhausted | Unavailable):
         details["retryAfterSeconds"] = error.retry_after_seconds

@@ -93,13 +93,13 @@ class Resources:
                 return await open_watch(self._store, target, options, view, self._stopping)
             case "create":
                 body = await bodies.read_json(request)
-                written = await self._writes.create(target, body, query.write_options(request.query_params))
+                written = await self._writes.create(target, body, _options(request))
                 return await _written(view, written, status_code=201)
             case "update":
                 body = await bodies.read_json(request)
                 return await self._change(request, target, view, lambda _: body)
             case "patch":
-                return await self._change(request, target, view, await _patcher(request, target))
+                return await self._patch(request, target, view)
             case "delete":
                 return await self._delete(request, target, view)
             case _:
@@ -129,14 +129,26 @@ class Resources:
             )
         return await json_response(await view.page(page), accept_encoding=request.headers.get("accept-encoding", ""))
 
+    async def _patch(self, request: Request, target: Target, view: View) -> Response:
+        format, body = await bodies.read_patch(request, built_in=target.kind.resource.built_in)
+        if format != "apply":
+            return await self._change(request, target, view, _patcher(format, body))
+        config = bodies.require_object(body, f"a {target.kind.resource.kind}")
+        if target.subresource == "scale":
+            return await self._change(request, target, view, lambda old: merge_patch(old, config))
+        options = query.write_options(request.query_params, apply=True)
+        written = await self._writes.apply(target, config, options)
+        return await _written(view, written, status_code=201 if written.created else 200)
+
     async def _change(self, request: Request, target: Target, view: View, make: Change) -> Response:
-        options = query.write_options(request.query_params)
+        options = _options(request)
         if target.subresource != "scale":
             return await _written(view, await self._writes.change(target, make, options))
         written = await self._writes.change(
             msgspec.structs.replace(target, subresource=""),
             lambda old: subresources.with_scale(old, make(subresources.scale_of(old))),
             options,
+            through="scale",
         )
         scale = subresources.scale_of(msgspec.json.decode(written.item.body))
         return await json_response(scale, warnings=written.warnings)
@@ -160,13 +172,17 @@ async def _written(view: View, written: Written, *, status_code: int = 200) -> R
     return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
 
 
-async def _patcher(request: Request, target: Target) -> Change:
-    """Return the function that applies the patch in the body."""
-    match await bodies.read_patch(request, built_in=target.kind.resource.built_in):
-        case "json", operations:
-            return lambda old: patch.json_patch(old, operations)
-        case "strategic", strategic:
-            strategic = bodies.require_object(strategic, "a strategic merge patch")
+def _options(request: Request) -> query.WriteOptions:
+    return query.write_options(request.query_params, request.headers.get("user-agent", ""))
+
+
+def _patcher(format: bodies.PatchFormat, body: Any) -> Change:
+    """Return the function that applies a patch."""
+    match format:
+        case "json":
+            return lambda old: patch.json_patch(old, body)
+        case "strategic":
+            strategic = bodies.require_object(body, "a strategic merge patch")
             return lambda old: patch.strategic_merge_patch(old, strategic)
-        case _, merge:
-            return lambda old: merge_patch(old, merge)
+        case _:
+            return lambda old: merge_patch(old, body)

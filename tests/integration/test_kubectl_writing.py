@@ -114,9 +114,6 @@ def test_refusals_name_every_cause(tmp_path: Path) -> None:
         assert nowhere.err == 'Error from server (NotFound): error when creating "STDIN": namespaces "nowhere" not found\n'
         again = await kubectl.run("create", "-f", "-", stdin=deployment("warned"))
         assert 'modeldeployments.rkfleet.dev "warned" already exists' in again.err
-        server_side = await kubectl.run("apply", "--server-side", "-f", "-", stdin=deployment())
-        assert server_side.code == 1
-        assert "server-side apply is not served" in server_side.err
         typed = await kubectl.run("create", "namespace", "lab")
         assert typed.code == 1
         assert "unsupported format" in typed.err

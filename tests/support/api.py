@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import msgspec
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
 from controller.api.app import create_api
@@ -111,13 +112,14 @@ async def running_api(
     wrap: Callable[[SqlStore], Store] = lambda store: store,
     extra_routes: Sequence[BaseRoute] = (),
     store_options: Mapping[str, Any] | None = None,
+    wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     place: Path | str = "",
     port: int = 0,
     **api_options: Any,
 ) -> AsyncIterator[RunningApi]:
     """Run an API in this event loop; `wrap` may put a faulty store around the real one, `api_options` go to `create_api`.
 
-    `place` is the database, by default a file in `directory`.
+    `wrap_app` may put faults around the app; `place` is the database, by default a file in `directory`.
     """
     clock = clock or SystemClock()
     pki = Pki.ensure(directory / "pki", ["127.0.0.1"], clock.now(), "test")
@@ -140,7 +142,7 @@ async def running_api(
             **api_options,
         )
         cert_file, key_file = pki.server_files("controller")
-        async with serve_asgi(app, "127.0.0.1", port, tls=Tls(cert_file, key_file)) as listener:
+        async with serve_asgi(wrap_app(app), "127.0.0.1", port, tls=Tls(cert_file, key_file)) as listener:
             api = RunningApi(listener.url, store, tokens, pki, directory, metrics=metrics, stopping=stopping)
             try:
                 yield api
