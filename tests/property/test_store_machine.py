@@ -14,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from controller.store.base import Store
 from controller.store.sql.store import SqlStore
 from rkfleet.kinds import KINDS
+from tests.support.kubernetes_stores import open_kubernetes_store
 from tests.support.postgres import postgres_url, server
 from tests.support.store_machine import LOG_EVENTS, StoreMachine
 
@@ -60,10 +61,18 @@ class TwoControllersMachine(PostgresMachine):
         return next(self.turns)
 
 
+class KubernetesMachine(StoreMachine):
+    """The API of Kubernetes, here our own over SQLite."""
+
+    def opened(self) -> AbstractAsyncContextManager[Store]:
+        return open_kubernetes_store(self.directory, {"log_events_max": LOG_EVENTS})
+
+
 MACHINES = [
     pytest.param(SqliteMachine, 15, id="sqlite"),
     pytest.param(PostgresMachine, 5, id="postgres"),
     pytest.param(TwoControllersMachine, 6, id="two-controllers"),
+    pytest.param(KubernetesMachine, 3, id="kubernetes"),
 ]
 
 
