@@ -151,7 +151,7 @@ class _Kubernetes:
         """
         request = Request(scope, receive)
         identity = auth.authenticate(self._identify, request.headers.get("authorization", ""))
-        target = self._target(request.url.path)
+        target = self._target(scope["path"])
         if target is None:
             with self._requests.place():
                 response = await self._documents.serve(request)

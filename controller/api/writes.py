@@ -94,7 +94,8 @@ class Writes:
         raise AssertionError("the last attempt returns or raises")
 
     async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
-        suffix = _name_suffix(UUID(self._ids()).int)
+        named = bool((obj.get("metadata") or {}).get("name"))
+        suffix = "" if named else _name_suffix(UUID(self._ids()).int)
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )
