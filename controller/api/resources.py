@@ -138,9 +138,10 @@ class Resources:
         if format != "apply":
             return await self._change(request, target, view, _patcher(format, body))
         config = bodies.require_object(body, f"a {target.kind.resource.kind}")
-        if target.subresource == "scale":
-            return await self._change(request, target, view, lambda old: merge_patch(old, config))
         options = query.write_options(request.query_params, apply=True)
+        if target.subresource == "scale":
+            part = subresources.part_of_scale(target.kind.resource, config)
+            return await _scale(await self._writes.apply(_whole(target), part, options, through="scale"))
         written = await self._writes.apply(target, config, options)
         return await _written(view, written, status_code=201 if written.created else 200)
 
@@ -148,14 +149,11 @@ class Resources:
         options = _options(request)
         if target.subresource != "scale":
             return await _written(view, await self._writes.change(target, make, options))
-        written = await self._writes.change(
-            msgspec.structs.replace(target, subresource=""),
-            lambda old: subresources.with_scale(old, make(subresources.scale_of(old))),
-            options,
-            through="scale",
+        return await _scale(
+            await self._writes.change(
+                _whole(target), lambda old: subresources.with_scale(old, make(subresources.scale_of(old))), options, through="scale"
+            )
         )
-        scale = subresources.scale_of(msgspec.json.decode(written.item.body))
-        return await json_response(scale, warnings=written.warnings)
 
     async def _delete(self, request: Request, target: Target, view: View) -> Response:
         written = await self._writes.delete(target, await bodies.read_delete_options(request))
@@ -174,6 +172,15 @@ class Resources:
 
 async def _written(view: View, written: Written, *, status_code: int = 200) -> Response:
     return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
+
+
+def _whole(target: Target) -> Target:
+    """Return the object that a subresource is a part of."""
+    return msgspec.structs.replace(target, subresource="")
+
+
+async def _scale(written: Written) -> Response:
+    return await json_response(subresources.scale_of(msgspec.json.decode(written.item.body)), warnings=written.warnings)
 
 
 def _options(request: Request) -> query.WriteOptions:

@@ -142,14 +142,14 @@ class Writes:
 
         return await self._changed(target, admit, options)
 
-    async def apply(self, target: Target, config: Json, options: WriteOptions) -> Written:
-        """Apply a manager's part of the object (server-side apply), which makes it if there is none.
+    async def apply(self, target: Target, config: Json, options: WriteOptions, *, through: str = "") -> Written:
+        """Apply a manager's part of the object (server-side apply), which makes it if there is none. `through` is as in `change`.
 
         Raises:
             FleetError: BadRequest, Invalid, NotFound (namespace, or a subresource of nothing), Conflict (others own what would change),
                 Unavailable.
         """
-        writer = Writer(options.manager, target.subresource)
+        writer = Writer(options.manager, through or target.subresource)
         _require_identity(target, config)
 
         def admit(stored: Item, now: datetime) -> tuple[Json, tuple[str, ...]]:
@@ -164,7 +164,7 @@ class Writes:
             try:
                 return await self._changed(target, admit, options)
             except NotFound:
-                if target.subresource:
+                if writer.subresource:
                     raise
             try:
                 return await self._apply_new(target, config, writer, options)
