@@ -65,6 +65,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         log: It has a log (`.../<name>/log`), as Kubernetes' pods have; only the embedded API serves it.
         read_only: Clients only read it.
+        confidential: Fields whose values no message, log or note may show, as dotted paths.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     scale: bool = False
     log: bool = False
     read_only: bool = False
+    confidential: tuple[str, ...] = ()
     name_length_max: int = 253
     owners: Mapping[str, StatusOwner] = {}
 
