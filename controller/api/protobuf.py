@@ -34,7 +34,8 @@ _PACKAGE: Final = "rkfleet.kubernetes"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MAX: Final = 253_402_300_799  # The last second of the year 9999, behind which no date can be written.
 
-# Message: its fields as `name:number:type`; `*` is repeated, `map<…>` has text for keys. `bytes` become base64.
+# Message: its fields as `name:number:type`; `*` is repeated, `map<…>` has text for keys, `?` is a pointer in Go, whose zero is a value.
+# `bytes` become base64.
 _MESSAGES: Final[Mapping[str, str]] = {
     "Unknown": "typeMeta:1:TypeMeta raw:2:bytes contentEncoding:3:string contentType:4:string",
     "TypeMeta": "apiVersion:1:string kind:2:string",
@@ -43,25 +44,25 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "FieldsV1": "raw:1:bytes",
     "ObjectMeta": (
         "name:1:string generateName:2:string namespace:3:string selfLink:4:string uid:5:string resourceVersion:6:string generation:7:int64"
-        " creationTimestamp:8:Time deletionTimestamp:9:Time deletionGracePeriodSeconds:10:int64 labels:11:map<string>"
+        " creationTimestamp:8:Time deletionTimestamp:9:Time deletionGracePeriodSeconds:10:?int64 labels:11:map<string>"
         " annotations:12:map<string> ownerReferences:13:*OwnerReference finalizers:14:*string managedFields:17:*ManagedFieldsEntry"
     ),
-    "OwnerReference": "kind:1:string name:3:string uid:4:string apiVersion:5:string controller:6:bool blockOwnerDeletion:7:bool",
+    "OwnerReference": "kind:1:string name:3:string uid:4:string apiVersion:5:string controller:6:?bool blockOwnerDeletion:7:?bool",
     "ManagedFieldsEntry": (
         "manager:1:string operation:2:string apiVersion:3:string time:4:Time fieldsType:6:string fieldsV1:7:FieldsV1 subresource:8:string"
     ),
-    "Preconditions": "uid:1:string resourceVersion:2:string",
+    "Preconditions": "uid:1:?string resourceVersion:2:?string",
     "DeleteOptions": (
-        "gracePeriodSeconds:1:int64 preconditions:2:Preconditions orphanDependents:3:bool propagationPolicy:4:string dryRun:5:*string"
+        "gracePeriodSeconds:1:?int64 preconditions:2:Preconditions orphanDependents:3:?bool propagationPolicy:4:?string dryRun:5:*string"
     ),
     "Namespace": "metadata:1:ObjectMeta spec:2:NamespaceSpec status:3:NamespaceStatus",
     "NamespaceSpec": "finalizers:1:*string",
     "NamespaceStatus": "phase:1:string",
-    "Secret": "metadata:1:ObjectMeta data:2:map<bytes> type:3:string stringData:4:map<string> immutable:5:bool",
-    "ConfigMap": "metadata:1:ObjectMeta data:2:map<string> binaryData:3:map<bytes> immutable:4:bool",
+    "Secret": "metadata:1:ObjectMeta data:2:map<bytes> type:3:string stringData:4:map<string> immutable:5:?bool",
+    "ConfigMap": "metadata:1:ObjectMeta data:2:map<string> binaryData:3:map<bytes> immutable:4:?bool",
     "Lease": "metadata:1:ObjectMeta spec:2:LeaseSpec",
     "LeaseSpec": (
-        "holderIdentity:1:string leaseDurationSeconds:2:int32 acquireTime:3:MicroTime renewTime:4:MicroTime leaseTransitions:5:int32"
+        "holderIdentity:1:?string leaseDurationSeconds:2:?int32 acquireTime:3:MicroTime renewTime:4:MicroTime leaseTransitions:5:?int32"
     ),
     "ObjectReference": (
         "kind:1:string namespace:2:string name:3:string uid:4:string apiVersion:5:string resourceVersion:6:string fieldPath:7:string"
@@ -208,6 +209,9 @@ def _add_field(message: descriptor_pb2.DescriptorProto, name: str, number: str, 
     field = message.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
     if type.startswith("*"):
         field.label, type = _Field.LABEL_REPEATED, type[1:]
+    if type.startswith("?"):
+        field.proto3_optional, field.oneof_index, type = True, len(message.oneof_decl), type[1:]
+        message.oneof_decl.add(name=f"_{name}")
     if type.startswith("map<"):
         entry = message.nested_type.add(name=f"{name[0].upper()}{name[1:]}Entry")
         entry.options.map_entry = True
