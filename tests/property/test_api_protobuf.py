@@ -74,9 +74,11 @@ def test_zeros_behind_pointers_are_values_and_others_are_left_out() -> None:
     """As in JSON from Go, where `omitempty` keeps a pointer to a zero."""
     found = decode_protobuf(envelope("v1", "ConfigMap", text(1, meta("c", {})) + whole(4, 0)))
     assert found == {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "immutable": False}
-    spec = text(1, "") + whole(2, 0) + text(3, whole(1, -62135596800 & (1 << 64) - 1) + whole(2, 0))
+    spec = text(1, "") + whole(2, 0) + text(3, whole(1, -62_135_596_800 & (1 << 64) - 1) + whole(2, 0))  # Go's zero time.
     lease = decode_protobuf(envelope("coordination.k8s.io/v1", "Lease", text(1, meta("l", {})) + text(2, spec)))
     assert lease["spec"] == {"holderIdentity": "", "leaseDurationSeconds": 0}
+    negative = decode_protobuf(envelope("coordination.k8s.io/v1", "Lease", text(2, whole(2, -5 & (1 << 64) - 1))))
+    assert negative["spec"] == {"leaseDurationSeconds": -5}
     options = decode_protobuf(envelope("v1", "DeleteOptions", whole(1, 0) + whole(3, 0)))
     assert (options["gracePeriodSeconds"], options["orphanDependents"]) == (0, False)
 
@@ -84,8 +86,20 @@ def test_zeros_behind_pointers_are_values_and_others_are_left_out() -> None:
 def test_fields_of_newer_versions_are_passed_over_and_damage_is_named() -> None:
     found = decode_protobuf(envelope("v1", "Namespace", text(1, meta("n", {})) + text(99, "new") + whole(98, 7)))
     assert found == {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}
-    with pytest.raises(BadRequest, match="is not a valid protobuf message of Namespace"):
-        decode_protobuf(envelope("v1", "Namespace", text(1, b"\xff\xff\xff")))
+    damaged = {
+        "of ObjectMeta: a number has no end": text(1, b"\xff\xff\xff"),
+        "of ObjectMeta: name has the wire type 0": text(1, whole(1, 1)),
+        "of ObjectMeta: field 1 ends behind its end": text(1, text(1, "name")[:-1]),
+        "of ObjectMeta: name is not UTF-8": text(1, text(1, b"\xff")),
+        "of ObjectMeta: an entry of labels has the wire type 0": text(1, text(11, whole(1, 1))),
+        "of Namespace: a field has the number 0": whole(0, 1),
+        "of Namespace: field 2 has the wire type 3": varint(2 << 3 | 3),
+        "fieldsV1 of managedFields in the body is not JSON": text(1, text(17, text(7, text(1, "{")))),
+        "has more than 5000 fields": text(1, text(13, b"") * 5_000),
+    }
+    for reason, raw in damaged.items():
+        with pytest.raises(BadRequest, match=reason):
+            decode_protobuf(envelope("v1", "Namespace", raw))
     with pytest.raises(BadRequest, match="does not begin with"):
         decode_protobuf(b'{"kind": "Namespace"}')
     with pytest.raises(UnsupportedMediaType, match="of v1 Pod is not read; send JSON"):
