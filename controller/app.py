@@ -32,6 +32,7 @@ from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.api.renewals import Renewals
 from controller.api.samples import sample_routes
+from controller.backups.schedule import Schedule, take_in_child
 from controller.config import Config
 from controller.election import LEASE_NAMESPACE, Election
 from controller.leader import Leader
@@ -161,6 +162,8 @@ class _Program:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(put_aside(self._clock))
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
+            if config.backup_every_seconds:
+                tasks.create_task(self._backups().run())
             tasks.create_task(self._election.run(self._lead) if config.database_url else self._work(self._store))
             tasks.create_task(
                 follow_certificate(
@@ -172,6 +175,17 @@ class _Program:
                     renew=lambda: _ensure_pki(config, self._clock),
                 )
             )
+
+    def _backups(self) -> Schedule:
+        config = self._config
+        return Schedule(
+            config.data_dir,
+            every_seconds=config.backup_every_seconds,
+            kept=config.backups_kept,
+            clock=self._clock,
+            metrics=self._metrics,
+            take=lambda target: take_in_child(config.data_dir, target, with_store=not config.database_url),
+        )
 
     def _api(self) -> ASGIApp:
         config = self._config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,9 +13,10 @@ import msgspec
 
 from rkfleet.process import LOG_LEVELS
 
-__all__ = ["Config", "parse_arguments"]
+__all__ = ["DATABASE_URL_VARIABLE", "Config", "parse_arguments"]
 
 LEASE_SECONDS: Final = 15  # As Kubernetes' own controllers; a standby takes over at most so long after the leader's last sign.
+BACKUPS_KEPT_MAX: Final = 1_000  # Three years of days; more is a job for a backup program.
 DATABASE_URL_VARIABLE: Final = "RKFLEET_DATABASE_URL"
 
 
@@ -32,6 +34,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     session_address: str
     lease_seconds: int
+    backup_every_seconds: float
+    backups_kept: int
     kubeconfig_out: Path | None
     registry_files_out: Path | None
     lifeline_fd: int | None
@@ -83,6 +87,10 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     parser.add_argument(
         "--lease-seconds", type=int, default=LEASE_SECONDS, help="how long the leader may be silent before a standby takes over"
     )
+    parser.add_argument(
+        "--backup-every", type=_seconds, default="24h", metavar="DURATION", help="how often DATA_DIR/backups gets a backup; 0 for never"
+    )
+    parser.add_argument("--backups-kept", type=_count, default=7, metavar="N", help="how many of these are kept; the oldest goes")
     parser.add_argument("--kubeconfig-out", type=Path, help="where the admin's kubeconfig is written; default DATA_DIR/kubeconfig")
     parser.add_argument(
         "--registry-files-out",
@@ -104,8 +112,23 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         database_url=given.database_url,
         session_address=given.session_address,
         lease_seconds=given.lease_seconds,
+        backup_every_seconds=given.backup_every,
+        backups_kept=given.backups_kept,
         kubeconfig_out=given.kubeconfig_out,
         registry_files_out=given.registry_files_out,
         lifeline_fd=given.lifeline_fd,
         log_level=given.log_level,
     )
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([smhd]?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90, 30m, 24h or 7d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= BACKUPS_KEPT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1..{BACKUPS_KEPT_MAX}")
+    return int(text)

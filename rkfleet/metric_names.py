@@ -269,6 +269,14 @@ EVENTS_DROPPED: Final = _metric(
     name="rkfleet_events_dropped_total", type="counter", unit="", program="controller",
     help="Events that were not written because the recorder's queue was full or the store refused them.",
 )  # fmt: skip
+BACKUP_FAILURES: Final = _metric(
+    name="rkfleet_backup_failures_total", type="counter", unit="", program="controller",
+    help="Backups of the schedule (--backup-every) that failed; the log says why.",
+)  # fmt: skip
+BACKUP_NEWEST: Final = _metric(
+    name="rkfleet_backup_newest_timestamp_seconds", type="gauge", unit="seconds", program="controller", optional=True,
+    help="When the newest backup of the schedule was begun, in seconds since 1970. Absent while there is none.",
+)  # fmt: skip
 STORE_COMMITS: Final = _metric(
     name="rkfleet_store_commits_total", type="counter", unit="", program="controller",
     help="Transactions that the store committed, each durable before any of its writes was acknowledged.",

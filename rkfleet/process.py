@@ -70,8 +70,9 @@ def lock_data_dir(path: Path) -> Iterator[None]:
             raise FailedPrecondition(
                 f"data directory {path} is in use by process {holder}; stop it or choose another --data-dir", path=str(path)
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # A disk that is full takes no name of a holder; the lock holds without.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.api import auth, paths
 from controller.api.admission import Admission
+from controller.api.apply.ownership import Ownership
+from controller.api.deadlines import deadline
 from controller.api.documents import Documents
 from controller.api.edge import TARGET, VERB, Edge
 from controller.api.errors import no_such_path
@@ -73,7 +75,7 @@ def create_api(
         watches_max: Watches that may be open at once.
         log_streams_max: Logs that may be read at once.
     """
-    resources = Resources(store, Writes(store, admission, clock, ids), clock, stopping)
+    resources = Resources(store, Writes(store, admission, Ownership(registry), clock, ids), clock, stopping)
     requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
     log_streams = Limit("log streams", log_streams_max)
     metrics.gauge(API_WATCHES).set_function(lambda: watches.taken)
@@ -151,7 +153,8 @@ class _Kubernetes:
         target = self._target(request.url.path)
         if target is None:
             with self._requests.place():
-                response = await self._documents.serve(request)
+                async with deadline(request.query_params.get("timeout", "")):
+                    response = await self._documents.serve(request)
                 await response(scope, receive, send)
             return
         scope[TARGET] = target
@@ -164,7 +167,8 @@ class _Kubernetes:
                 await response(scope, receive, send)
             return
         with (self._watches if verb == "watch" else self._requests).place():
-            response = await self._resources.serve(request, target, verb)
+            async with deadline(request.query_params.get("timeout", "")):  # A watch is open before it; its own end is another matter.
+                response = await self._resources.serve(request, target, verb)
             await response(scope, receive, send)
 
     def _target(self, path: str) -> paths.Target | None:

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal
 import msgspec
 from starlette.requests import Request
 
+from controller.api.duplicates import duplicate_keys
 from controller.api.errors import RequestEntityTooLarge, UnsupportedMediaType
 from controller.store.base import Propagation
-from rkfleet.errors import BadRequest
+from rkfleet import manifest
+from rkfleet.errors import BadRequest, Invalid
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -29,12 +31,13 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-PatchFormat = Literal["json", "merge", "strategic"]
+PatchFormat = Literal["apply", "json", "merge", "strategic"]
 
 BODY_BYTES_MAX: Final = 3 << 20  # As kube-apiserver: an object of the largest size, with room for a patch that names it twice.
 DEPTH_MAX: Final = 64  # No kind nests deeper than 12; recursion over a body must stay far from the interpreter's limit.
 
 _PATCH_FORMATS: Final[dict[str, PatchFormat]] = {
+    "application/apply-patch+yaml": "apply",
     "application/json-patch+json": "json",
     "application/merge-patch+json": "merge",
     "application/strategic-merge-patch+json": "strategic",
@@ -72,7 +75,7 @@ def decode(body: bytes) -> Any:
     """Decode JSON of a bounded depth.
 
     Raises:
-        BadRequest: It is not JSON, or deeper than `DEPTH_MAX`.
+        BadRequest: It is not JSON, deeper than `DEPTH_MAX`, or has a key twice in one object.
     """
     try:
         value = msgspec.json.decode(body)
@@ -82,6 +85,8 @@ def decode(body: bytes) -> Any:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
     if _deeper_than(value, DEPTH_MAX):
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels")
+    if twice := duplicate_keys(body, value):
+        raise BadRequest("strict decoding error: " + ", ".join(f'duplicate field "{path}"' for path in twice))
     return value
 
 
@@ -93,8 +98,23 @@ async def read_patch(request: Request, *, built_in: bool) -> tuple[PatchFormat, 
         UnsupportedMediaType: It is no patch that this server applies to the kind.
     """
     known = {media_type: format for media_type, format in _PATCH_FORMATS.items() if built_in or format != "strategic"}
-    patch = await read_json(request, media_types=known)
-    return known[_media_type(request)], patch
+    _require_media_type(request, known)
+    format, body = known[_media_type(request)], await _read(request)
+    return format, decode_yaml(body) if format == "apply" else decode(body)
+
+
+def decode_yaml(body: bytes) -> Any:
+    """Decode one YAML document; JSON, which clients send, is read as such.
+
+    Raises:
+        BadRequest: It is no YAML, more than one document, or one with aliases, duplicate keys or more than `DEPTH_MAX` levels.
+    """
+    if body.lstrip()[:1] == b"{":
+        return decode(body)
+    try:
+        return manifest.parse(manifest.Source("the body", body)).value
+    except Invalid as error:
+        raise BadRequest(error.message) from error
 
 
 def require_object(value: Any, what: str) -> Json:
@@ -150,10 +170,9 @@ def _require_media_type(request: Request, known: Collection[str]) -> None:
     media_type = _media_type(request)
     if media_type in known:
         return
-    apply = "server-side apply is not served, use `kubectl apply` without --server-side; " if "apply-patch" in media_type else ""
     accepted = ", ".join(filter(None, known))
     raise UnsupportedMediaType(
-        f"{apply}the body of the request was in an unsupported format {media_type!r} - accepted media types include: {accepted}"
+        f"the body of the request was in an unsupported format {media_type!r} - accepted media types include: {accepted}"
     )
 
 

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _SCALE: Final = "io.k8s.api.autoscaling.v1.Scale"
-_PATCH_TYPES: Final = ("application/json-patch+json", "application/merge-patch+json")
+_PATCH_TYPES: Final = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json")
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -221,7 +221,7 @@ def _object_path(kind: type[Object]) -> Json:
         "parameters": _path_parameters(kind.resource, named=True),
         "get": _operation(kind, "get", answer=name),
         "put": _operation(kind, "put", body=name, query=_WRITE_QUERY),
-        "patch": _operation(kind, "patch", query=_WRITE_QUERY),
+        "patch": _operation(kind, "patch", query=_PATCH_QUERY),
         "delete": _operation(kind, "delete", body=f"{_META}.DeleteOptions", answer=f"{_META}.Status", query=_DELETE_QUERY),
     }
 
@@ -230,7 +230,7 @@ def _subresource_path(kind: type[Object], suffix: str, name: str, gvk: Json) -> 
     operations = {
         "get": _operation(kind, "get", answer=name, suffix=suffix),
         "put": _operation(kind, "put", body=name, query=_WRITE_QUERY, suffix=suffix),
-        "patch": _operation(kind, "patch", answer=name, query=_WRITE_QUERY, suffix=suffix),
+        "patch": _operation(kind, "patch", answer=name, query=_PATCH_QUERY, suffix=suffix),
     }
     return {
         "parameters": _path_parameters(kind.resource, named=True),
@@ -309,6 +309,7 @@ _WRITE_QUERY: Final = (
     _query("fieldManager", "Who writes."),
     _query("fieldValidation", "What to do about unknown fields: Strict, Warn or Ignore."),
 )
+_PATCH_QUERY: Final = (*_WRITE_QUERY, _query("force", "Of an apply: take over fields that others own.", "boolean"))
 _DELETE_QUERY: Final = (
     _query("dryRun", "All: check everything, delete nothing."),
     _query("propagationPolicy", "Background, Foreground or Orphan."),

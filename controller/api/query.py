@@ -18,10 +18,23 @@ from controller.store.base import Selection
 from rkfleet.errors import BadRequest, Cause, Invalid
 from rkfleet.meta import parse_field_selector, parse_selector
 
-__all__ = ["LogOptions", "ReadOptions", "WriteOptions", "check_dry_run", "is_watch", "log_options", "read_options", "write_options"]
+__all__ = [
+    "LogOptions",
+    "ReadOptions",
+    "WriteOptions",
+    "check_dry_run",
+    "is_pretty",
+    "is_watch",
+    "log_options",
+    "read_options",
+    "write_options",
+]
 
 FIELD_MANAGER_LENGTH_MAX: Final = 128  # As Kubernetes.
+UNKNOWN_MANAGER: Final = "unknown"
+VERSION_DIGITS_MAX: Final = 19  # As the widest number that a database counts with.
 WATCH_SECONDS_MAX: Final = 3600  # A watch that names no end is ended after an hour, so that clients spread anew over time.
+MESSAGE_LENGTH_MAX: Final = 500  # Of what is told about a selector: who sent 60 KB need not read them again.
 LOG_NUMBER_MAX: Final = (1 << 31) - 1  # What the session's numbers hold; more is more than any journal has.
 
 
@@ -47,10 +60,17 @@ class ReadOptions(msgspec.Struct, frozen=True):
 
 
 class WriteOptions(msgspec.Struct, frozen=True):
-    """How a write is to be made."""
+    """How a write is to be made.
+
+    Attributes:
+        manager: Who writes, in `managedFields`.
+        force: An apply takes over what others own.
+    """
 
     dry_run: bool = False
     field_validation: FieldValidation = "Warn"
+    manager: str = UNKNOWN_MANAGER
+    force: bool = False
 
 
 class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +129,7 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
         labels = parse_selector(query.get("labelSelector", ""))
         fields = parse_field_selector(query.get("fieldSelector", ""))
     except ValueError as error:
-        raise BadRequest(str(error)) from error
+        raise BadRequest(str(error)[:MESSAGE_LENGTH_MAX]) from error
     if name:
         fields = (*fields, (("metadata", "name"), name, True))
     version = query.get("resourceVersion", "")
@@ -123,6 +143,10 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
     token = query.get("continue", "")
     if token and version not in ("", "0"):
         raise BadRequest("specifying resource version is not allowed when using continue")
+    if match and not watch:
+        _check_match(match, version, token)
+    if version and not (version.isascii() and version.isdigit() and len(version) <= VERSION_DIGITS_MAX):
+        raise BadRequest(f"resourceVersion is {version[:40]!r}, it must be one that a list or an object had")
     return ReadOptions(
         selection=Selection(namespace, labels, fields),
         watch=watch,
@@ -136,8 +160,23 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
     )
 
 
-def write_options(query: QueryParams) -> WriteOptions:
-    """Read the options of a create, update or patch.
+def _check_match(match: str, version: str, token: str) -> None:
+    """Refuse a `resourceVersionMatch` that has nothing to match, in the cases in which Kubernetes does."""
+    if token:
+        raise _forbidden("resourceVersionMatch", "is forbidden when continue is provided")
+    if not version:
+        raise _forbidden("resourceVersionMatch", "is forbidden unless resourceVersion is provided")
+    if match == "Exact" and version == "0":
+        raise _forbidden("resourceVersionMatch", 'is Exact, which is forbidden for resourceVersion "0"')
+
+
+def write_options(query: QueryParams, user_agent: str = "", *, apply: bool = False) -> WriteOptions:
+    """Read the options of a create, update, patch or apply.
+
+    Args:
+        query: Parameters of the request.
+        user_agent: Of the client; up to its first slash it names a manager that does not name itself.
+        apply: It is an apply, which must name its manager and may force.
 
     Raises:
         Invalid: A parameter has a value that means nothing.
@@ -145,14 +184,28 @@ def write_options(query: QueryParams) -> WriteOptions:
     manager = query.get("fieldManager", "")
     if len(manager) > FIELD_MANAGER_LENGTH_MAX or not manager.isprintable():
         raise _forbidden("fieldManager", f"must be at most {FIELD_MANAGER_LENGTH_MAX} printable characters")
-    dry_run = check_dry_run(query.getlist("dryRun"))
+    if apply and not manager:
+        cause = Cause("fieldManager", "is required for apply patch", "FieldValueRequired")
+        raise Invalid(f"fieldManager: Required value: {cause.message}", (cause,))
+    if not apply and query.get("force"):
+        raise _forbidden("force", "may not be specified for non-apply patch")
+    options = WriteOptions(
+        dry_run=check_dry_run(query.getlist("dryRun")),
+        manager=manager or _agent(user_agent),
+        force=_flag(query, "force"),
+    )
     match query.get("fieldValidation", "Warn"):
         case "Strict" | "Warn" | "Ignore" as mode:
-            return WriteOptions(dry_run, mode)
+            return msgspec.structs.replace(options, field_validation=mode)
         case "":
-            return WriteOptions(dry_run)
+            return options
         case other:
             raise _forbidden("fieldValidation", f"is {other!r}, it must be Strict, Warn or Ignore")
+
+
+def _agent(user_agent: str) -> str:
+    name = user_agent.partition("/")[0][:FIELD_MANAGER_LENGTH_MAX]
+    return name if name and name.isprintable() else UNKNOWN_MANAGER
 
 
 def check_dry_run(values: Iterable[str]) -> bool:
@@ -171,6 +224,11 @@ def check_dry_run(values: Iterable[str]) -> bool:
 def is_watch(query: QueryParams) -> bool:
     """Return whether a read asks for a watch."""
     return _flag(query, "watch")
+
+
+def is_pretty(query: QueryParams) -> bool:
+    """Return whether the answer is for a person's eyes."""
+    return _flag(query, "pretty")
 
 
 def _log_source(text: str) -> Literal["", "worker", "agent"]:

@@ -18,13 +18,14 @@ from typing import IO, Final
 import msgspec
 
 from controller.backups.manifest import MANIFEST, MANIFEST_BYTES_MAX, Manifest, Part, parse_manifest
-from rkfleet.disk import PIECE_BYTES, move_durably, read_pieces
+from rkfleet.disk import PIECE_BYTES, move_durably
 from rkfleet.errors import FailedPrecondition, Unavailable
 
 __all__ = ["Content", "part_of", "read_archive", "read_manifest", "write_archive"]
 
 MODE: Final = 0o600
-Content = bytes | Path
+Content = bytes | IO[bytes]
+"""In memory, or in a file that is open; its position does not matter."""
 
 
 def part_of(name: str, content: Content) -> Part:
@@ -35,11 +36,11 @@ def part_of(name: str, content: Content) -> Part:
     """
     digest, size = hashlib.sha256(), 0
     try:
-        for piece in (content,) if isinstance(content, bytes) else read_pieces(content):
+        for piece in (content,) if isinstance(content, bytes) else _pieces(content):
             digest.update(piece)
             size += len(piece)
     except OSError as error:
-        raise Unavailable(f"{content!s} cannot be read: {error.strerror or error}") from error
+        raise Unavailable(f"{name} cannot be read: {error.strerror or error}") from error
     return Part(name, size, digest.hexdigest())
 
 
@@ -104,7 +105,7 @@ def read_archive(path: Path, take: Callable[[Part, Iterator[bytes]], None]) -> M
             file = tar.extractfile(member)
             assert file is not None, "a regular member has content"
             digest = hashlib.sha256()
-            take(part, _pieces(file, digest.update))
+            take(part, _hashed(_pieces(file), digest.update))
             if digest.hexdigest() != part.sha256:
                 raise FailedPrecondition(
                     f"{path} is damaged: {part.name} has the sha256 {digest.hexdigest()}, its manifest says {part.sha256};"
@@ -113,8 +114,14 @@ def read_archive(path: Path, take: Callable[[Part, Iterator[bytes]], None]) -> M
         return manifest
 
 
-def _pieces(file: IO[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
     while piece := file.read(PIECE_BYTES):
+        yield piece
+
+
+def _hashed(pieces: Iterator[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+    for piece in pieces:
         update(piece)
         yield piece
 
@@ -135,9 +142,9 @@ def _add(tar: tarfile.TarFile, name: str, content: Content) -> None:
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
         return
-    with content.open("rb") as file:
-        member.size = os.fstat(file.fileno()).st_size
-        tar.addfile(member, file)
+    content.seek(0)
+    member.size = os.fstat(content.fileno()).st_size
+    tar.addfile(member, content)
 
 
 @contextlib.contextmanager

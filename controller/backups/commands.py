@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from controller.backups.manifest import Manifest
 from controller.backups.restoring import Restored, restore_backup
 from controller.backups.taking import Taken, take_backup
+from controller.config import DATABASE_URL_VARIABLE
 from controller.store.sql.postgres import PostgresDatabase
 from rkfleet.clock import Clock
 from rkfleet.process import lock_data_dir
 
 __all__ = ["WORDS", "parse_backup", "parse_restore", "run"]
 
-WORDS = ("backup", "restore")
+WORDS: Final = ("backup", "restore")
+NAMES_SHOWN_MAX: Final = 20  # A screen; the replaced store has them all.
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +84,11 @@ def parse_restore(arguments: Sequence[str]) -> Restore:
         action="store_true",
         help="after pg_restore: move the counter of the database in --database-url ahead, so that nothing is counted twice",
     )
-    parser.add_argument("--database-url", default="", help="PostgreSQL database, with --jump")
+    parser.add_argument(
+        "--database-url",
+        default=os.environ.get(DATABASE_URL_VARIABLE, ""),
+        help=f"PostgreSQL database, with --jump; better given in ${DATABASE_URL_VARIABLE}, which keeps its password to itself",
+    )
     given = parser.parse_args(arguments)
     if given.jump == bool(given.source) or (given.jump and not given.database_url) or (given.source and not given.data_dir):
         parser.error("give --data-dir and --from, or --jump and --database-url")
@@ -136,5 +144,14 @@ def _told_restore(directory: Path, source: Path, done: Restored) -> str:
         lines.append(f"kept, because they may be newer than the backup's: {', '.join(done.kept)}")
     if any(name.startswith("tokens") for name in done.written):
         lines.append("tokens are the backup's, without join tokens: make new ones, and revoke again what was revoked since")
+    if done.returned:
+        lines.append(f"boards that were deleted since the backup are admitted again: {_listed(done.returned)}; delete them again")
+    if done.unknown:
+        lines.append(f"boards that joined since the backup have to join again: {_listed(done.unknown)}")
     lines.append("now start the controller")
     return "\n".join(lines)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+    return ", ".join(names[:NAMES_SHOWN_MAX]) + more

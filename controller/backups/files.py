@@ -15,7 +15,7 @@ from typing import Final
 from controller.backups.manifest import STORE
 from rkfleet.errors import FailedPrecondition, Unavailable
 
-__all__ = ["BACKUPS", "REPLACED", "read_files"]
+__all__ = ["BACKUPS", "FILE_BYTES_MAX", "REPLACED", "read_files"]
 
 BACKUPS: Final = "backups"
 REPLACED: Final = "replaced-"

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.backups.archive import read_archive, read_manifest
-from controller.backups.files import REPLACED, read_files
+from controller.backups.files import FILE_BYTES_MAX, REPLACED, read_files
 from controller.backups.manifest import STORE, Manifest, Part
 from controller.backups.taking import fleet_of
 from controller.store.sql import copying, tables
@@ -37,6 +37,7 @@ from controller.trust.files import write_private
 from controller.trust.tokens import TOKEN_FILES, without_join_tokens
 from rkfleet.disk import flush_directory, move_durably
 from rkfleet.errors import FailedPrecondition, Unavailable
+from rkfleet.kinds import Board
 
 __all__ = ["Restored", "refuse_half_restored", "restore_backup"]
 
@@ -56,6 +57,8 @@ class Restored(msgspec.Struct, frozen=True):
         aside: Where the replaced files are; None if there were none.
         written: Files that came from the backup.
         kept: Files that differ from the backup's and were kept.
+        returned: Boards that were deleted since the backup, as far as the replaced store tells, and are admitted again.
+        unknown: Boards that joined since and are not known any more.
     """
 
     manifest: Manifest
@@ -64,6 +67,8 @@ class Restored(msgspec.Struct, frozen=True):
     aside: Path | None
     written: tuple[str, ...]
     kept: tuple[str, ...]
+    returned: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 class _Mark(msgspec.Struct):
@@ -111,6 +116,7 @@ def restore_backup(directory: Path, backup: Path, *, now: datetime) -> Restored:
     with _translated(directory), _stage(directory) as stage:
         wanted = _unpack(backup, stage)
         exchange = _Exchange(directory, backup, now, tokens=any(name in files for name in TOKEN_FILES))
+        returned, unknown = _boards(directory / STORE, stage / STORE) if manifest.store is not None else ((), ())
         revision = exchange.jumped(stage / STORE) if manifest.store is not None else None
         written, kept = _chosen(files, wanted, keep_tokens=exchange.tokens)
         exchange.begin()
@@ -121,8 +127,10 @@ def restore_backup(directory: Path, backup: Path, *, now: datetime) -> Restored:
             write_private(path, wanted[name])
         if manifest.store is not None:
             move_durably(stage / STORE, directory / STORE)
+        _give_to_owner(directory)
         exchange.end()
-    return Restored(manifest, revision, exchange.replaced, exchange.aside if exchange.aside.exists() else None, written, kept)
+    aside = exchange.aside if exchange.aside.exists() else None
+    return Restored(manifest, revision, exchange.replaced, aside, written, kept, returned, unknown)
 
 
 class _Exchange:
@@ -130,7 +138,7 @@ class _Exchange:
 
     def __init__(self, directory: Path, backup: Path, now: datetime, *, tokens: bool) -> None:
         earlier = _read_mark(directory)
-        found = copying.revision_of(directory / STORE) if (directory / STORE).exists() else None
+        found = copying.revision_of(directory / STORE)
         known = [one for one in (found, earlier.replaced if earlier else None) if one is not None]
         self.replaced: Final = max(known, default=None)
         self.aside: Final = directory / (earlier.aside if earlier else f"{REPLACED}{now:%Y%m%dT%H%M%SZ}")
@@ -192,20 +200,42 @@ def _chosen(present: Mapping[str, bytes], wanted: Mapping[str, bytes], *, keep_t
     return tuple(written), tuple(kept)
 
 
+def _boards(replaced: Path, restored: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the boards that only the restored store has, and those that only the replaced one has."""
+    resource = Board.resource.name
+    before, after = copying.names_in(replaced, resource), copying.names_in(restored, resource)
+    if before is None or after is None:
+        return (), ()
+    return tuple(sorted(after - before)), tuple(sorted(before - after))
+
+
 def _unpack(backup: Path, stage: Path) -> dict[str, bytes]:
     """Write the store into the stage and return the other files, without join tokens."""
     files: dict[str, bytes] = {}
 
     def take(part: Part, pieces: Iterator[bytes]) -> None:
         if part.name != STORE:
+            if part.bytes > FILE_BYTES_MAX:
+                raise FailedPrecondition(f"{backup} has {part.name} with {part.bytes} bytes, at most {FILE_BYTES_MAX} are possible")
             files[part.name] = b"".join(pieces)
             return
         with _translated(stage), (stage / STORE).open("wb") as file:
+            os.fchmod(file.fileno(), 0o600)
             for piece in pieces:
                 file.write(piece)
 
     read_archive(backup, take)
     return {name: without_join_tokens(content) if name in TOKEN_FILES else content for name, content in files.items()}
+
+
+def _give_to_owner(directory: Path) -> None:
+    """Give what root made in the directory of a service's user to that user, who could not read it otherwise."""
+    owner = directory.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for path in directory.rglob("*"):
+        if path.lstat().st_uid == 0:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -66,10 +67,8 @@ def take_backup(directory: Path, target: Path, *, clock: Clock, version: str, wi
     with contextlib.ExitStack() as stack:
         store: Store | None = None
         if with_store:
-            copy = stack.enter_context(_copied(directory / STORE, target))
-            figures = copying.examined(copy)
+            figures, contents[STORE] = stack.enter_context(_copied(directory / STORE, target))
             store = Store(figures.schema_version, figures.revision, figures.objects)
-            contents[STORE] = copy
         contents.update(files if with_files else {})
         manifest = Manifest(
             format=FORMAT,
@@ -100,13 +99,17 @@ class _Fleet(msgspec.Struct, rename="camel"):
 
 
 @contextlib.contextmanager
-def _copied(store: Path, target: Path) -> Iterator[Path]:
-    """Make a copy of the store beside the target, for as long as the block runs."""
+def _copied(store: Path, target: Path) -> Iterator[tuple[copying.Figures, IO[bytes]]]:
+    """Make a copy of the store and prove it. It lies beside the target, and has no name any more when it is given to the caller."""
     copy = target.with_name(f".{target.name}.{STORE}")
-    try:
-        copying.copy_store(store, copy)
-        yield copy
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            with contextlib.suppress(OSError):  # What is wrong there was told already.
-                copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            copying.copy_store(store, copy)
+            figures = copying.examined(copy)
+            with copying.refused(copy, "read"):
+                file = stack.enter_context(copy.open("rb"))
+        finally:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                with contextlib.suppress(OSError):  # What is wrong there was told already.
+                    copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+        yield figures, file

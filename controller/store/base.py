@@ -1,21 +1,24 @@
 """The store seam: what API server, reconcilers and sessions hold, and what every implementation keeps.
 
 The store is a revisioned log of objects with Kubernetes semantics. Objects are JSON; the unit that is kept, cached and watched is
-`Item`: the encoded bytes with the few facts that selection needs. Implementations: `store/sql/` (SQLite, later PostgreSQL) and later
-`store/kubernetes.py`. One contract suite (`tests/contract/store_suite.py`) runs over each of them.
+`Item`: the encoded bytes with the few facts that selection needs. Implementations: `store/sql/` (SQLite and PostgreSQL), which keeps the
+objects itself, and `store/kubernetes/`, which asks the API of a cluster. One contract suite
+(`tests/contract/store_suite.py`) runs over each of them.
 
 What every implementation keeps:
 
 - A write is acknowledged after it is durable, and is visible to every read and watch in commit order.
 - `metadata.resourceVersion` is opaque: compare for equality only. It comes from one counter for all kinds here, from etcd there.
-- `metadata.generation` starts at 1 and rises exactly when something outside `metadata` and `status` changed.
+- `metadata.generation` starts at 1 and rises when something outside `metadata` and `status` changed.
 - A write that changes nothing is answered with the stored item; it bumps nothing and no watch sees it.
 - `update` and `patch` without subresource leave `status` as stored; with `"status"` they change nothing but `status`. For kinds
   without the status subresource (`Resource.status` is False) there is no such split.
 - `create` drops `status` of kinds with the status subresource, unless `keep_status` says otherwise (controllers that make an object
-  together with its first status).
-- Time and identity come from the caller: `create` takes objects that carry `metadata.uid` and `metadata.creationTimestamp`, `delete` and
-  `patch_status` take `now`. There is no clock and no random id inside the store.
+  together with its first status). Where the objects are a server's, that is two writes, and a watch may see the first alone.
+- Time and identity are the caller's or the server's. A store that keeps the objects itself has no clock and no random ids: `create` takes
+  objects that carry `metadata.uid` and `metadata.creationTimestamp`, `delete` takes `now`. A server gives its own; whoever needs the uid
+  reads it from the answer. Times of transition are always the caller's `now`.
+- Namespaces that are written into exist.
 - A watch from revision r delivers exactly what came after r, in order, without gaps and duplicates, or raises Expired.
 - Validation is not the store's business; names are. Callers pass valid objects.
 
@@ -72,7 +75,7 @@ class Selection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A list: items ordered by namespace and name, as they were at `resource_version`.
+    """A list: items in order, as they were at `resource_version`.
 
     Attributes:
         resource_version: Watch from here to see everything that came after.
@@ -121,7 +124,9 @@ class Store(Protocol):
         ...
 
     async def list(self, resource: ResourceName, selection: Selection = Selection(), *, limit: int = 0, continue_token: str = "") -> Page:
-        """Return the objects of one resource; `limit` 0 returns all.
+        """Return the objects of one resource; `limit` 0 returns all, ordered by namespace and name.
+
+        Pages are ordered the same way where the store keeps the objects itself; a server has its own order.
 
         Raises:
             Expired: `continue_token` is too old.
@@ -129,7 +134,7 @@ class Store(Protocol):
         ...
 
     async def create(self, ref: Ref, obj: Json, *, keep_status: bool = False) -> Item:
-        """Store a new object with `metadata.uid` and `metadata.creationTimestamp` as the caller set them.
+        """Store a new object with `metadata.uid` and `metadata.creationTimestamp` as the caller set them, or as the server gives them.
 
         Raises:
             AlreadyExists: The name is taken.
@@ -211,6 +216,9 @@ class Store(Protocol):
     ) -> Item:
         """Delete the object, or mark it with a deletionTimestamp while finalizers hold it; the last state is returned.
 
+        `uid` and `resource_version` bind the deletion; empty means any. Of an object that is gone at once, a server may not say with which
+        version it went: then the last state has the version that it had before.
+
         Background leaves dependents to garbage collection; Foreground and Orphan add the finalizer `foregroundDeletion` or `orphan`.
 
         Raises:
@@ -225,7 +233,8 @@ class Store(Protocol):
         """Return what comes after `resource_version`, in order.
 
         Raises:
-            Expired: `resource_version` is compacted or from another time.
+            Expired: `resource_version` is compacted or from another time; a store that must ask a server may raise it from the first
+                iteration.
         """
         ...
 

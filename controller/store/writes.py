@@ -265,9 +265,17 @@ def _split(old: Json, new: Json, subresource: Subresource, now: datetime) -> Jso
     if subresource == "status":
         status = new.get("status")
         split = {key: value for key, value in old.items() if key != "status"}
+        split["metadata"] = _with_managers(old["metadata"], new.get("metadata"))
         return split if status is None else {**split, "status": _timed(old.get("status", {}), status, now)}
     split = {key: value for key, value in new.items() if key != "status"}
     return {**split, "status": old["status"]} if "status" in old else split
+
+
+def _with_managers(stored: Json, metadata: Any) -> Json:
+    """Return metadata with the managers that a write of the status has: they say who set which part of it."""
+    if not isinstance(metadata, dict) or "managedFields" not in metadata:
+        return stored
+    return {**stored, "managedFields": metadata["managedFields"]}
 
 
 def _timed(before: Any, after: Any, now: datetime) -> Any:

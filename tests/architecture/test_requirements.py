@@ -18,6 +18,8 @@ ALLOWED = {
     "simulation": ("agent",), "toolkit": ("toolkit",),
 }  # fmt: skip
 """Extras that an installation which runs the package has, besides the base; `rkfleet.enroll` runs where an agent or a gateway does."""
+APART = {"controller/store/kubernetes": "kubernetes"}
+"""Folders that are imported only where a further extra is installed."""
 
 
 def test_locked_requirements_have_every_dependency_with_hashes() -> None:
@@ -56,12 +58,15 @@ def test_a_requirement_has_one_version_in_every_lock() -> None:
 def test_a_package_imports_only_what_its_installation_has(package: str) -> None:
     """A board has the base, `agent`, `cpu` and `vision`; an import of anything else would fail there and nowhere here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *(one for extra in ALLOWED[package] for one in project["optional-dependencies"][extra])]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(one for extra in ALLOWED[package] for one in extras[extra])]
     installed = {distribution_name(requirement) for requirement in declared}
     distributions = packages_distributions()
     for file in (ROOT / package).rglob("*.py"):
         foreign = imported(ast.parse(file.read_text())) - sys.stdlib_module_names - set(ALLOWED)
-        missing = {name for name in foreign if not {distribution_name(one) for one in distributions.get(name, ())} & installed}
+        further = [one for folder, extra in APART.items() if file.is_relative_to(ROOT / folder) for one in extras[extra]]
+        here = installed | {distribution_name(one) for one in further}
+        missing = {name for name in foreign if not {distribution_name(one) for one in distributions.get(name, ())} & here}
         assert missing == set(), file.relative_to(ROOT)
 
 

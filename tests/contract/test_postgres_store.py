@@ -6,12 +6,12 @@ import pytest
 
 from controller.store.sql.store import SqlStore
 from rkfleet.kinds import KINDS
-from tests.contract.store_suite import StoreSuite
+from tests.contract.own_objects_suite import OwnObjectsSuite
 from tests.support.postgres import postgres_url
 from tests.support.stores import OpenStore
 
 
-class TestPostgresStore(StoreSuite):
+class TestPostgresStore(OwnObjectsSuite):
     @pytest.fixture
     def open_store(self) -> OpenStore:
         url = postgres_url()

@@ -8,11 +8,11 @@ import pytest
 
 from controller.store.sql.store import SqlStore
 from rkfleet.kinds import KINDS
-from tests.contract.store_suite import StoreSuite
+from tests.contract.own_objects_suite import OwnObjectsSuite
 from tests.support.stores import OpenStore
 
 
-class TestSqliteStore(StoreSuite):
+class TestSqliteStore(OwnObjectsSuite):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return lambda: SqlStore.open(tmp_path / "store.db", KINDS)

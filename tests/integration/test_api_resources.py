@@ -426,7 +426,7 @@ def test_what_cannot_be_read_or_made_is_refused_by_its_own_code(tmp_path: Path) 
         assert await code("GET", BOARDS, accept="application/vnd.kubernetes.protobuf") == 406
         assert await code("GET", BOARDS, accept="application/json;as=Table;v=v1beta1;g=meta.k8s.io") == 406
         assert await code("POST", DEPLOYMENTS, b"k8s\0", content_type="application/vnd.kubernetes.protobuf") == 415
-        assert await code("PATCH", QWEN, b"{}", content_type="application/apply-patch+yaml") == 415
+        assert await code("PATCH", f"{QWEN}?fieldManager=a", b"{}", content_type="application/apply-patch+yaml") == 400
         assert await code("PATCH", QWEN, b"{}", content_type="application/strategic-merge-patch+json") == 415
         assert await code("PATCH", QWEN, b"{}") == 415
         assert await code("DELETE", QWEN, b"k8s\0", content_type="application/vnd.kubernetes.protobuf") == 415

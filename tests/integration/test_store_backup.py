@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from rkfleet.kinds import KINDS
 from rkfleet.process import lock_data_dir
 from tests.support.old_stores import old_sqlite
 from tests.support.postgres import postgres_url
-from tests.support.stores import MODELS, NOW, body, model, model_ref, take
+from tests.support.stores import MODELS, NOW, board, board_ref, body, model, model_ref, take
 
 CLOCK = SystemClock()
 
@@ -297,6 +298,27 @@ def test_on_a_new_machine_join_tokens_of_a_backup_admit_nobody(tmp_path: Path) -
             rebuilt.redeem(join, "board-1", "k1")
 
 
+def test_boards_that_came_or_went_since_the_backup_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = installation(tmp_path / "here")
+
+    async def join_two(store: SqlStore) -> None:
+        await store.create(board_ref("stolen"), board("stolen"))
+        await store.create(board_ref("stays"), board("stays"))
+
+    async def change(store: SqlStore) -> None:
+        await store.delete(board_ref("stolen"), now=NOW)
+        await store.create(board_ref("new"), board("new"))
+
+    using(here, join_two)
+    backup(here, tmp_path / "b.tar")
+    using(here, change)
+    commands.run("restore", ["--data-dir", str(here), "--from", str(tmp_path / "b.tar")], clock=CLOCK, version="1.2.3")
+    said = capsys.readouterr().out
+    assert "boards that were deleted since the backup are admitted again: stolen; delete them again" in said
+    assert "boards that joined since the backup have to join again: new\n" in said
+    assert "the store that was replaced was 2 changes ahead; they are undone" in said
+
+
 def test_the_key_of_the_restored_store_comes_with_it(tmp_path: Path) -> None:
     here = installation(tmp_path / "here")
     backup(here, tmp_path / "b.tar")
@@ -402,6 +424,43 @@ def test_a_damaged_backup_is_refused_or_was_damaged_where_nothing_is(
     shutil.rmtree(directory)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root restores for others")
+def test_what_root_restores_belongs_to_the_user_of_the_controller(tmp_path: Path) -> None:
+    backup(installation(tmp_path / "here"), tmp_path / "b.tar")
+    there = tmp_path / "there"
+    there.mkdir()
+    os.chown(there, 12345, 12345)
+    restore(there, tmp_path / "b.tar")
+    assert {path.lstat().st_uid for path in there.rglob("*")} == {12345}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let this process write no file beyond a size, as on a disk that is full there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 5_000, 20_000])
+def test_a_full_disk_leaves_no_backup_and_restores_nothing(tmp_path: Path, size: int) -> None:
+    here = installation(tmp_path / "here")
+    with files_of_at_most(size), pytest.raises(Unavailable):
+        backup(here, tmp_path / "b.tar")
+    assert os.listdir(tmp_path) == ["here"]
+    backup(here, tmp_path / "b.tar")
+    using(here, lambda store: store.delete(model_ref("a"), now=NOW))  # type: ignore[arg-type, return-value]
+    with files_of_at_most(size), pytest.raises(FleetError):
+        restore(here, tmp_path / "b.tar")
+    refuse_half_restored(here)
+    assert [name for name, _ in objects(here)] == ["b", "c"]
+    restore(here, tmp_path / "b.tar")
+    assert [name for name, _ in objects(here)] == ["a", "b", "c"]
+
+
 @pytest.mark.processes
 def test_a_restore_that_is_killed_anywhere_is_done_again(tmp_path: Path) -> None:
     """After each kill the directory is as it was, or no controller starts until the same restore has been done."""
@@ -415,7 +474,9 @@ def test_a_restore_that_is_killed_anywhere_is_done_again(tmp_path: Path) -> None
     changed = [("b", restored[1][1]), ("c", restored[2][1])]
     kills = tmp_path / "kills"
     kills.mkdir()
-    subprocess.run([sys.executable, "-m", "tests.support.restore_child", here, tmp_path / "b.tar", kills], check=True, timeout=100)
+    subprocess.run(
+        [sys.executable, "-m", "tests.support.restore_child", "restore", here, kills, tmp_path / "b.tar"], check=True, timeout=100
+    )
     seen = []
     commands_typed: set[str] = set()
     for number in range(len(os.listdir(kills))):

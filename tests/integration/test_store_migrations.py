@@ -151,6 +151,19 @@ def test_a_migration_that_is_killed_anywhere_is_done_by_the_next_start(tmp_path:
     assert set(versions) == {1, tables.SCHEMA_VERSION}
 
 
+@pytest.mark.processes
+def test_a_postgres_database_is_untouched_until_its_migration_is_committed() -> None:
+    url = postgres_url()
+    old_postgres(url)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.migration_child", url], check=True, timeout=100, stdout=subprocess.PIPE, text=True
+    )
+    versions = [int(line) for line in done.stdout.split()]
+    assert versions == [1] * (len(versions) - 1) + [tables.SCHEMA_VERSION]
+    assert len(versions) > 10
+    assert holds_the_old_object(PostgresDatabase.open(url))
+
+
 def test_without_a_copy_there_is_no_migration(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     old_sqlite(path)

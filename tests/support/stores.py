@@ -27,6 +27,7 @@ VARIANT = {
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = datetime(2026, 1, 1, 1, tzinfo=UTC)
+NAMESPACES = ("default", "one", "two", "a", "a-b", "b", "other")  # What the suite of all stores writes into.
 MODELS = ResourceName("models.rkfleet.dev")
 BOARDS = ResourceName("boards.rkfleet.dev")
 EVENTS = ResourceName("events")

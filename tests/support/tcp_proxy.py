@@ -26,6 +26,16 @@ class TcpProxy:
         """Forward nothing any more, also of new connections; no end is told."""
         self._thawed.clear()
 
+    def thaw(self) -> None:
+        """Go on forwarding."""
+        self._thawed.set()
+
+    def cut(self) -> None:
+        """Close every connection that is open now."""
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
         await self._thawed.wait()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from controller.api import crds
+from controller.api import crds, rules
+from controller.api.admission import Admission
 from rkfleet.kinds import KINDS
+from rkfleet.kinds.base import Object, Registry
 
 FOLDER = Path(__file__).parents[2] / "manifests" / "crds"
 
@@ -38,3 +43,27 @@ def test_writing_removes_definitions_of_kinds_that_are_gone(tmp_path: Path) -> N
 
 def test_the_command_wants_one_folder() -> None:
     assert crds.main([]) == 2
+
+
+def _rule_texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from (one["rule"] for one in node.get("x-kubernetes-validations", ()))
+    for below in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _rule_texts(below)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.resource.built_in])
+def test_admission_compiles_the_rules_of_the_committed_definition(kind: type[Object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a real kube-apiserver runs from the CRD is run here by the same text: none left out, none of our own."""
+    file = FOLDER / f"{kind.resource.group}_{kind.resource.plural}.yaml"
+    committed = sorted(_rule_texts(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    compiled: list[str] = []
+    compile_rule = rules.cel.compile
+
+    def noting(text: str) -> Any:
+        compiled.append(text)
+        return compile_rule(text)
+
+    monkeypatch.setattr(rules.cel, "compile", noting)
+    Admission(Registry((kind,)))
+    assert sorted(compiled) == committed

@@ -17,13 +17,13 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from controller.store.sql import integrity
 from rkfleet.disk import move_durably
 from rkfleet.errors import FailedPrecondition, FleetError, Unavailable
 
-__all__ = ["Figures", "copy_store", "examined", "opened", "refused", "revision_of"]
+__all__ = ["Figures", "copy_store", "examined", "names_in", "opened", "refused", "revision_of"]
 
 STEP_PAGES: Final = 256  # 1 MiB at SQLite's page size: a few milliseconds.
 BUSY_SECONDS_MAX: Final = 5.0  # Only a shell that holds the file exclusively keeps a reader waiting.
@@ -91,11 +91,23 @@ def examined(path: Path) -> Figures:
 
 def revision_of(path: Path) -> int | None:
     """Return the newest revision that a store's file holds, without changing it; None where that cannot be read."""
+    found = _read_only(path, "SELECT revision FROM counter WHERE id = 1")
+    return found[0][0] if found else None
+
+
+def names_in(path: Path, resource: str) -> frozenset[str] | None:
+    """Return the names of the cluster-scoped objects of a resource in a store's file; None where that cannot be read."""
+    found = _read_only(path, "SELECT name FROM objects WHERE resource = ?", resource)
+    return None if found is None else frozenset(row[0] for row in found)
+
+
+def _read_only(path: Path, query: str, *values: str) -> list[tuple[Any, ...]] | None:
+    if not path.exists():
+        return None
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS_MAX)) as connection:
-            revision: int = connection.execute("SELECT revision FROM counter WHERE id = 1").fetchone()[0]
-            return revision
-    except (sqlite3.Error, TypeError):
+            return connection.execute(query, values).fetchall()
+    except sqlite3.Error:
         return None
 
 

@@ -259,12 +259,12 @@ class PostgresDatabase:
         schema.prepare(connection, self._announce, name=self._name)
         if fleet:
             cursor.execute("UPDATE counter SET fleet_id = %s WHERE fleet_id = ''", (fleet,))
-        owner: Any = cursor.execute("SELECT fleet_id FROM counter").fetchone()[0]  # type: ignore[index]
+        owner: Any = cursor.execute("SELECT fleet_id FROM counter WHERE id = 1").fetchone()
         cursor.execute("COMMIT")
-        if fleet and owner != fleet:
+        if fleet and owner.fleet_id != fleet:
             raise FailedPrecondition(
-                f"{self._name} belongs to a fleet with other keys ({owner}; here {fleet}): give this controller the directory pki/ of the"
-                " controllers that use the database"
+                f"{self._name} belongs to a fleet with other keys ({owner.fleet_id}; here {fleet}): give this controller the directory pki/"
+                " of the controllers that use the database"
             )
 
     def _announce(self, version: int) -> None:

@@ -1,0 +1,1 @@
+"""Who owns which field, and server-side apply: pure functions from objects to objects."""

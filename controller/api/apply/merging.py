@@ -1,0 +1,85 @@
+"""Merging what a manager applies into an object, and taking out what it applies no more.
+
+In: objects as decoded JSON and their `Shape`. Out: new objects; nothing is changed in place, unchanged parts are shared.
+
+Source: `sigs.k8s.io/structured-merge-diff/v4/typed` (merge.go for the order of lists, remove.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from controller.api.apply.fields import Path, Paths, element_of
+from controller.api.apply.shape import ATOMIC, Shape
+
+__all__ = ["merged", "without"]
+
+
+def merged(live: Any, applied: Any, shape: Shape) -> Any:
+    """Return `live` with `applied` on top: field by field and item by item where the shape says so, as a whole elsewhere."""
+    if isinstance(live, dict) and isinstance(applied, dict) and shape.merge == "fields":
+        below = {name: merged(live.get(name), value, shape.below(name)) for name, value in applied.items()}
+        return {**live, **below}
+    if isinstance(live, list) and isinstance(applied, list) and shape.merge in ("items", "set"):
+        return list(_merged_items(live, applied, shape))
+    return applied
+
+
+def _merged_items(live: list[Any], applied: list[Any], shape: Shape) -> Iterator[Any]:
+    """Yield the items of both: those of `applied` in its order, those that only `live` has where they stand among them."""
+    old = {element_of(item, shape): item for item in live}
+    new = {element_of(item, shape): item for item in applied}
+    waiting = list(new)
+    for element, item in old.items():
+        if element not in new:
+            yield item
+            continue
+        if element in waiting:
+            upto = waiting.index(element) + 1
+            for name in waiting[:upto]:
+                yield _merged_item(old, new, name, shape)
+            del waiting[:upto]
+    for name in waiting:
+        yield _merged_item(old, new, name, shape)
+
+
+def _merged_item(old: dict[str | None, Any], new: dict[str | None, Any], name: str | None, shape: Shape) -> Any:
+    return merged(old[name], new[name], shape.each or ATOMIC) if name in old else new[name]
+
+
+def without(value: Any, gone: Paths, kept: Paths, shape: Shape) -> Any:
+    """Return `value` without what is at the paths of `gone`; containers that became empty by it go too.
+
+    An item of a list goes with everything in it, unless somebody owns something in it (`kept`).
+    """
+    if not gone:
+        return value
+    holders = frozenset(path[:length] for path in kept for length in range(1, len(path) + 1))
+    return _without(value, gone, holders, (), shape)
+
+
+def _without(value: Any, gone: Paths, holders: Paths, path: Path, shape: Shape) -> Any:
+    if isinstance(value, dict) and shape.merge == "fields":
+        left = {}
+        for name, below in value.items():
+            at = (*path, f"f:{name}")
+            if at in gone and at not in holders:
+                continue
+            now = _without(below, gone, holders, at, shape.below(name))
+            if now or not below or now is below:
+                left[name] = now
+        return value if len(left) == len(value) and all(left[name] is value[name] for name in left) else left
+    if isinstance(value, list) and shape.merge in ("items", "set"):
+        items = []
+        for item in value:
+            at = (*path, element_of(item, shape) or "")
+            if at in gone and at not in holders:
+                continue
+            items.append(_without(item, gone, holders, at, shape.each or ATOMIC) if shape.merge == "items" else item)
+        return value if len(items) == len(value) and all(map(_same, items, value)) else items
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other

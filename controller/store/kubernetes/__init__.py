@@ -1,0 +1,1 @@
+"""The store over the API of a Kubernetes cluster."""

@@ -1,0 +1,76 @@
+"""What a history is to be like, from a seed: who takes part, how short the event log is, when what is killed.
+
+A seed gives the same plan each time, and the same choices of every client; how the processes run beside each other is not repeated.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+import msgspec
+
+from tests.support.history.databases import Database
+from tests.support.history.watchers import Manner
+
+__all__ = ["Death", "Plan", "plan_of"]
+
+NAMES = ("a", "b", "c", "d", "e", "f")
+SELECTIONS = ("", "", "", "group=odd", "group=even", "name=a", "name=b")
+MANNERS: tuple[Manner, ...] = ("steady", "restless", "slow", "away")
+
+
+class Death(msgspec.Struct, frozen=True):
+    """Something dies.
+
+    Attributes:
+        after_seconds: Since the last one was alive again.
+        victim: Index of a server, or the database.
+        down_seconds: How long it stays dead, if it is a server.
+    """
+
+    after_seconds: float
+    victim: int | Literal["database"]
+    down_seconds: float
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """See the module.
+
+    Attributes:
+        names: Of the objects.
+        log_events: Length of the event log; it is compacted when it is twice as long.
+        padding: Bytes of each object that mean nothing.
+        watchers: Selection and manner of each.
+        rest_seconds: Between the last death and the end.
+    """
+
+    seed: int
+    names: tuple[str, ...]
+    clients: int
+    log_events: int
+    padding: int
+    watchers: tuple[tuple[str, Manner], ...]
+    deaths: tuple[Death, ...]
+    rest_seconds: float
+
+
+def plan_of(seed: int, database: Database) -> Plan:
+    """Return the plan of a seed."""
+    chance = random.Random(seed)
+    deaths = []
+    for _ in range(chance.randint(2, 5)):
+        victim: int | Literal["database"] = chance.randrange(database.servers)
+        if database.crashes and chance.random() < 0.3:
+            victim = "database"
+        deaths.append(Death(chance.uniform(0.05, 0.7), victim, chance.choice((0.0, 0.0, 0.1, 0.3))))
+    return Plan(
+        seed=seed,
+        names=NAMES[: chance.randint(2, len(NAMES))],
+        clients=chance.randint(3, 7),
+        log_events=chance.choice((5, 20, 60, 200)),
+        padding=chance.choice((0, 0, 2_000, 8_000)),
+        watchers=tuple((chance.choice(SELECTIONS), chance.choice(MANNERS)) for _ in range(chance.randint(2, 6))),
+        deaths=tuple(deaths),
+        rest_seconds=chance.uniform(0.1, 0.4),
+    )
