@@ -332,3 +332,17 @@ def test_kubectl_waits_by_itself_while_the_server_is_busy(tmp_path: Path) -> Non
         assert (await holding).status_code == 200
 
     with_api(tmp_path, test, wrap=_Gate, requests_max=1)
+
+
+def test_a_selector_that_is_broken_chooses_nothing(tmp_path: Path) -> None:
+    """Least of all may it choose everything, because a deletion takes one too."""
+
+    async def test(api: RunningApi) -> None:
+        await api.call("POST", BOARDS, board("a"))
+        for selector in ("(", "((", ")", "site in (lab", "site in lab)", "a=b=c", "site notin", "a,(b)", "=b", "!"):
+            for method in ("GET", "DELETE"):
+                refused = await api.call(method, BOARDS, params={"labelSelector": selector})
+                assert (refused.status_code, refused.json()["reason"]) == (400, "BadRequest"), selector
+        assert (await api.call("GET", f"{BOARDS}/a")).status_code == 200
+
+    with_api(tmp_path, test)
