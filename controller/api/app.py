@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controller.api import auth, paths
 from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership
+from controller.api.deadlines import deadline
 from controller.api.documents import Documents
 from controller.api.edge import TARGET, VERB, Edge
 from controller.api.errors import no_such_path
@@ -154,7 +155,8 @@ class _Kubernetes:
         target = self._target(scope["path"])
         if target is None:
             with self._requests.place():
-                response = await self._documents.serve(request)
+                async with deadline(request.query_params.get("timeout", "")):
+                    response = await self._documents.serve(request)
                 await response(scope, receive, send)
             return
         scope[TARGET] = target
@@ -167,7 +169,8 @@ class _Kubernetes:
                 await response(scope, receive, send)
             return
         with (self._watches if verb == "watch" else self._requests).place():
-            response = await self._resources.serve(request, target, verb)
+            async with deadline(request.query_params.get("timeout", "")):  # A watch is open before it; its own end is another matter.
+                response = await self._resources.serve(request, target, verb)
             await response(scope, receive, send)
 
     def _target(self, path: str) -> paths.Target | None:

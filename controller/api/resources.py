@@ -7,6 +7,7 @@ which form the answer has is `negotiation.py`, how it is encoded `views.py`. `ap
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controller.api import bodies, negotiation, patch, query, subresources
-from controller.api.errors import MethodNotAllowed
+from controller.api.errors import MethodNotAllowed, TooLargeVersion
 from controller.api.paths import Target
 from controller.api.responses import json_response
 from controller.api.views import View
@@ -46,10 +47,12 @@ def verb_of(request: Request, target: Target) -> str:
             raise MethodNotAllowed(f"the server does not allow the method {request.method} on a log")
         return "get"
     match request.method, bool(target.name):
+        case "GET", _ if query.is_watch(request.query_params):
+            return "watch"
         case "GET" | "HEAD", True:
-            return "watch" if query.is_watch(request.query_params) else "get"
+            return "get"
         case "GET" | "HEAD", False:
-            return "watch" if query.is_watch(request.query_params) else "list"
+            return "list"
         case "POST", False if not over_all_namespaces:
             return "create"
         case "PUT", True:
@@ -120,18 +123,20 @@ class Resources:
         item = await self._store.get(target.ref)
         if target.subresource == "scale":
             return await json_response(subresources.scale_of(msgspec.json.decode(item.body)))
-        return await json_response(view.item(item), accept_encoding=request.headers.get("accept-encoding", ""))
+        return await _read(request, view.item(item))
 
     async def _list(self, request: Request, target: Target, view: View) -> Response:
         options = query.read_options(request.query_params, target.namespace)
         page = await self._store.list(
             target.kind.resource.name, options.selection, limit=options.limit, continue_token=options.continue_token
         )
+        if options.resource_version and int(options.resource_version) > int(page.resource_version):
+            raise TooLargeVersion(options.resource_version, page.resource_version)
         if options.exact and page.resource_version != options.resource_version:
             raise Expired(
                 f"resourceVersion {options.resource_version} is not the newest, and only that can be listed; list again without it"
             )
-        return await json_response(await view.page(page), accept_encoding=request.headers.get("accept-encoding", ""))
+        return await _read(request, await view.page(page))
 
     async def _patch(self, request: Request, target: Target, view: View) -> Response:
         format, body = await bodies.read_patch(request, built_in=target.kind.resource.built_in)
@@ -165,9 +170,14 @@ class Resources:
         return await json_response({**status, "details": {key: value for key, value in details.items() if value}})
 
     async def _delete_collection(self, request: Request, target: Target, view: View) -> Response:
-        selection = query.read_options(request.query_params, target.namespace).selection
-        page = await self._writes.delete_collection(target, selection, await bodies.read_delete_options(request))
+        asked = query.read_options(request.query_params, target.namespace)
+        page = await self._writes.delete_collection(target, asked, await bodies.read_delete_options(request))
         return await json_response(await view.page(page))
+
+
+async def _read(request: Request, body: bytes | Sequence[bytes]) -> Response:
+    accept_encoding = request.headers.get("accept-encoding", "")
+    return await json_response(body, accept_encoding=accept_encoding, pretty=query.is_pretty(request.query_params))
 
 
 async def _written(view: View, written: Written, *, status_code: int = 200) -> Response:
