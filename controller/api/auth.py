@@ -18,13 +18,17 @@ from starlette.requests import Request
 from controller.api.paths import Target
 from controller.api.roles import ADMIN, GATEWAY, OPERATOR, VIEWER, Attributes, Identity, allows, allows_path
 from controller.api.scope import IDENTITY, LAPSES
+from controller.trust.binding import KEY_ANNOTATION, MACHINE_ANNOTATION
 from rkfleet.clock import Clock
 from rkfleet.errors import PermissionDenied, Unauthenticated
+from rkfleet.kinds.board import Board
 
 __all__ = [
     "ADMIN", "GATEWAY", "OPERATOR", "VIEWER", "Identify", "Identity", "attributes_of", "authenticate", "authorize", "authorize_path",
-    "bearer_of", "end_with_token", "is_admin", "require_caller",
+    "bearer_of", "end_with_token", "is_admin", "judge_of", "require", "require_caller",
 ]  # fmt: skip
+
+Json = dict[str, Any]
 
 LAPSE_CHECK_SECONDS: Final = 2.0  # How long a stream may outlive its token; one look into a dictionary each time.
 
@@ -114,6 +118,33 @@ def require(identity: Identity, asked: Attributes) -> None:
     about = f'{qualified} "{asked.name}" is forbidden' if asked.name else f"{qualified} is forbidden"
     what = f'resource "{asked.path}" in API group "{asked.group}"'
     raise PermissionDenied(f'{about}: User "{identity.name}" cannot {asked.verb} {what} {place}')
+
+
+def judge_of(identity: Identity, target: Target) -> Callable[[Json | None, Json], None] | None:
+    """Return what judges a write by its outcome; None for who may do everything.
+
+    An apply that makes an object needs the verb create as well. What a Board is bound to decides who gets its next certificate, so that is
+    an admin's business only.
+    """
+    if is_admin(identity):
+        return None
+
+    def judge(stored: Json | None, wanted: Json) -> None:
+        if stored is None:
+            authorize(identity, "create", target)
+        elif target.kind is Board:
+            for annotation in (KEY_ANNOTATION, MACHINE_ANNOTATION):
+                if _annotation(stored, annotation) != _annotation(wanted, annotation):
+                    raise PermissionDenied(
+                        f'{Board.resource.name} "{target.name}" is forbidden: User "{identity.name}" cannot change the annotation'
+                        f" {annotation}, which binds the board to its key or machine; ask an admin"
+                    )
+
+    return judge
+
+
+def _annotation(obj: Json, annotation: str) -> object:
+    return (obj["metadata"].get("annotations") or {}).get(annotation)
 
 
 def authorize_path(identity: Identity, method: str, path: str) -> None:

@@ -125,12 +125,8 @@ class LogResponse(Response):
         with self._logs.open_log(self._board) as ask:
             chunk = await self._ask(ask, self._first)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            pump, leaves, stops, lapses = (
-                self._pump(send, ask, chunk),
-                client_leaves(receive),
-                self._logs.stopping.wait(),
-                token_lapses(scope),
-            )
+            pump, leaves = self._pump(send, ask, chunk), client_leaves(receive)
+            stops, lapses = self._logs.stopping.wait(), token_lapses(scope)
             ended = await until_first(pump, leaves, stops, lapses, self._logs.clock.sleep(FOLLOW_SECONDS_MAX))
             if leaves in ended:
                 return

@@ -13,10 +13,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controller.api import bodies, negotiation, patch, query, subresources
+from controller.api import auth, bodies, negotiation, patch, query, subresources
 from controller.api.errors import MethodNotAllowed
 from controller.api.paths import Target
 from controller.api.responses import json_response
+from controller.api.scope import IDENTITY, note
 from controller.api.views import View
 from controller.api.watch import open_watch
 from controller.api.writes import Change, Writes, Written
@@ -93,7 +94,8 @@ class Resources:
                 return await open_watch(self._store, target, options, view, self._stopping)
             case "create":
                 body = await bodies.read_json(request)
-                written = await self._writes.create(target, body, _options(request))
+                written = await self._writes.create(target, body, _options(request, target))
+                note(request.scope, "name", written.item.ref.name)
                 return await _written(view, written, status_code=201)
             case "update":
                 body = await bodies.read_json(request)
@@ -136,12 +138,12 @@ class Resources:
         config = bodies.require_object(body, f"a {target.kind.resource.kind}")
         if target.subresource == "scale":
             return await self._change(request, target, view, lambda old: merge_patch(old, config))
-        options = query.write_options(request.query_params, apply=True)
+        options = _judged(query.write_options(request.query_params, apply=True), request, target)
         written = await self._writes.apply(target, config, options)
         return await _written(view, written, status_code=201 if written.created else 200)
 
     async def _change(self, request: Request, target: Target, view: View, make: Change) -> Response:
-        options = _options(request)
+        options = _options(request, target)
         if target.subresource != "scale":
             return await _written(view, await self._writes.change(target, make, options))
         written = await self._writes.change(
@@ -172,8 +174,12 @@ async def _written(view: View, written: Written, *, status_code: int = 200) -> R
     return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
 
 
-def _options(request: Request) -> query.WriteOptions:
-    return query.write_options(request.query_params, request.headers.get("user-agent", ""))
+def _options(request: Request, target: Target) -> query.WriteOptions:
+    return _judged(query.write_options(request.query_params, request.headers.get("user-agent", "")), request, target)
+
+
+def _judged(options: query.WriteOptions, request: Request, target: Target) -> query.WriteOptions:
+    return msgspec.structs.replace(options, judge=auth.judge_of(request.scope[IDENTITY], target))
 
 
 def _patcher(format: bodies.PatchFormat, body: Any) -> Change:

@@ -14,7 +14,7 @@ from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from rkfleet.kinds import KINDS
 from tests.support.api import RunningApi, running_api
 from tests.support.kubectl import Kubectl
-from tests.support.objects import deployment
+from tests.support.objects import board, deployment
 
 REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 WHO = [("admin", ()), ("operator", ()), ("viewer", ()), ("admin", ("default",)), ("operator", ("default",)), ("viewer", ("default",))]
@@ -51,7 +51,7 @@ VERBS = {
 
 
 def test_a_review_says_what_the_api_then_does(tmp_path: Path) -> None:
-    """For any role, verb, kind, subresource and namespace: 403 where the review says no, and nowhere else. Objects asked for do not exist."""
+    """For any role, verb, kind, subresource and namespace; the objects do not exist."""
 
     async def test(api: RunningApi, ask: Any) -> None:
         index, verb, kind, subresource, namespace = ask
@@ -116,7 +116,8 @@ def test_kubectl_can_ask_who_it_is_and_what_it_may(tmp_path: Path, minor: int) -
             assert "rkfleet:viewer" in said
             for arguments, answer in [
                 (("get", "boards"), "yes"), (("delete", "boards"), "no"), (("get", "secrets"), "no"), (("*", "*"), "no"),
-                (("list", "modeldeployments.rkfleet.dev", "-A"), "yes"), (("get", "/apis"), "yes"), (("get", "/access/v1alpha1/tokens"), "no"),
+                (("list", "modeldeployments.rkfleet.dev", "-A"), "yes"), (("get", "/apis"), "yes"),
+                (("get", "/access/v1alpha1/tokens"), "no"),
             ]:  # fmt: skip
                 assert (await viewer.run("auth", "can-i", *arguments)).out.strip() == answer, arguments
             listed = await viewer.ok("auth", "can-i", "--list")
@@ -157,5 +158,36 @@ def test_a_watch_ends_when_its_token_is_revoked_or_expires(tmp_path: Path) -> No
 
             async with asyncio.timeout(5):
                 await asyncio.gather(ends(revoked), ends(expiring))
+
+    asyncio.run(run())
+
+
+def test_an_operator_changes_boards_but_neither_makes_them_nor_says_whose_they_are(tmp_path: Path) -> None:
+    """By no kind of write; an apply that makes something needs the verb create, as in Kubernetes."""
+
+    async def run() -> None:
+        async with running_api(tmp_path) as api, api.client:
+            operator = bearer(api.tokens.create_api_token("op", "operator")[0])
+            boards = "/apis/rkfleet.dev/v1alpha1/boards"
+            bound = {**board("a"), "metadata": {"name": "a", "annotations": {"rkfleet.dev/key-sha256": "k"}}}
+            assert (await api.call("POST", boards, bound)).status_code == 201
+
+            async def code(method: str, name: str, body: Any, kind: str = "", query: str = "") -> int:
+                headers = {**operator, **({"content-type": f"application/{kind}"} if kind else {})}
+                return (await api.call(method, f"{boards}/{name}{query}", body, headers=headers)).status_code
+
+            merge, apply = "merge-patch+json", "apply-patch+yaml"
+            assert await code("PATCH", "a", {"metadata": {"labels": {"site": "lab"}}}, merge) == 200
+            assert await code("PATCH", "a", {"spec": {"taints": [{"key": "x", "effect": "NoSchedule"}]}}, merge) == 200
+            for value in ("mine", None):
+                assert await code("PATCH", "a", {"metadata": {"annotations": {"rkfleet.dev/key-sha256": value}}}, merge) == 403
+            mine = {**board("a"), "metadata": {"name": "a", "annotations": {"rkfleet.dev/key-sha256": "mine"}}}
+            assert await code("PATCH", "a", mine, apply, "?fieldManager=op&force=true") == 403
+            assert await code("PUT", "a", mine) == 403
+            assert await code("PATCH", "b", board("b"), apply, "?fieldManager=op") == 403
+            assert await code("PATCH", "b", board("b"), apply, "?fieldManager=op&dryRun=All") == 403
+            assert (await api.call("GET", f"{boards}/b")).status_code == 404
+            kept = (await api.call("GET", f"{boards}/a")).json()["metadata"]
+            assert (kept["annotations"], kept["labels"]) == ({"rkfleet.dev/key-sha256": "k"}, {"site": "lab"})
 
     asyncio.run(run())
