@@ -181,6 +181,8 @@ class Writes:
                 f'Operation cannot be fulfilled on {target.kind.resource.name} "{target.name}": {meant} is {metadata[meant]}, and there is'
                 " no such object"
             )
+        if options.judge is not None:
+            options.judge(None, config)
         if target.namespace:
             await namespaces.require_namespace(self._store, target.namespace)
         pending = self._ownership.applied(target.kind, None, config, writer=writer, now=format_time(self._clock.now()), force=options.force)
@@ -199,6 +201,8 @@ class Writes:
             version, uid, now = stored.resource_version, stored.uid, self._clock.now()
             obj, warnings = admit(stored, now)
             _check_version(stored, obj["metadata"].get("resourceVersion"))
+            if options.judge is not None:
+                options.judge(msgspec.json.decode(stored.body), obj)
             changed = namespaces.held(obj) if target.kind is Namespace else obj
             if options.dry_run:
                 update = Update(target.ref, changed, version, uid, subresource, now)
