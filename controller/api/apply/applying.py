@@ -97,7 +97,7 @@ def apply(live: Json, config: Json, manager: Manager, managers: Managers, *, sco
     obj = merged(live, config, scope)
     if last is not None:
         others = frozenset().union(*(managed.paths for managed in everybody.values()))
-        obj = without(obj, last.paths - others, others, scope)
+        obj = without(obj, last.paths - others, others, frozenset(flat(config, scope)), scope)
     difference = managing.compare(flat(live, scope), flat(obj, scope))
     if not force and (conflicts := _not_own(managing.conflicts_of(everybody, manager, difference.changed), live, manager, scope)):
         raise ApplyConflict(conflicts)

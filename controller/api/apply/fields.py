@@ -30,8 +30,8 @@ Paths: TypeAlias = frozenset[Path]
 DEPTH_MAX: Final = 64  # As deep as a body may be.
 INDEX_DIGITS_MAX: Final = 9  # Of an index of a list: more items than any object has.
 
-_NOBODYS: Final[tuple[Path, ...]] = ((), ("f:metadata",))
-"""Maps that every object has; as kube-apiserver does, they are no field of anybody."""
+_METADATA: Final[Path] = ("f:metadata",)
+"""As kube-apiserver has it, no field of anybody; and what is empty in there is not stored."""
 _MAP: Final = object()
 _LIST: Final = object()
 _ITEM: Final = object()
@@ -60,8 +60,12 @@ def owned(config: Any, shape: Shape) -> Paths:
 def _found(value: Any, shape: Shape, *, holders: bool, strict: bool) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
     _flatten(value, shape, (), found, named=not holders, strict=strict)
-    for path in _NOBODYS:
-        found.pop(path, None)
+    found.pop((), None)
+    found.pop(_METADATA, None)
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    for name, below in metadata.items() if isinstance(metadata, dict) else ():
+        if not below:
+            found.pop((*_METADATA, f"f:{name}"), None)
     return found
 
 

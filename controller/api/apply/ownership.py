@@ -103,12 +103,15 @@ class Ownership:
     def settled(self, kind: type[Object], old: Json | None, admitted: Json, *, pending: Pending, writer: Writer) -> Json:
         """Return the admitted object of an apply with its managers; what admission left out is not owned."""
         manager = self._manager(kind, writer, "Apply")
-        managers = pending.managers
-        if (own := managers.get(manager)) is not None:
-            present = own.paths & flat(admitted, self._scope(kind, writer.subresource)).keys()
-            managers = {**managers, manager: own if present == own.paths else Managed(frozenset(present), own.time)}
         stored = [] if old is None else old["metadata"].get("managedFields") or []
-        if stored and managing.decode(stored) == managers:
+        before = managing.decode(stored)
+        managers = dict(pending.managers)
+        if (own := managers.pop(manager, None)) is not None:
+            paths = frozenset(own.paths & flat(admitted, self._scope(kind, writer.subresource)).keys())
+            last = before.get(manager)
+            if paths:
+                managers[manager] = last if last is not None and last.paths == paths else Managed(paths, own.time)
+        if stored and before == managers:
             return _with_entries(admitted, stored)
         return _with(admitted, managing.capped(managers))
 
