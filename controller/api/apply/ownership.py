@@ -16,7 +16,7 @@ import msgspec
 
 from controller.api.apply import managers as managing
 from controller.api.apply.applying import Scopes, apply
-from controller.api.apply.fields import flat, owned
+from controller.api.apply.fields import difference, flat, owned
 from controller.api.apply.managers import Managed, Manager
 from controller.api.apply.shape import Shape, shape_of
 from rkfleet.errors import BadRequest
@@ -71,12 +71,13 @@ class Ownership:
         """
         stored = old["metadata"].get("managedFields") or []
         replaced = bool(sent) and sent != stored
+        changes = difference(old, new, self._scope(kind, writer.subresource))
+        if not replaced and not any(changes):
+            return _with_entries(new, stored)
         base = {} if managing.is_reset(sent) else managing.decode(sent if replaced else stored)
         if not base:
             return _with_entries(new, [])
-        scope = self._scope(kind, writer.subresource)
-        difference = managing.compare(flat(old, scope), flat(new, scope))
-        managers = managing.after_update(base, self._manager(kind, writer, "Update"), difference, now)
+        managers = managing.after_update(base, self._manager(kind, writer, "Update"), changes, now)
         if not replaced and managers == base:
             return _with_entries(new, stored)
         return _with(new, managing.capped(managers))
