@@ -52,7 +52,7 @@ class OpenApi:
         kinds: dict[str, list[type[Object]]] = {}
         for kind in registry:
             kinds.setdefault(_path(kind.resource), []).append(kind)
-        documents = {path: _document(group) for path, group in kinds.items()} | review_documents()
+        documents = {**{path: _document(group) for path, group in kinds.items()}, **review_documents()}
         self._documents: Final[Mapping[str, Document]] = {path: _encoded(document) for path, document in documents.items()}
         links = {
             path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={document.etag.upper()}"} for path, document in self._documents.items()
