@@ -22,7 +22,7 @@ __all__ = ["JSON_PATCH_OPERATIONS_MAX", "json_patch", "strategic_merge_patch"]
 Json = dict[str, Any]
 
 JSON_PATCH_OPERATIONS_MAX: Final = 10_000  # As kube-apiserver: enough for any object below its size limit.
-JSON_PATCH_COPIED_BYTES_MAX: Final = 3 << 20  # As the largest body: `copy` can otherwise double the object with every operation.
+JSON_PATCH_COPIED_BYTES_MAX: Final = 512 << 10  # Half of the largest object: `copy` can double it with every operation.
 
 _MERGE_KEYS: Final[Mapping[str, str]] = {"ownerReferences": "uid", "conditions": "type"}
 _SETS: Final = frozenset({"finalizers"})
@@ -129,12 +129,12 @@ def json_patch(target: Any, operations: Any) -> Any:
         BadRequest: The patch is not a list of operations, or has too many.
         Invalid: An operation cannot be done on this object, or a `test` failed; the message names the operation by its number.
     """
+    if isinstance(operations, list) and len(operations) > JSON_PATCH_OPERATIONS_MAX:
+        raise BadRequest(f"the JSON patch has {len(operations)} operations, at most {JSON_PATCH_OPERATIONS_MAX} are allowed")
     try:
         parsed = msgspec.convert(operations, list[_Operation])
     except msgspec.ValidationError as error:
         raise BadRequest(f"a JSON patch must be a list of operations with op and path (RFC 6902): {error}") from error
-    if len(parsed) > JSON_PATCH_OPERATIONS_MAX:
-        raise BadRequest(f"the JSON patch has {len(parsed)} operations, at most {JSON_PATCH_OPERATIONS_MAX} are allowed")
     holder = _Holder(copy.deepcopy(target))
     for number, operation in enumerate(parsed):
         try:
