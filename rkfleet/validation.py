@@ -125,6 +125,8 @@ class _Walk:
         self.causes: Final[list[Cause]] = []
 
     def node(self, node: Schema, value: Any, stored: Any, path: Path) -> Any:
+        if isinstance(value, str):  # Most of what there is.
+            return value
         match value:
             case dict() if "properties" in node:
                 return self._object(node, value, stored if isinstance(stored, dict) else {}, path)
@@ -155,7 +157,7 @@ class _Walk:
                 self.unknown.append(format_path((*path, key)))
         for key, below in properties.items():
             if key not in settled and "default" in below:
-                settled[key] = self.node(below, deepcopy(below["default"]), MISSING, (*path, key))
+                settled[key] = self.node(below, below["default"], MISSING, (*path, key))
         return settled
 
     def _list(self, node: Schema, value: Sequence[Any], stored: Sequence[Any], path: Path) -> list[Any]:

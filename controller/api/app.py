@@ -24,6 +24,7 @@ from controller.api.deadlines import deadline
 from controller.api.documents import Documents
 from controller.api.edge import TARGET, VERB, Edge
 from controller.api.errors import no_such_path
+from controller.api.event_view import WithEventView
 from controller.api.limits import LOG_STREAMS_MAX, REQUESTS_MAX, WATCHES_MAX, Limit
 from controller.api.logs import Logs, OpenLog, no_sessions
 from controller.api.resources import Resources, verb_of
@@ -75,6 +76,7 @@ def create_api(
         watches_max: Watches that may be open at once.
         log_streams_max: Logs that may be read at once.
     """
+    store = WithEventView(store)
     resources = Resources(store, Writes(store, admission, Ownership(registry), clock, ids), clock, stopping)
     requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
     log_streams = Limit("log streams", log_streams_max)
@@ -150,7 +152,7 @@ class _Kubernetes:
         """
         request = Request(scope, receive)
         identity = auth.authenticate(self._identify, request.headers.get("authorization", ""))
-        target = self._target(request.url.path)
+        target = self._target(scope["path"])
         if target is None:
             with self._requests.place():
                 async with deadline(request.query_params.get("timeout", "")):

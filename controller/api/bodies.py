@@ -1,7 +1,8 @@
 """Request bodies: read within limits and decoded.
 
-In: a Starlette request. Out: plain JSON, or `DeleteOptions`. What an object may say is admission's business; here it must be readable, not
-too large and not too deep. A missing Content-Type means JSON: `kubectl scale` and the Python client send none.
+In: a Starlette request. Out: plain JSON (also of a body in protobuf), or `DeleteOptions`. What an object may say is admission's business;
+here it must be readable, not too large and not too deep. A missing Content-Type means JSON: `kubectl scale` and the Python client send
+none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 from starlette.requests import Request
 
+from controller.api import protobuf
 from controller.api.duplicates import duplicate_keys
 from controller.api.errors import RequestEntityTooLarge, UnsupportedMediaType
 from controller.store.base import Propagation
@@ -69,6 +71,8 @@ async def read_json(request: Request, *, media_types: Collection[str] = ("", "ap
         RequestEntityTooLarge: It has more than `BODY_BYTES_MAX`.
         UnsupportedMediaType: It is declared as none of `media_types`; "" stands for no declaration.
     """
+    if _media_type(request) == protobuf.MEDIA_TYPE:
+        return protobuf.decode_protobuf(await _read(request))
     _require_media_type(request, media_types)
     return decode(await _read(request))
 
@@ -138,9 +142,11 @@ async def read_delete_options(request: Request) -> DeleteOptions:
     Raises:
         BadRequest: They cannot be read.
     """
-    _require_media_type(request, ("", "application/json"))
+    is_protobuf = _media_type(request) == protobuf.MEDIA_TYPE
+    if not is_protobuf:
+        _require_media_type(request, ("", "application/json"))
     body = await _read(request)
-    options = decode(body) if body.strip() else {}
+    options = {} if not body.strip() else protobuf.decode_protobuf(body) if is_protobuf else decode(body)
     query = request.query_params
     asked = {"propagationPolicy": query.get("propagationPolicy"), "dryRun": query.getlist("dryRun") or None}
     merged = {

@@ -199,6 +199,10 @@ def _paths(kind: type[Object]) -> Json:
     if resource.namespaced:
         every = _operation(kind, "list", answer=f"{component_name(kind)}List", query=_LIST_QUERY, suffix="ForAllNamespaces")
         paths[f"{root}/{resource.plural}"] = {"get": every}
+    if resource.read_only:
+        return {
+            path: {verb: operation for verb, operation in verbs.items() if verb in ("parameters", "get")} for path, verbs in paths.items()
+        }
     if resource.status:
         paths[f"{scoped}/{{name}}/status"] = _subresource_path(kind, "Status", component_name(kind), _gvk(resource))
     if resource.scale:

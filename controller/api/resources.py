@@ -37,6 +37,10 @@ def verb_of(request: Request, target: Target) -> str:
     Raises:
         MethodNotAllowed: The path does not know the method.
     """
+    if target.kind.resource.read_only and request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(
+            f"the server does not allow the method {request.method} on {target.kind.resource.plural}, which are only read"
+        )
     over_all_namespaces = target.kind.resource.namespaced and not target.namespace
     if target.subresource == "log":
         if request.method != "GET":

@@ -134,10 +134,10 @@ def _value(cell: _Cell, obj: Json, now: datetime) -> Any:
     if cell.type == "date":
         return _age(found[0] if found else None, now)
     if not found:
-        return cell.default
+        return cell.default if cell.default is not None or cell.type != "integer" else 0
     if len(found) > 1 or cell.type == "string":
         return ",".join(_text(value) for value in found)
-    return found[0]
+    return len(found[0]) if isinstance(found[0], dict) else found[0]  # A number about a map is how much is in it.
 
 
 def _found(obj: Json, steps: Iterable[_Step]) -> list[Any]:

@@ -25,7 +25,8 @@ from controller.store.base import Item, Page, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, BadRequest, Conflict, NotFound, PermissionDenied
-from rkfleet.kinds.core import Event, Namespace
+from rkfleet.kinds.event import Event
+from rkfleet.kinds.namespace import Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["Change", "Writes", "Written"]
@@ -93,7 +94,8 @@ class Writes:
         raise AssertionError("the last attempt returns or raises")
 
     async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
-        suffix = _name_suffix(UUID(self._ids()).int)
+        named = bool((obj.get("metadata") or {}).get("name"))
+        suffix = "" if named else _name_suffix(UUID(self._ids()).int)
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )

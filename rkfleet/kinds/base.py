@@ -64,6 +64,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log: It has a log (`.../<name>/log`), as Kubernetes' pods have; only the embedded API serves it.
+        read_only: Clients only read it.
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     status: bool = True
     scale: bool = False
     log: bool = False
+    read_only: bool = False
     name_length_max: int = 253
     owners: Mapping[str, StatusOwner] = {}
 

@@ -13,11 +13,13 @@ import msgspec
 from tests.support.history.databases import Database
 from tests.support.history.watchers import Manner
 
-__all__ = ["Death", "Plan", "plan_of"]
+__all__ = ["CALM_SECONDS_MAX", "Death", "Plan", "plan_of"]
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 SELECTIONS = ("", "", "", "group=odd", "group=even", "name=a", "name=b")
 MANNERS: tuple[Manner, ...] = ("steady", "restless", "slow", "away")
+
+CALM_SECONDS_MAX = 20.0  # It takes milliseconds; a database that recovers takes a second or two.
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
         padding: Bytes of each object that mean nothing.
         watchers: Selection and manner of each.
         rest_seconds: Between the last death and the end.
+        calm_seconds_max: For whatever must succeed once nothing dies any more.
     """
 
     seed: int
@@ -53,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     watchers: tuple[tuple[str, Manner], ...]
     deaths: tuple[Death, ...]
     rest_seconds: float
+    calm_seconds_max: float = CALM_SECONDS_MAX
 
 
 def plan_of(seed: int, database: Database) -> Plan:

@@ -60,18 +60,19 @@ class Server:
         pid: Of its process; 0 while it is down.
     """
 
-    def __init__(self, forks: Forks, directory: Path, place: str, log_events: int) -> None:
+    def __init__(self, forks: Forks, directory: Path, place: str, log_events: int, fault: str = "") -> None:
         self._forks = forks
         self._directory = directory
         self._place = place
         self._log_events = log_events
+        self._fault = fault
         self._port = free_port()
         self.pid = 0
         directory.mkdir(parents=True, exist_ok=True)
 
     async def start(self) -> str:
         """Start it; return why it did not, or nothing."""
-        answer, what = await self._forks.ask("start", str(self._directory), self._port, self._place, self._log_events)
+        answer, what = await self._forks.ask("start", str(self._directory), self._port, self._place, self._log_events, self._fault)
         if answer == "ready":
             self.pid = what
             return ""
