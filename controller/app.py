@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
+from controller.api.api_tokens import api_token_routes
 from controller.api.app import create_api
 from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
@@ -233,6 +234,7 @@ class _Program:
             extra_routes=[
                 *enrollment.routes(),
                 *renewals.routes(),
+                *api_token_routes(self._tokens),
                 *sample_routes(self._tokens.identify, self._store, self._outages),
                 *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
             ],

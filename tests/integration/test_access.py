@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from rkfleet.kinds import KINDS
 from tests.support.api import RunningApi, running_api
+from tests.support.cli import Cli
 from tests.support.kubectl import Kubectl
 from tests.support.objects import board, deployment
 
@@ -189,5 +190,37 @@ def test_an_operator_changes_boards_but_neither_makes_them_nor_says_whose_they_a
             assert (await api.call("GET", f"{boards}/b")).status_code == 404
             kept = (await api.call("GET", f"{boards}/a")).json()["metadata"]
             assert (kept["annotations"], kept["labels"]) == ({"rkfleet.dev/key-sha256": "k"}, {"site": "lab"})
+
+    asyncio.run(run())
+
+
+def test_tokens_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) -> None:
+    """The kubeconfig that is written works until the token is revoked; only an admin of everything may do this."""
+
+    async def run() -> None:
+        async with running_api(tmp_path) as api, api.client:
+            admin, file = Cli(api.kubeconfig), tmp_path / "bob.kubeconfig"
+            words = ("token", "create", "bob@lab.example", "--role", "operator", "-n", "default", "--expires", "30d")
+            assert await admin.ok(*words, "--kubeconfig-out", str(file)) == f"{file}\n"
+            assert file.stat().st_mode & 0o777 == 0o600
+            bob = Cli(file)
+            assert "No resources found" in (await bob.run("get", "mdep")).err
+            assert 'User "bob@lab.example" cannot list' in await bob.fails(5, "get", "boards")
+            assert 'cannot get path "/access/v1alpha1/tokens"' in await bob.fails(5, "token", "list")
+            assert "rkfleet token revoke bob@lab.example" in await admin.fails(4, *words)
+            listed = (await admin.ok("token", "list")).splitlines()
+            assert listed[0].split() == ["ID", "NAME", "ROLE", "NAMESPACES", "EXPIRES", "LAST", "USED"]
+            (line,) = [line.split() for line in listed if "bob@" in line]
+            assert line[1:4] == ["bob@lab.example", "operator", "default"]
+            assert "never" not in line
+            printed = (await admin.ok("token", "create", "eve", "--role", "viewer")).strip()
+            assert (await api.call("GET", "/api", headers=bearer(printed))).status_code == 200
+            assert "revoked" in await admin.ok("token", "revoke", "bob@lab.example")
+            assert "revoked" in await admin.ok("token", "revoke", next(v.id for v in api.tokens.api_tokens() if v.name == "eve"))
+            assert "Unauthorized" in await bob.fails(5, "get", "mdep")
+            assert "rkfleet token list" in await admin.fails(3, "token", "revoke", "bob@lab.example")
+            refused = await admin.fails(1, "token", "create", "bob.", "--role", "viewer", "-n", "Lab")
+            assert "namespaces[0]" in refused
+            assert await admin.fails(2, "token", "create", "bob", "--role", "viewer", "--expires", "soon")
 
     asyncio.run(run())
