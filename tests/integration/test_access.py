@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
+from controller.audit import AuditLog
+from rkfleet.clock import SystemClock
 from rkfleet.kinds import KINDS
+from rkfleet.metrics import Metrics
 from tests.support.api import RunningApi, running_api
 from tests.support.cli import Cli
+from tests.support.disk import LimitedDisk
 from tests.support.kubectl import Kubectl
 from tests.support.objects import board, deployment
 
@@ -222,5 +227,99 @@ def test_tokens_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) 
             refused = await admin.fails(1, "token", "create", "bob.", "--role", "viewer", "-n", "Lab")
             assert "namespaces[0]" in refused
             assert await admin.fails(2, "token", "create", "bob", "--role", "viewer", "--expires", "soon")
+
+    asyncio.run(run())
+
+
+def test_guesses_are_slowed_down_and_a_good_token_from_the_same_address_is_not(tmp_path: Path) -> None:
+    """Twenty a minute, at every route that takes tokens; what shows no token at all is no guess."""
+
+    async def run() -> None:
+        async with running_api(tmp_path) as api, api.client:
+            api.client.headers.pop("authorization")
+            for _ in range(30):
+                assert (await api.call("GET", "/api")).status_code == 401
+            paths = ["/api", "/access/v1alpha1/tokens"]
+            codes = [(await api.call("GET", paths[n % 2], headers=bearer(f"rkt1.{n}"))).status_code for n in range(22)]
+            assert codes == [401] * 20 + [429] * 2
+            limited = await api.call("GET", "/api", headers=bearer("rkt1.x"))
+            assert 1 <= int(limited.headers["retry-after"]) <= 60
+            assert limited.json()["reason"] == "TooManyRequests"
+            assert (await api.call("GET", "/api", headers=bearer(api.token))).status_code == 200
+            text = api.metrics.text().decode()
+            assert 'rkfleet_api_failed_logins_total{result="refused"} 20.0' in text
+            assert 'rkfleet_api_failed_logins_total{result="limited"} 3.0' in text
+
+    asyncio.run(run())
+
+
+def test_every_write_and_every_refusal_is_in_the_audit_log(tmp_path: Path) -> None:
+    """With who, what, when, how it ended, and neither bodies nor tokens."""
+
+    async def run() -> None:
+        audit = AuditLog(tmp_path / "audit", SystemClock(), Metrics("controller"))
+        with audit:
+            async with running_api(tmp_path, audit=audit) as api, api.client:
+                namespaced = "/apis/rkfleet.dev/v1alpha1/namespaces/default/modeldeployments"
+                made = await api.call("POST", f"{namespaced}?fieldManager=me&token=rkt1.secret", deployment(replicas=1))
+                assert made.status_code == 201, made.text
+                assert (await api.call("POST", namespaced, deployment(replicas=1))).status_code == 409
+                assert (await api.call("GET", namespaced)).status_code == 200
+                assert (await api.call("POST", REVIEW, {"spec": {"resourceAttributes": {"verb": "get"}}})).status_code == 201
+                viewer = await api.call("POST", "/access/v1alpha1/tokens", {"name": "bob", "role": "viewer", "namespaces": ["default"]})
+                token = viewer.json()["token"]
+                assert (await api.call("GET", "/apis/rkfleet.dev/v1alpha1/boards", headers=bearer(token))).status_code == 403
+                assert (await api.call("DELETE", f"{namespaced}/qwen", headers={"authorization": ""})).status_code == 401
+                assert (await api.call("DELETE", f"{namespaced}/qwen", headers=bearer("rkt1.guess"))).status_code == 401
+        text = (tmp_path / "audit" / "audit.jsonl").read_text()
+        assert token not in text
+        assert "rkt1." not in text
+        records = [json.loads(line) for line in text.splitlines()]
+        assert [(one["verb"], one["user"]["username"], one["responseStatus"]["code"]) for one in records] == [
+            ("create", "ada", 201), ("create", "ada", 409), ("post", "ada", 201), ("list", "bob", 403), ("delete", "system:anonymous", 401),
+        ]  # fmt: skip
+        first = records[0]
+        assert first["auditID"] == made.headers["audit-id"]
+        assert first["objectRef"] == {
+            "resource": "modeldeployments", "namespace": "default", "name": "qwen", "apiGroup": "rkfleet.dev", "apiVersion": "v1alpha1",
+        }  # fmt: skip
+        assert first["requestURI"] == f"{namespaced}?fieldManager=me&token=-"
+        assert first["sourceIPs"] == ["127.0.0.1"]
+        assert first["user"]["groups"] == ["rkfleet:admin", "system:authenticated"]
+        assert first["annotations"] == {"authorization.k8s.io/decision": "allow"}
+        assert first["stageTimestamp"] >= first["requestReceivedTimestamp"]
+        assert records[2]["annotations"]["rkfleet.dev/token"].endswith(" bob viewer in default")
+        assert 'User "bob" cannot list' in records[3]["annotations"]["authorization.k8s.io/reason"]
+        assert records[4]["annotations"]["rkfleet.dev/count"] == "2"
+
+    asyncio.run(run())
+
+
+def test_nothing_is_changed_while_the_audit_log_is_full_and_reads_go_on(tmp_path: Path) -> None:
+    """503 with a sentence; it passes by itself once there is room, and no line of a write is missing."""
+
+    async def run() -> None:
+        disk = LimitedDisk()
+        with AuditLog(tmp_path / "audit", SystemClock(), Metrics("controller"), disk) as audit:
+            async with running_api(tmp_path, audit=audit) as api, api.client:
+                boards = "/apis/rkfleet.dev/v1alpha1/boards"
+                disk.room = 0
+                assert (await api.call("POST", boards, board("a"))).status_code == 201
+                async with asyncio.timeout(5):
+                    while not audit.why_not():
+                        await SystemClock().sleep(0.01)
+                refused = await api.call("POST", boards, board("b"))
+                assert refused.status_code == 503
+                assert "No space left on device" in refused.json()["message"]
+                assert "retry-after" in refused.headers
+                assert [one["metadata"]["name"] for one in (await api.call("GET", boards)).json()["items"]] == ["a"]
+                disk.room = None
+                async with asyncio.timeout(5):
+                    while audit.why_not():
+                        await SystemClock().sleep(0.01)
+                assert (await api.call("POST", boards, board("b"))).status_code == 201
+        records = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
+        codes = {(one["objectRef"]["name"] if "objectRef" in one else "", one["responseStatus"]["code"]) for one in records}
+        assert codes == {("a", 201), ("b", 201), ("", 503)}
 
     asyncio.run(run())
