@@ -126,11 +126,11 @@ def difference(before: Any, after: Any, shape: Shape) -> Difference:
     """Return what is new or another in `after`, and what is gone; what is equal in both is not looked into."""
     changed: set[Path] = set()
     removed: set[Path] = set()
-    _compare(before, after, shape, (), changed, removed)
+    _compare(before, after, shape, (), (changed, removed))
     return Difference(frozenset(changed), frozenset(removed))
 
 
-def _compare(before: Any, after: Any, shape: Shape, path: Path, changed: set[Path], removed: set[Path]) -> None:
+def _compare(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
     if before is after or (before == after and isinstance(before, bool) == isinstance(after, bool)):
         return
     if isinstance(before, dict) and isinstance(after, dict) and shape.merge == "fields":
@@ -141,6 +141,7 @@ def _compare(before: Any, after: Any, shape: Shape, path: Path, changed: set[Pat
         old = {element: (value, each) for element, value in _elements(before, shape, path, strict=False).items()}
         new = {element: (value, each) for element, value in _elements(after, shape, path, strict=False).items()}
     else:
+        changed, removed = found
         was, now = _nodes(before, shape, path), _nodes(after, shape, path)
         changed.update(at for at, value in now.items() if at not in was or was[at] is not value)
         removed.update(was.keys() - now.keys())
@@ -148,12 +149,12 @@ def _compare(before: Any, after: Any, shape: Shape, path: Path, changed: set[Pat
     for element, (value, below) in new.items():
         at = (*path, element)
         if element in old:
-            _compare(old[element][0], value, below, at, changed, removed)
+            _compare(old[element][0], value, below, at, found)
         else:
-            changed.update(_nodes(value, below, at))
+            found[0].update(_nodes(value, below, at))
     for element, (value, below) in old.items():
         if element not in new:
-            removed.update(_nodes(value, below, (*path, element)))
+            found[1].update(_nodes(value, below, (*path, element)))
 
 
 def _visible(value: Json, shape: Shape, path: Path) -> Iterable[tuple[str, Any]]:
