@@ -21,6 +21,7 @@ from controller.api.apply.ownership import Ownership, Writer
 from controller.api.bodies import DeleteOptions, require_object
 from controller.api.paths import Target
 from controller.api.query import ReadOptions, WriteOptions, check_dry_run
+from controller.api.values import prepared
 from controller.store.base import Item, Page, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
@@ -151,6 +152,7 @@ class Writes:
         """
         writer = Writer(options.manager, through or target.subresource)
         _require_identity(target, config)
+        config = prepared(target.kind, config)  # Who applies the text of a Secret owns the value that it becomes.
 
         def admit(stored: Item, now: datetime) -> tuple[Json, tuple[str, ...]]:
             old = msgspec.json.decode(stored.body)

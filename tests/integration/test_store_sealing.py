@@ -17,6 +17,7 @@ import pytest
 
 from controller.store.sql.sealing import KEY_BYTES, Sealing, read_keys
 from controller.store.sql.store import SqlStore
+from controller.trust.encryption_key import ensure_key_file
 from rkfleet.errors import FailedPrecondition
 from rkfleet.kinds import KINDS
 from rkfleet.meta import Ref, ResourceName
@@ -153,3 +154,17 @@ def test_a_key_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str | 
         path.write_text(text)
     with pytest.raises(FailedPrecondition, match=re.escape(reason)):
         read_keys(path)
+
+
+def test_a_key_file_is_made_once_for_its_owner_only_and_never_where_it_must_be_that_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "encryption.key"
+    with pytest.raises(FailedPrecondition, match=f"{re.escape(str(path))} is not there: copy it from the controller"):
+        ensure_key_file(path, os.urandom, may_make=False)
+    assert not path.exists()
+    ensure_key_file(path, os.urandom, may_make=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    made = read_keys(path)
+    ensure_key_file(path, os.urandom, may_make=True)
+    assert read_keys(path) == made
+    path.write_text(f"# A new key, put first by hand.\n{base64.b64encode(NEW).decode()}\n\n{path.read_text()}")
+    assert read_keys(path) == (NEW, *made)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from controller.api.apply.fields import Path, Paths, from_fields, to_fields
+from controller.api.apply.fields import Difference, Path, Paths, from_fields, to_fields
 from rkfleet.clock import format_time, parse_time
 from rkfleet.errors import Cause, Invalid
 
@@ -120,24 +120,7 @@ def is_reset(entries: Any) -> bool:
     return isinstance(entries, list) and len(entries) == 1 and entries[0] in ({}, None)
 
 
-class Compared(NamedTuple):
-    """How an object changed, as sets of paths."""
-
-    changed: Paths
-    removed: Paths
-
-
-def compare(before: Mapping[Path, Any], after: Mapping[Path, Any]) -> Compared:
-    """Compare two objects by the values at their paths."""
-    changed = frozenset(path for path, value in after.items() if path not in before or not _same(before[path], value))
-    return Compared(changed, frozenset(before.keys() - after.keys()))
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
-
-
-def after_update(managers: Managers, manager: Manager, difference: Compared, now: str) -> dict[Manager, Managed]:
+def after_update(managers: Managers, manager: Manager, difference: Difference, now: str) -> dict[Manager, Managed]:
     """Return the managers after `manager` changed an object: it owns what it changed, nobody else does, and nobody owns what is gone."""
     gone = difference.changed | difference.removed
     left: dict[Manager, Managed] = {}

@@ -76,7 +76,7 @@ async def play(plan: Plan, forks: Forks, database: Database, directory: Path, fa
         clients = [
             Client(
                 f"client-{number}",
-                shared,
+                shared if number % 3 == 0 else [shared[number % len(shared)]],  # Who is loyal goes on while the other server stands still.
                 recorder,
                 chance=random.Random(seeds.pop()),
                 names=plan.names,
