@@ -7,6 +7,8 @@ none.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Collection
 from typing import Any, Final, Literal
 
@@ -40,7 +42,11 @@ DEPTH_MAX: Final = 64  # No kind nests deeper than 12; recursion over a body mus
 VALUES_MAX: Final = 40_000  # Of one body, objects, lists and scalars alike: judging this many takes 50 ms. The largest Models have 5,000.
 YAML_BYTES_MAX: Final = 32 << 10  # Of a body in YAML, which is read at 1 MB/s; clients send JSON, people send a page.
 
+_FLOW_MAP: Final = re.compile(rb"\s*\{\s*[^\s\"}]")
+"""A map in braces whose first key has no quotes: YAML, and no JSON."""
+
 _PATCH_FORMATS: Final[dict[str, PatchFormat]] = {
+    "application/apply-patch+json": "apply",
     "application/apply-patch+yaml": "apply",
     "application/json-patch+json": "json",
     "application/merge-patch+json": "merge",
@@ -105,24 +111,30 @@ async def read_patch(request: Request, *, built_in: bool) -> tuple[PatchFormat, 
     known = {media_type: format for media_type, format in _PATCH_FORMATS.items() if built_in or format != "strategic"}
     _require_media_type(request, known)
     format, body = known[_media_type(request)], await _read(request)
-    return format, decode_yaml(body) if format == "apply" else decode(body)
+    return format, await _decode_yaml(body) if _media_type(request).endswith("yaml") else decode(body)
 
 
-def decode_yaml(body: bytes) -> Any:
+async def _decode_yaml(body: bytes) -> Any:
     """Decode one YAML document; JSON, which clients send, is read as such.
 
     Raises:
-        RequestEntityTooLarge: It is YAML of more than `YAML_BYTES_MAX`.
         BadRequest: It is no YAML, more than one document, or one with aliases, duplicate keys or more than `DEPTH_MAX` levels.
+        RequestEntityTooLarge: It has more than `YAML_BYTES_MAX`.
     """
     if body.lstrip()[:1] == b"{":
-        return decode(body)
+        # What begins so may still be YAML, `{name: x}`; what is neither is told as JSON, because that is what was meant.
+        try:
+            return decode(body)
+        except BadRequest:
+            if len(body) > YAML_BYTES_MAX or not _FLOW_MAP.match(body):
+                raise
     if len(body) > YAML_BYTES_MAX:
-        raise RequestEntityTooLarge(f"a body in YAML may have at most {YAML_BYTES_MAX} bytes, this has {len(body)}; send it as JSON")
+        raise RequestEntityTooLarge(f"the body has {len(body)} bytes of YAML, at most {YAML_BYTES_MAX} are read; send it as JSON")
     try:
-        return manifest.parse(manifest.Source("the body", body)).value
+        parsed = await asyncio.to_thread(manifest.parse, manifest.Source("the body", body))
     except Invalid as error:
         raise BadRequest(error.message) from error
+    return parsed.value
 
 
 def require_object(value: Any, what: str) -> Json:

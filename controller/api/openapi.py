@@ -29,7 +29,12 @@ Json = dict[str, Any]
 
 _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _SCALE: Final = "io.k8s.api.autoscaling.v1.Scale"
-_PATCH_TYPES: Final = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json")
+_PATCH_TYPES: Final = (
+    "application/apply-patch+json",
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+)
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -174,7 +174,7 @@ def _apply(holder: _Holder, operation: _Operation) -> None:
         case "test":
             found, wanted = _find(holder.document, path), _value(operation)
             if not _equal(found, wanted):
-                raise _CannotApplyError(f"test failed, the value is {_short(found)}, not {_short(wanted)}")
+                raise _CannotApplyError("test failed, the value is another one")
         case other:
             raise _CannotApplyError(f"op {other!r} must be add, remove, replace, move, copy or test")
 
@@ -211,7 +211,7 @@ def _find(document: Any, path: Sequence[str]) -> Any:
         elif isinstance(document, list):
             document = document[_index(document, token)]
         else:
-            raise _CannotApplyError(f"there is nothing below {_short(document)}")
+            raise _CannotApplyError(f"there is no {token!r}: its holder is neither a map nor a list")
     return document
 
 
@@ -239,7 +239,7 @@ def _set(holder: _Holder, path: Sequence[str], value: Any) -> None:
     elif isinstance(parent, list):
         parent[_index(parent, path[-1])] = value
     else:
-        raise _CannotApplyError(f"there is nothing below {_short(parent)}")
+        raise _CannotApplyError(f"there can be no {path[-1]!r}: its holder is neither a map nor a list")
 
 
 def _remove(holder: _Holder, path: Sequence[str]) -> Any:
@@ -263,8 +263,3 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_equal, one, other))
     return bool(one == other)
-
-
-def _short(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else f"{text[:77]}..."

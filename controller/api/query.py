@@ -7,8 +7,8 @@ Source: Kubernetes `apimachinery/pkg/apis/meta/v1/types.go`, ListOptions and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -65,12 +65,15 @@ class WriteOptions(msgspec.Struct, frozen=True):
     Attributes:
         manager: Who writes, in `managedFields`.
         force: An apply takes over what others own.
+        judge: Called with the stored object (None where an apply makes one) and the wanted one; raises PermissionDenied at what the caller
+            may not make of it. Who may write at all was judged before.
     """
 
     dry_run: bool = False
     field_validation: FieldValidation = "Warn"
     manager: str = UNKNOWN_MANAGER
     force: bool = False
+    judge: Callable[[dict[str, Any] | None, dict[str, Any]], None] | None = None
 
 
 class LogOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,10 +14,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controller.api import bodies, negotiation, patch, query, subresources
+from controller.api import auth, bodies, negotiation, patch, query, subresources
 from controller.api.errors import MethodNotAllowed, TooLargeVersion
 from controller.api.paths import Target
 from controller.api.responses import json_response
+from controller.api.scope import IDENTITY, note
 from controller.api.views import View
 from controller.api.watch import open_watch
 from controller.api.writes import Change, Writes, Written
@@ -100,7 +101,8 @@ class Resources:
                 return await open_watch(self._store, target, options, view, self._stopping)
             case "create":
                 body = await bodies.read_json(request)
-                written = await self._writes.create(target, body, _options(request))
+                written = await self._writes.create(target, body, _options(request, target))
+                note(request.scope, "name", written.item.ref.name)
                 return await _written(view, written, status_code=201)
             case "update":
                 body = await bodies.read_json(request)
@@ -143,24 +145,22 @@ class Resources:
         if format != "apply":
             return await self._change(request, target, view, _patcher(format, body))
         config = bodies.require_object(body, f"a {target.kind.resource.kind}")
+        options = _judged(query.write_options(request.query_params, apply=True), request, target)
         if target.subresource == "scale":
-            return await self._change(request, target, view, lambda old: merge_patch(old, config))
-        options = query.write_options(request.query_params, apply=True)
+            part = subresources.part_of_scale(target.kind.resource, config)
+            return await _scale(await self._writes.apply(_whole(target), part, options, through="scale"))
         written = await self._writes.apply(target, config, options)
         return await _written(view, written, status_code=201 if written.created else 200)
 
     async def _change(self, request: Request, target: Target, view: View, make: Change) -> Response:
-        options = _options(request)
+        options = _options(request, target)
         if target.subresource != "scale":
             return await _written(view, await self._writes.change(target, make, options))
-        written = await self._writes.change(
-            msgspec.structs.replace(target, subresource=""),
-            lambda old: subresources.with_scale(old, make(subresources.scale_of(old))),
-            options,
-            through="scale",
+        return await _scale(
+            await self._writes.change(
+                _whole(target), lambda old: subresources.with_scale(old, make(subresources.scale_of(old))), options, through="scale"
+            )
         )
-        scale = subresources.scale_of(msgspec.json.decode(written.item.body))
-        return await json_response(scale, warnings=written.warnings)
 
     async def _delete(self, request: Request, target: Target, view: View) -> Response:
         written = await self._writes.delete(target, await bodies.read_delete_options(request))
@@ -186,8 +186,21 @@ async def _written(view: View, written: Written, *, status_code: int = 200) -> R
     return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
 
 
-def _options(request: Request) -> query.WriteOptions:
-    return query.write_options(request.query_params, request.headers.get("user-agent", ""))
+def _whole(target: Target) -> Target:
+    """Return the object that a subresource is a part of."""
+    return msgspec.structs.replace(target, subresource="")
+
+
+async def _scale(written: Written) -> Response:
+    return await json_response(subresources.scale_of(msgspec.json.decode(written.item.body)), warnings=written.warnings)
+
+
+def _options(request: Request, target: Target) -> query.WriteOptions:
+    return _judged(query.write_options(request.query_params, request.headers.get("user-agent", "")), request, target)
+
+
+def _judged(options: query.WriteOptions, request: Request, target: Target) -> query.WriteOptions:
+    return msgspec.structs.replace(options, judge=auth.judge_of(request.scope[IDENTITY], target))
 
 
 def _patcher(format: bodies.PatchFormat, body: Any) -> Change:

@@ -142,14 +142,14 @@ class Writes:
 
         return await self._changed(target, admit, options)
 
-    async def apply(self, target: Target, config: Json, options: WriteOptions) -> Written:
-        """Apply a manager's part of the object (server-side apply), which makes it if there is none.
+    async def apply(self, target: Target, config: Json, options: WriteOptions, *, through: str = "") -> Written:
+        """Apply a manager's part of the object (server-side apply), which makes it if there is none. `through` is as in `change`.
 
         Raises:
             FleetError: BadRequest, Invalid, NotFound (namespace, or a subresource of nothing), Conflict (others own what would change),
                 Unavailable.
         """
-        writer = Writer(options.manager, target.subresource)
+        writer = Writer(options.manager, through or target.subresource)
         _require_identity(target, config)
 
         def admit(stored: Item, now: datetime) -> tuple[Json, tuple[str, ...]]:
@@ -164,7 +164,7 @@ class Writes:
             try:
                 return await self._changed(target, admit, options)
             except NotFound:
-                if target.subresource:
+                if writer.subresource:
                     raise
             try:
                 return await self._apply_new(target, config, writer, options)
@@ -181,6 +181,8 @@ class Writes:
                 f'Operation cannot be fulfilled on {target.kind.resource.name} "{target.name}": {meant} is {metadata[meant]}, and there is'
                 " no such object"
             )
+        if options.judge is not None:
+            options.judge(None, config)
         if target.namespace:
             await namespaces.require_namespace(self._store, target.namespace)
         pending = self._ownership.applied(target.kind, None, config, writer=writer, now=format_time(self._clock.now()), force=options.force)
@@ -199,6 +201,8 @@ class Writes:
             version, uid, now = stored.resource_version, stored.uid, self._clock.now()
             obj, warnings = admit(stored, now)
             _check_version(stored, obj["metadata"].get("resourceVersion"))
+            if options.judge is not None:
+                options.judge(msgspec.json.decode(stored.body), obj)
             changed = namespaces.held(obj) if target.kind is Namespace else obj
             if options.dry_run:
                 update = Update(target.ref, changed, version, uid, subresource, now)

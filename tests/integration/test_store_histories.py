@@ -79,6 +79,7 @@ def test_a_store_that_breaks_its_word_is_found(tmp_path: Path) -> None:
         )
         async with forks(tmp_path) as started:
             for number, fault in enumerate(FAULTS):
+                found: list[str] = []
                 for attempt in range(ATTEMPTS):
                     played = await play(plan, started, SqliteFile(), tmp_path / f"{number}-{attempt}", fault)
                     if found := check(played.history):

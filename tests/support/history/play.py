@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,6 +133,10 @@ async def _let_die(plan: Plan, servers: Sequence[Server], database: Database) ->
         await CLOCK.sleep(death.after_seconds)
         if death.victim == "database":
             await database.crash()
+        elif death.stops:
+            servers[death.victim].signal(signal.SIGSTOP)
+            await CLOCK.sleep(death.down_seconds)
+            servers[death.victim].signal(signal.SIGCONT)
         else:
             await servers[death.victim].kill()
             await CLOCK.sleep(death.down_seconds)

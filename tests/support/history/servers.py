@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -83,6 +84,10 @@ class Server:
         if self.pid:
             await self._forks.ask("kill", self.pid)
             self.pid = 0
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
 
     def endpoint(self) -> Endpoint:
         """Return how to reach it; after its first start."""
