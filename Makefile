@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo up test scenario-update soak-board soak-board-users soak-scenarios soak-scenario-mutants check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
+.PHONY: help setup demo up test scenario-update soak-board soak-board-users soak-scenarios soak-scenario-mutants soak-store check fmt fmt-check lint type arch proto proto-check crds crds-check docs-check lock bench soak docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+[a-z%-]*:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "} {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}'
@@ -110,6 +110,10 @@ SECONDS_PLAYED = $(if $(filter environment command,$(firstword $(origin SECONDS)
 
 soak-board-users: $(STAMP) ## Fifty users of one board for SECONDS (60) while everything fails that can, by SEED
 	@env SECONDS=$(SECONDS_PLAYED) USERS=$(or $(USERS),50) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest -s --override-ini timeout=0 tests/e2e/test_board_users.py
+
+soak-store: $(STAMP) ## Kill servers and databases in a hundred histories each, and try the store for longer; SEED=n plays one history
+	@$(if $(SEED),env SEED=$(SEED)) $(BIN)/python -m pytest -s -m "soak or processes" --override-ini timeout=0 --soak 10 \
+	  $(if $(SEED),tests/integration/test_store_histories.py -k keeps,-k "(store or sqlite) and not restore")
 
 soak-%: $(STAMP) ## Run one long campaign, for example soak-kill
 	@$(BIN)/python -m pytest -m "soak or processes" --override-ini timeout=0 --soak 10 -k $*

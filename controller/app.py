@@ -42,7 +42,9 @@ from controller.machinery.collection import gentle_collection, put_aside
 from controller.machinery.loop_lag import watch_loop_lag
 from controller.outages import Outages
 from controller.store.base import Store
+from controller.store.sql.sealing import Sealing, read_keys
 from controller.store.sql.store import SqlStore
+from controller.trust.encryption_key import ensure_key_file
 from controller.trust.pki import Pki
 from controller.trust.pull_tokens import OwnTokens, TokenSigner
 from controller.trust.served import follow_certificate
@@ -82,7 +84,11 @@ async def run(config: Config) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     metrics = Metrics("controller")
+    is_new = not (config.pki_dir / "fleet.json").exists()
     pki = await asyncio.to_thread(_ensure_pki, config, clock)
+    key_file = config.encryption_key
+    await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=is_new or not config.database_url)
+    sealing = Sealing(await asyncio.to_thread(read_keys, key_file), os.urandom, str(key_file))
     tokens = await asyncio.to_thread(Tokens, config.database_url or config.data_dir / "tokens.json", clock, os.urandom)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(tokens.close)
@@ -90,7 +96,7 @@ async def run(config: Config) -> None:
         signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
         stack.enter_context(gentle_collection())
         place = config.database_url or config.data_dir / "store.db"
-        store = await stack.enter_async_context(SqlStore.open(place, KINDS, fleet=pki.fingerprint, metrics=metrics))
+        store = await stack.enter_async_context(SqlStore.open(place, KINDS, fleet=pki.fingerprint, sealing=sealing, metrics=metrics))
         for namespace in (DEFAULT_NAMESPACE, LEASE_NAMESPACE) if config.database_url else (DEFAULT_NAMESPACE,):
             await ensure_namespace(store, namespace, clock=clock, ids=_new_id)
         registry_tls = Cluster(config.registry_url, pki.ca_pem("servers")).ssl_context()

@@ -32,6 +32,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     advertise_host: str
     registry_url: str
     database_url: str
+    encryption_key_file: Path | None
     session_address: str
     lease_seconds: int
     backup_every_seconds: float
@@ -46,6 +47,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def pki_dir(self) -> Path:
         """Where the certificate authorities are."""
         return self.data_dir / "pki"
+
+    @property
+    def encryption_key(self) -> Path:
+        """Where the keys of Secrets are."""
+        return self.encryption_key_file or self.data_dir / "encryption.key"
 
     @property
     def sessions_at(self) -> str:
@@ -78,6 +84,12 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         default=os.environ.get(DATABASE_URL_VARIABLE, ""),
         help="PostgreSQL database that several controllers share, postgresql://user:password@host/name; they elect one that leads."
         f" Give it in ${DATABASE_URL_VARIABLE} to keep the password out of the process list. Default: SQLite in DATA_DIR, for one",
+    )
+    parser.add_argument(
+        "--encryption-key-file",
+        type=Path,
+        help="keys by which Secrets are encrypted where they are stored, a base64 line each: the first encrypts, all decrypt; default"
+        " DATA_DIR/encryption.key, which is made on the first start",
     )
     parser.add_argument(
         "--session-address",
@@ -116,6 +128,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         advertise_host=given.advertise_host,
         registry_url=given.registry_url.rstrip("/"),
         database_url=given.database_url,
+        encryption_key_file=given.encryption_key_file,
         session_address=given.session_address,
         lease_seconds=given.lease_seconds,
         backup_every_seconds=given.backup_every,

@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from controller.api.rules import RuleSet
+from controller.api.values import prepared, value_faults
 from controller.store.base import OBJECT_BYTES_MAX
 from rkfleet.errors import BadRequest, Cause, Conflict, Invalid
 from rkfleet.kinds.base import Object, Registry, Resource
@@ -139,12 +140,12 @@ class Admission:
 
     def _admit(self, kind: type[Object], obj: Json, old: Json | None, mode: FieldValidation) -> Admitted:
         validator = self._validators[kind]
-        settled = validator.settle(obj, old)
+        settled = validator.settle(prepared(kind, obj), old)
         stored = validator.settle(old, old).obj if old is not None else None
         unknown = tuple(f'unknown field "{field}"' for field in settled.unknown)
         broken = _new_faults(validator.faults(settled.obj), stored, settled.obj)
         causes = [*settled.causes, *_metadata_faults(kind, settled.obj["metadata"], stored)]
-        causes = [*_new_faults(causes, stored, settled.obj), *broken]
+        causes = [*_new_faults(causes, stored, settled.obj), *broken, *value_faults(kind, settled.obj, stored)]
         # A rule is written for objects that the schema allows; on others it would only repeat the fault in worse words.
         if not broken:
             causes += self._rules[kind].faults(settled.obj, MISSING if stored is None else stored)

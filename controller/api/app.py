@@ -21,9 +21,11 @@ from controller.api import auth, paths
 from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership
 from controller.api.audit import Audit
+from controller.api.deadlines import deadline
 from controller.api.documents import Documents
 from controller.api.edge import Edge
 from controller.api.errors import no_such_path
+from controller.api.event_view import WithEventView
 from controller.api.limits import LOG_STREAMS_MAX, REQUESTS_MAX, WATCHES_MAX, Limit
 from controller.api.logs import Logs, OpenLog, no_sessions
 from controller.api.resources import Resources, verb_of
@@ -79,6 +81,7 @@ def create_api(
         log_streams_max: Logs that may be read at once.
         audit: Is told of every write and every refusal; None for no audit log.
     """
+    store = WithEventView(store)
     resources = Resources(store, Writes(store, admission, Ownership(registry), clock, ids), clock, stopping)
     requests, watches = Limit("requests", requests_max), Limit("watches", watches_max)
     log_streams = Limit("log streams", log_streams_max)
@@ -156,10 +159,11 @@ class _Kubernetes:
         """
         request = Request(scope, receive)
         identity = auth.require_caller(self._identify, request)
-        target = self._target(request.url.path)
+        target = self._target(scope["path"])
         if target is None:
             with self._requests.place():
-                response = await self._answer_about_itself(request, identity)
+                async with deadline(request.query_params.get("timeout", "")):
+                    response = await self._answer_about_itself(request, identity)
                 await response(scope, receive, send)
             return
         scope[TARGET] = target
@@ -173,7 +177,8 @@ class _Kubernetes:
                 await response(scope, receive, send)
             return
         with (self._watches if verb == "watch" else self._requests).place():
-            response = await self._resources.serve(request, target, verb)
+            async with deadline(request.query_params.get("timeout", "")):  # A watch is open before it; its own end is another matter.
+                response = await self._resources.serve(request, target, verb)
             await response(scope, receive, send)
 
     async def _answer_about_itself(self, request: Request, identity: auth.Identity) -> Response:

@@ -8,7 +8,8 @@ In: the registry of kinds. Out: plain JSON values. `app.py` serves them:
 - `GET /apis/<group>`: `legacy_group(registry, group)`; `GET /api/v1` and `GET /apis/<group>/<version>`:
   `legacy_resources(registry, group, version)`.
 
-Verbs that are named here are served for every kind; nothing else is. Reviews (`reviews.py`) are only created.
+Verbs that are named here are served for every kind (`read_only` ones are only read); nothing else is. Reviews (`reviews.py`) are only
+created.
 
 Source: Kubernetes `k8s.io/api/apidiscovery/v2/types.go` and `apimachinery/pkg/apis/meta/v1/types.go`.
 """
@@ -19,14 +20,25 @@ from typing import Any, Final
 
 from controller.api.reviews import REVIEWS, Review
 from rkfleet.errors import NotFound
-from rkfleet.kinds.base import Object, Registry
+from rkfleet.kinds.base import Object, Registry, Resource
 
-__all__ = ["AGGREGATED_CONTENT_TYPE", "VERBS", "core", "groups", "legacy_core", "legacy_group", "legacy_groups", "legacy_resources"]
+__all__ = [
+    "AGGREGATED_CONTENT_TYPE",
+    "VERBS",
+    "core",
+    "groups",
+    "legacy_core",
+    "legacy_group",
+    "legacy_groups",
+    "legacy_resources",
+    "verbs_of",
+]
 
 Json = dict[str, Any]
 
 AGGREGATED_CONTENT_TYPE: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 VERBS: Final = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+READ_VERBS: Final = ("get", "list", "watch")
 SUBRESOURCE_VERBS: Final = ("get", "patch", "update")
 LOG_VERBS: Final = ("get",)
 
@@ -111,7 +123,7 @@ def _entry(kind: type[Object]) -> Json:
         "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.singular,
-        "verbs": list(VERBS),
+        "verbs": verbs_of(resource),
     }
     if resource.short_names:
         entry["shortNames"] = list(resource.short_names)
@@ -132,7 +144,7 @@ def _legacy_entries(kind: type[Object]) -> list[Json]:
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": list(VERBS),
+        "verbs": verbs_of(resource),
     }
     if resource.short_names:
         entry["shortNames"] = list(resource.short_names)
@@ -149,6 +161,11 @@ def _legacy_entries(kind: type[Object]) -> list[Json]:
         for name, response_kind in _subresources(kind).items()
     ]
     return [entry, *below]
+
+
+def verbs_of(resource: Resource) -> list[str]:
+    """Return what clients may do to a kind."""
+    return list(READ_VERBS if resource.read_only else VERBS)
 
 
 def _review_entry(review: Review) -> Json:

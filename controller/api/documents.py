@@ -45,7 +45,7 @@ class Documents:
         return document
 
     async def _find(self, request: Request) -> Response:
-        match request.url.path.strip("/").split("/"):
+        match request.scope["path"].strip("/").split("/"):
             case ["openapi", "v2"]:
                 return Response(b"", media_type=_OPENAPI_V2)
             case ["openapi", "v3"]:

@@ -15,7 +15,7 @@ import msgspec
 from controller.store.base import Store
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, NotFound, PermissionDenied
-from rkfleet.kinds.core import CONTENTS_FINALIZER, Namespace
+from rkfleet.kinds.namespace import CONTENTS_FINALIZER, Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["DEFAULT_NAMESPACE", "active", "ensure_namespace", "held", "require_namespace"]

@@ -29,7 +29,12 @@ Json = dict[str, Any]
 
 _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _SCALE: Final = "io.k8s.api.autoscaling.v1.Scale"
-_PATCH_TYPES: Final = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json")
+_PATCH_TYPES: Final = (
+    "application/apply-patch+json",
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -199,6 +204,10 @@ def _paths(kind: type[Object]) -> Json:
     if resource.namespaced:
         every = _operation(kind, "list", answer=f"{component_name(kind)}List", query=_LIST_QUERY, suffix="ForAllNamespaces")
         paths[f"{root}/{resource.plural}"] = {"get": every}
+    if resource.read_only:
+        return {
+            path: {verb: operation for verb, operation in verbs.items() if verb in ("parameters", "get")} for path, verbs in paths.items()
+        }
     if resource.status:
         paths[f"{scoped}/{{name}}/status"] = _subresource_path(kind, "Status", component_name(kind), _gvk(resource))
     if resource.scale:

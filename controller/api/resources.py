@@ -7,6 +7,7 @@ which form the answer has is `negotiation.py`, how it is encoded `views.py`. `ap
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controller.api import auth, bodies, negotiation, patch, query, subresources
-from controller.api.errors import MethodNotAllowed
+from controller.api.errors import MethodNotAllowed, TooLargeVersion
 from controller.api.paths import Target
 from controller.api.responses import json_response
 from controller.api.scope import IDENTITY, note
@@ -37,16 +38,22 @@ def verb_of(request: Request, target: Target) -> str:
     Raises:
         MethodNotAllowed: The path does not know the method.
     """
+    if target.kind.resource.read_only and request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(
+            f"the server does not allow the method {request.method} on {target.kind.resource.plural}, which are only read"
+        )
     over_all_namespaces = target.kind.resource.namespaced and not target.namespace
     if target.subresource == "log":
         if request.method != "GET":
             raise MethodNotAllowed(f"the server does not allow the method {request.method} on a log")
         return "get"
     match request.method, bool(target.name):
+        case "GET", _ if query.is_watch(request.query_params):
+            return "watch"
         case "GET" | "HEAD", True:
-            return "watch" if query.is_watch(request.query_params) else "get"
+            return "get"
         case "GET" | "HEAD", False:
-            return "watch" if query.is_watch(request.query_params) else "list"
+            return "list"
         case "POST", False if not over_all_namespaces:
             return "create"
         case "PUT", True:
@@ -118,27 +125,30 @@ class Resources:
         item = await self._store.get(target.ref)
         if target.subresource == "scale":
             return await json_response(subresources.scale_of(msgspec.json.decode(item.body)))
-        return await json_response(view.item(item), accept_encoding=request.headers.get("accept-encoding", ""))
+        return await _read(request, view.item(item))
 
     async def _list(self, request: Request, target: Target, view: View) -> Response:
         options = query.read_options(request.query_params, target.namespace)
         page = await self._store.list(
             target.kind.resource.name, options.selection, limit=options.limit, continue_token=options.continue_token
         )
+        if options.resource_version and int(options.resource_version) > int(page.resource_version):
+            raise TooLargeVersion(options.resource_version, page.resource_version)
         if options.exact and page.resource_version != options.resource_version:
             raise Expired(
                 f"resourceVersion {options.resource_version} is not the newest, and only that can be listed; list again without it"
             )
-        return await json_response(await view.page(page), accept_encoding=request.headers.get("accept-encoding", ""))
+        return await _read(request, await view.page(page))
 
     async def _patch(self, request: Request, target: Target, view: View) -> Response:
         format, body = await bodies.read_patch(request, built_in=target.kind.resource.built_in)
         if format != "apply":
             return await self._change(request, target, view, _patcher(format, body))
         config = bodies.require_object(body, f"a {target.kind.resource.kind}")
-        if target.subresource == "scale":
-            return await self._change(request, target, view, lambda old: merge_patch(old, config))
         options = _judged(query.write_options(request.query_params, apply=True), request, target)
+        if target.subresource == "scale":
+            part = subresources.part_of_scale(target.kind.resource, config)
+            return await _scale(await self._writes.apply(_whole(target), part, options, through="scale"))
         written = await self._writes.apply(target, config, options)
         return await _written(view, written, status_code=201 if written.created else 200)
 
@@ -146,14 +156,11 @@ class Resources:
         options = _options(request, target)
         if target.subresource != "scale":
             return await _written(view, await self._writes.change(target, make, options))
-        written = await self._writes.change(
-            msgspec.structs.replace(target, subresource=""),
-            lambda old: subresources.with_scale(old, make(subresources.scale_of(old))),
-            options,
-            through="scale",
+        return await _scale(
+            await self._writes.change(
+                _whole(target), lambda old: subresources.with_scale(old, make(subresources.scale_of(old))), options, through="scale"
+            )
         )
-        scale = subresources.scale_of(msgspec.json.decode(written.item.body))
-        return await json_response(scale, warnings=written.warnings)
 
     async def _delete(self, request: Request, target: Target, view: View) -> Response:
         written = await self._writes.delete(target, await bodies.read_delete_options(request))
@@ -165,13 +172,27 @@ class Resources:
         return await json_response({**status, "details": {key: value for key, value in details.items() if value}})
 
     async def _delete_collection(self, request: Request, target: Target, view: View) -> Response:
-        selection = query.read_options(request.query_params, target.namespace).selection
-        page = await self._writes.delete_collection(target, selection, await bodies.read_delete_options(request))
+        asked = query.read_options(request.query_params, target.namespace)
+        page = await self._writes.delete_collection(target, asked, await bodies.read_delete_options(request))
         return await json_response(await view.page(page))
+
+
+async def _read(request: Request, body: bytes | Sequence[bytes]) -> Response:
+    accept_encoding = request.headers.get("accept-encoding", "")
+    return await json_response(body, accept_encoding=accept_encoding, pretty=query.is_pretty(request.query_params))
 
 
 async def _written(view: View, written: Written, *, status_code: int = 200) -> Response:
     return await json_response(view.item(written.item), status_code=status_code, warnings=written.warnings)
+
+
+def _whole(target: Target) -> Target:
+    """Return the object that a subresource is a part of."""
+    return msgspec.structs.replace(target, subresource="")
+
+
+async def _scale(written: Written) -> Response:
+    return await json_response(subresources.scale_of(msgspec.json.decode(written.item.body)), warnings=written.warnings)
 
 
 def _options(request: Request, target: Target) -> query.WriteOptions:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from rkfleet.errors import BadRequest, Cause, Invalid
+from rkfleet.kinds.base import Resource
 
-__all__ = ["scale_of", "with_scale"]
+__all__ = ["part_of_scale", "scale_of", "with_scale"]
 
 Json = dict[str, Any]
 
@@ -59,19 +60,38 @@ def with_scale(obj: Json, scale: Any) -> Json:
         BadRequest: It is not a Scale of this object.
         Invalid: Its replicas are negative.
     """
+    wanted, before = _read(scale), obj["metadata"]
+    for field, given in (("name", wanted.metadata.name), ("namespace", wanted.metadata.namespace)):
+        if given not in ("", before.get(field, "")):
+            raise BadRequest(f"the {field} of the Scale ({given}) does not match the {field} on the URL ({before.get(field, '')})")
+    expected = {"uid": wanted.metadata.uid, "resourceVersion": wanted.metadata.resource_version}
+    metadata = {**before, **{key: value for key, value in expected.items() if value}}
+    return {**obj, "metadata": metadata, "spec": {**(obj.get("spec") or {}), "replicas": wanted.spec.replicas}}
+
+
+def part_of_scale(resource: Resource, scale: Json) -> Json:
+    """Return the part of an object that somebody applies who applies this Scale.
+
+    Raises:
+        BadRequest: It is not a Scale.
+        Invalid: Its replicas are negative.
+    """
+    wanted = _read(scale)
+    named = {"name": wanted.metadata.name, "uid": wanted.metadata.uid, "resourceVersion": wanted.metadata.resource_version}
+    metadata = {key: value for key, value in named.items() if value}
+    said = isinstance(scale.get("spec"), dict) and scale["spec"].get("replicas") is not None
+    spec = {"replicas": wanted.spec.replicas} if said else {}
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "spec": spec}
+
+
+def _read(scale: Any) -> _Scale:
     try:
         wanted = msgspec.convert(scale, _Scale)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body must be an autoscaling/v1 Scale: {error}") from error
     if (wanted.api_version, wanted.kind) != ("autoscaling/v1", "Scale"):
         raise BadRequest(f"the body must be an autoscaling/v1 Scale, not {wanted.api_version} {wanted.kind}")
-    before = obj["metadata"]
-    for field, given in (("name", wanted.metadata.name), ("namespace", wanted.metadata.namespace)):
-        if given not in ("", before.get(field, "")):
-            raise BadRequest(f"the {field} of the Scale ({given}) does not match the {field} on the URL ({before.get(field, '')})")
     if wanted.spec.replicas < 0:
         message = f"Invalid value: {wanted.spec.replicas}: must be greater than or equal to 0"
         raise Invalid(f"spec.replicas: {message}", (Cause("spec.replicas", message),))
-    expected = {"uid": wanted.metadata.uid, "resourceVersion": wanted.metadata.resource_version}
-    metadata = {**before, **{key: value for key, value in expected.items() if value}}
-    return {**obj, "metadata": metadata, "spec": {**(obj.get("spec") or {}), "replicas": wanted.spec.replicas}}
+    return wanted

@@ -20,12 +20,13 @@ from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership, Writer
 from controller.api.bodies import DeleteOptions, require_object
 from controller.api.paths import Target
-from controller.api.query import WriteOptions, check_dry_run
-from controller.store.base import Item, Page, Selection, Store
+from controller.api.query import ReadOptions, WriteOptions, check_dry_run
+from controller.store.base import Item, Page, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, BadRequest, Conflict, NotFound, PermissionDenied
-from rkfleet.kinds.core import Event, Namespace
+from rkfleet.kinds.event import Event
+from rkfleet.kinds.namespace import Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["Change", "Writes", "Written"]
@@ -93,7 +94,8 @@ class Writes:
         raise AssertionError("the last attempt returns or raises")
 
     async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
-        suffix = _name_suffix(UUID(self._ids()).int)
+        named = bool((obj.get("metadata") or {}).get("name"))
+        suffix = "" if named else _name_suffix(UUID(self._ids()).int)
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )
@@ -140,14 +142,14 @@ class Writes:
 
         return await self._changed(target, admit, options)
 
-    async def apply(self, target: Target, config: Json, options: WriteOptions) -> Written:
-        """Apply a manager's part of the object (server-side apply), which makes it if there is none.
+    async def apply(self, target: Target, config: Json, options: WriteOptions, *, through: str = "") -> Written:
+        """Apply a manager's part of the object (server-side apply), which makes it if there is none. `through` is as in `change`.
 
         Raises:
             FleetError: BadRequest, Invalid, NotFound (namespace, or a subresource of nothing), Conflict (others own what would change),
                 Unavailable.
         """
-        writer = Writer(options.manager, target.subresource)
+        writer = Writer(options.manager, through or target.subresource)
         _require_identity(target, config)
 
         def admit(stored: Item, now: datetime) -> tuple[Json, tuple[str, ...]]:
@@ -162,7 +164,7 @@ class Writes:
             try:
                 return await self._changed(target, admit, options)
             except NotFound:
-                if target.subresource:
+                if writer.subresource:
                     raise
             try:
                 return await self._apply_new(target, config, writer, options)
@@ -230,9 +232,10 @@ class Writes:
         item = await self._store.delete(target.ref, uid=uid, resource_version=version, propagation=propagation, now=now)
         return Written(item, removed=not msgspec.json.decode(item.body)["metadata"].get("finalizers"))
 
-    async def delete_collection(self, target: Target, selection: Selection, options: DeleteOptions) -> Page:
-        """Delete every object of the selection, one by one; what was there is returned."""
-        page = await self._store.list(target.kind.resource.name, selection)
+    async def delete_collection(self, target: Target, asked: ReadOptions, options: DeleteOptions) -> Page:
+        """Delete every object that a list with the same options shows, one by one; what was there is returned."""
+        resource = target.kind.resource.name
+        page = await self._store.list(resource, asked.selection, limit=asked.limit, continue_token=asked.continue_token)
         for item in page.items:
             one = msgspec.structs.replace(target, namespace=item.ref.namespace, name=item.ref.name)
             with suppress(NotFound):

@@ -22,7 +22,7 @@ from controller.store.base import Item, Store
 from rkfleet import metric_names
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import FleetError, NotFound
-from rkfleet.kinds.core import Event
+from rkfleet.kinds.event import Event
 from rkfleet.meta import Ref, Uid
 from rkfleet.metrics import Metrics
 

@@ -13,7 +13,7 @@ import msgspec
 
 from controller.planning.actions import Delete, EditMetadata, Plan, WriteStatus
 from controller.planning.garbage import FOREGROUND, ORPHAN
-from rkfleet.kinds.core import CONTENTS_FINALIZER, Namespace
+from rkfleet.kinds.namespace import CONTENTS_FINALIZER, Namespace
 from rkfleet.meta import Ref
 
 __all__ = ["Content", "plan_namespace"]

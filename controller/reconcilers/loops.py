@@ -47,7 +47,7 @@ from rkfleet.kinds.base import Object, Registry
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
 
-__all__ = ["Loops", "add_loops"]
+__all__ = ["Loops", "add_loops", "garbage_keys"]
 
 DEPLOYMENTS_AT_ONCE: Final = 4  # One key is never worked on twice at once; several share the commits that they wait for.
 BOARDS_AT_ONCE: Final = 64  # A change of many boards at once (a rollout, a restart) waits for the disk, not for each other.
@@ -109,7 +109,7 @@ def add_loops(
     identity = IdentityReconciler(store, identities, applier, clock)
     revocation = manager.add("identity", identity, Source(views.boards, _of_identity), workers=BOARDS_AT_ONCE)
     garbage = GarbageReconciler(views, store, registry, applier)
-    manager.add("garbage", garbage, *(Source(cache, _garbage(garbage, registry)) for cache in views))
+    manager.add("garbage", garbage, *(Source(cache, garbage_keys(garbage, registry)) for cache in views))
     manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
     namespaces = Cache(store, Namespace, clock=clock, random=random, metrics=metrics)
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
@@ -232,11 +232,15 @@ def _identity(board: Board | None) -> object:
 # ---- Garbage and models ----------------------------------------------------------------------------------------------------------
 
 
-def _garbage(garbage: GarbageReconciler, registry: Registry) -> Callable[[Object | None, Object | None], Iterable[Ref]]:
+def garbage_keys(garbage: GarbageReconciler, registry: Registry) -> Callable[[Object | None, Object | None], Iterable[Ref]]:
+    """Return what a change of an object wakes: itself, and who waits for it or for what it let go of."""
+
     def keys(old: Object | None, new: Object | None) -> Iterable[Ref]:
         if old is not None and _is_gone(old, new):
             yield from (one.ref for one in garbage.dependents(old.metadata.uid))
             yield from _owners_of(old, registry)
+        elif old is not None and _owners_differ(old, new):
+            yield from _owners_of(old, registry)  # An owner that orphans what it owns waits for the last to let go of it.
         if new is not None and (new.metadata.deletion_timestamp or (new.metadata.owner_references and _owners_differ(old, new))):
             yield new.ref
 
@@ -248,8 +252,8 @@ def _is_gone(old: Object, new: Object | None) -> bool:
     return new is None or new.metadata.uid != old.metadata.uid
 
 
-def _owners_differ(old: Object | None, new: Object) -> bool:
-    return old is None or old.metadata.owner_references != new.metadata.owner_references
+def _owners_differ(old: Object | None, new: Object | None) -> bool:
+    return old is None or new is None or old.metadata.owner_references != new.metadata.owner_references
 
 
 def _owners_of(obj: Object, registry: Registry) -> Iterator[Ref]:

@@ -11,7 +11,7 @@ from controller.reconcilers.act import Applier
 from controller.store.base import Selection, Store, decode_item
 from rkfleet.errors import NotFound
 from rkfleet.kinds.base import Registry
-from rkfleet.kinds.core import Namespace
+from rkfleet.kinds.namespace import Namespace
 from rkfleet.meta import ObjectMeta, Ref
 
 __all__ = ["NamespaceReconciler"]

@@ -26,7 +26,7 @@ from rkfleet.clock import Clock, format_time, parse_time
 from rkfleet.errors import AlreadyExists, NotFound
 from rkfleet.kinds.base import Resource
 from rkfleet.kinds.board import Board
-from rkfleet.kinds.core import Event
+from rkfleet.kinds.event import Event
 from rkfleet.kinds.replica import Replica
 from rkfleet.meta import Ref
 from rkfleet.report import LogEntry

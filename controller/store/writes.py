@@ -40,6 +40,9 @@ SERVER_FIELDS: Final = (
     "name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
 )  # fmt: skip
 
+# Of `metadata`, what is not there when it is empty: `omitempty` of ObjectMeta (apimachinery/pkg/apis/meta/v1/types.go).
+OMITTED_EMPTY: Final = frozenset({"labels", "annotations", "finalizers", "ownerReferences", "managedFields"})
+
 
 class Create(msgspec.Struct, frozen=True):
     """See `Store.create`."""
@@ -319,7 +322,7 @@ def _metadata_of(ref: Ref, obj: Json) -> Json:
         raise Invalid(f"{ref}: metadata.labels must map strings to strings", (Cause("metadata.labels", "must map strings to strings"),))
     if finalizers is not None and not (isinstance(finalizers, list) and all(isinstance(one, str) for one in finalizers)):
         raise Invalid(f"{ref}: metadata.finalizers must be a list of strings", (Cause("metadata.finalizers", "must be a list of strings"),))
-    return {field: value for field, value in metadata.items() if value is not None}
+    return {field: value for field, value in metadata.items() if value is not None and (value or field not in OMITTED_EMPTY)}
 
 
 def _check_names(ref: Ref, metadata: Json, resource: Resource) -> None:

@@ -24,8 +24,8 @@ PROGRAMS: Final = {
 }
 
 _BACKUP_COMMANDS: Final = {
-    "backup": "Write one file from which the controller can be rebuilt; see backup --help.",
-    "restore": "Bring a stopped controller back to a backup; see restore --help.",
+    "backup": "Back it up into one file, also while it runs; see backup --help.",
+    "restore": "Bring it back to a backup; see restore --help.",
 }
 _SERVICE_COMMANDS: Final = {
     "install": "Make the agent a service of this system; see install --help.",

@@ -171,6 +171,15 @@ class Updating:
             assert told(await take(watch, 1)) == [("ADDED", "b")]
 
     @with_store
+    async def test_what_is_empty_in_metadata_is_not_there(self, store: Store) -> None:
+        """As in Kubernetes, so a client that writes out empty lists changes nothing by it."""
+        obj = model("a")
+        obj["metadata"] |= {"labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": []}
+        first = await store.create(model_ref("a"), obj)
+        assert body(first)["metadata"].keys().isdisjoint(("labels", "annotations", "finalizers", "ownerReferences"))
+        assert await store.update(model_ref("a"), obj, now=LATER) == first
+
+    @with_store
     async def test_one_and_true_are_different_values(self, store: Store) -> None:
         first = await store.create(model_ref("a"), model("a", spec={"number": 1}))
         second = await store.patch(model_ref("a"), {"spec": {"number": True}}, now=NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -21,7 +22,7 @@ from controller.store.base import Change, Selection, Watch
 from controller.store.kubernetes import client
 from controller.store.kubernetes.store import KubernetesStore
 from rkfleet.clock import SystemClock, give_way
-from rkfleet.errors import Expired, FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated, Unavailable
+from rkfleet.errors import BadRequest, Expired, FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated, Unavailable
 from rkfleet.meta import Ref, ResourceName
 from tests.support.api import RunningApi, new_id, running_api
 from tests.support.faulty_app import FaultyApp
@@ -149,6 +150,28 @@ def test_credentials_are_read_anew_when_the_server_does_not_take_them_any_more(t
                 api.kubeconfig.write_text(good)
                 assert (await store.create(board_ref("b"), board("b"))).ref.name == "b"
                 assert faults.count("POST") == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_gives_tokens_is_run_once_for_all_that_are_refused(tmp_path: Path) -> None:
+    """A kubeconfig may name a program instead of a token, as those of cloud providers do."""
+
+    async def scenario() -> None:
+        async with running_api(tmp_path, registry=ANY_KINDS) as api:
+            runs, script = tmp_path / "runs", tmp_path / "give-token"
+            credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "TOKEN"}}
+            lines = ("#!/bin/sh", f"echo run >> {runs}", f"cat <<END\n{json.dumps(credential)}\nEND", "")
+            document = yaml.safe_load(api.kubeconfig.read_text())
+            document["users"][0]["user"] = {"exec": {"apiVersion": credential["apiVersion"], "command": str(script)}}
+            api.kubeconfig.write_text(yaml.safe_dump(document))
+            script.write_text("\n".join(lines).replace("TOKEN", "gone"))
+            script.chmod(0o700)
+            async with store_over(api) as store:
+                script.write_text("\n".join(lines).replace("TOKEN", api.token))
+                pages = await asyncio.gather(*(store.list(BOARDS) for _ in range(20)))
+                assert len(pages) == 20
+                assert runs.read_text().split() == ["run", "run"]
 
     asyncio.run(scenario())
 
@@ -354,6 +377,31 @@ def test_a_watch_that_waits_to_reconnect_can_be_closed(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_watch_starts_after_a_version_that_a_list_or_change_had(tmp_path: Path) -> None:
+    """To a server no version and 0 mean a watch that begins with what is there, which no caller of a store expects."""
+
+    async def scenario() -> None:
+        async with open_kubernetes_store(tmp_path) as store:
+            await store.create(board_ref("b"), board("b"))
+            with pytest.raises(BadRequest, match="list first"):
+                await store.watch(BOARDS, resource_version="")
+            with pytest.raises(Expired):
+                await store.watch(BOARDS, resource_version="0")
+
+    asyncio.run(scenario())
+
+
+def test_a_first_status_is_given_also_when_somebody_writes_the_object_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with faulty(tmp_path) as (store, faults, _, _clock):
+            faults.refuse("PUT", 409, "Conflict")
+            item = await store.create(board_ref("b"), board("b", status={"soc": "cpu"}), keep_status=True)
+            assert body(item)["status"] == {"soc": "cpu"}
+            assert faults.count("PUT", "/boards/b/status") == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_watch_over_fields_that_no_server_has_to_know(tmp_path: Path) -> None:
     """An object that starts or stops to match is added or deleted, also one that matched before the watch began."""
 
@@ -390,6 +438,8 @@ def test_status_is_written_in_the_name_of_its_owner(tmp_path: Path) -> None:
             uid = (await store.create(board_ref("b"), board("b"))).uid
             item = await store.patch_status(board_ref("b"), uid, "agent", {"soc": "cpu"}, [], now=NOW)
             assert body(item)["status"] == {"soc": "cpu"}
+            (entry,) = [one for one in body(item)["metadata"]["managedFields"] if one["manager"] == "agent"]
+            assert (entry["subresource"], entry["fieldsV1"]) == ("status", {"f:status": {"f:soc": {}}})
             assert [one for one in faults.asked if one.method == "PUT"] == [
                 ("PUT", "/apis/rkfleet.dev/v1alpha1/boards/b/status", "fieldManager=agent")
             ]

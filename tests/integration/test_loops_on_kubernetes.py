@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rkfleet.kinds import KINDS, Board, Event, Model, ModelDeployment, ModelRevision, Namespace, Replica
 from rkfleet.meta import Ref
@@ -13,6 +14,7 @@ from tests.support.api import RunningApi, running_api
 from tests.support.kubernetes_stores import store_over
 from tests.support.loop_bench import Bench, running_loops
 from tests.support.sim_board import model_spec
+from tests.support.tcp_proxy import tcp_proxy
 
 CHAT = {"replicas": 2, "template": {"model": "small"}, "placement": {"boardLostSeconds": 80}}
 
@@ -86,5 +88,44 @@ def test_a_namespace_is_emptied_and_goes(tmp_path: Path) -> None:
             await bench.until(gone)
             assert [await bench.all(kind) for kind in (Replica, ModelRevision, ModelDeployment, Model)] == [[], [], [], []]
             assert await bench.store.get(Ref(Board.resource.name, "", "b0"))
+
+    asyncio.run(scenario())
+
+
+def test_the_loops_outlive_connections_that_break(tmp_path: Path) -> None:
+    """Whatever becomes of single requests and watches: what was declared is reached, and no replica is made twice."""
+
+    async def scenario() -> None:
+        async with running_api(tmp_path) as api, tcp_proxy(urlsplit(api.url).port or 0) as proxy:
+            api.kubeconfig.write_text(api.kubeconfig.read_text().replace(api.url, f"https://127.0.0.1:{proxy.port}"))
+            async with store_over(api, KINDS) as store, running_loops(api.store, store) as bench:
+                root = "/apis/rkfleet.dev/v1alpha1/namespaces/default"
+                await apply(api, f"{root}/models", {"metadata": {"name": "small"}, "spec": model_spec("1Gi")})
+                for number in range(3):
+                    await bench.join(f"b{number}")
+                cuts = 0
+
+                async def cut() -> None:
+                    nonlocal cuts
+                    while True:
+                        proxy.cut()
+                        cuts += 1
+                        await bench.clock.sleep(4.0)
+
+                async with asyncio.TaskGroup() as tasks:
+                    cutting = tasks.create_task(cut())
+                    await apply(api, f"{root}/modeldeployments", {"metadata": {"name": "chat"}, "spec": {**CHAT, "replicas": 3}})
+                    for context_tokens in (2048, 512):
+                        await bench.until(bench.is_ready, seconds=40)
+                        patch = {"spec": {"template": {"serving": {"contextTokens": context_tokens}}}}
+                        merge = {"content-type": "application/merge-patch+json"}
+                        response = await api.call("PATCH", f"{root}/modeldeployments/chat", patch, headers=merge)
+                        assert response.status_code == 200, response.text
+                    await bench.until(bench.is_ready, seconds=40)
+                    cutting.cancel()
+                assert cuts > 5
+                assert sorted(one.spec.board_name for one in await bench.all(Replica)) == ["b0", "b1", "b2"]
+                assert sorted(one.spec.revision for one in await bench.all(ModelRevision)) == [1, 2, 3]
+                assert {one.serving.context_tokens for board in bench.boards.values() for one in board.loaded.values()} == {512}
 
     asyncio.run(scenario())

@@ -21,7 +21,7 @@ from rkfleet.clock import SystemClock, parse_time
 from rkfleet.conditions import condition
 from rkfleet.errors import PermissionDenied
 from rkfleet.kinds.board import Board
-from rkfleet.kinds.core import Event
+from rkfleet.kinds.event import Event
 from rkfleet.kinds.replica import Measured, Progress, Replica
 from rkfleet.meta import LABEL_SIMULATED, LABEL_SOC
 from rkfleet.report import BoardFacts, BoardState, ReplicaState, RunningWorker

@@ -152,6 +152,25 @@ def test_what_is_no_data_directory_is_refused(tmp_path: Path, name: str) -> None
     assert os.listdir(tmp_path) == ["empty"]
 
 
+@pytest.mark.processes
+def test_a_refusal_is_one_sentence_and_an_exit_status(tmp_path: Path) -> None:
+    words = ["controller", "backup", "--data-dir", str(tmp_path / "nowhere"), "--to", str(tmp_path / "b.tar")]
+    done = subprocess.run([sys.executable, "-m", "rkfleet.cli.main", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == FailedPrecondition.exit_status
+    assert done.stderr == f"error: data directory {tmp_path / 'nowhere'} is not there; name the --data-dir of a controller that has run\n"
+
+
+@pytest.mark.processes
+def test_no_controller_starts_on_half_a_restore(tmp_path: Path) -> None:
+    here = installation(tmp_path / "here")
+    (here / "restoring").write_text(json.dumps({"backup": "/b.tar", "aside": "replaced-1", "replaced": 3, "tokens": True}))
+    words = [sys.executable, "-m", "controller", "--data-dir", str(here), "--api-port", "0", "--grpc-port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == FailedPrecondition.exit_status
+    assert "a restore of /b.tar into" in done.stderr
+    assert row(here / "store.db", "SELECT revision FROM counter") == (3,)
+
+
 def test_a_damaged_store_makes_no_backup(tmp_path: Path) -> None:
     here = installation(tmp_path / "here")
     with closing(sqlite3.connect(here / "store.db")) as connection, connection:

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.history.broken import FAULTS
 from tests.support.history.checker import check
 from tests.support.history.databases import Database, SqliteFile, crashing_postgres
-from tests.support.history.plan import plan_of
+from tests.support.history.plan import Plan, plan_of
 from tests.support.history.play import play
 from tests.support.history.servers import forks
 
 HISTORIES_OF_A_CAMPAIGN = 10  # Times `--soak`, which is 10.
 FIXED_SEEDS = (3, 5)  # Of the normal suite; PostgreSQL, which starts and crashes for a second each, plays the first.
+ATTEMPTS = 8  # A list that is read in pages while somebody writes is a matter of luck; it mostly happens in the first half second.
 
 
 @contextlib.asynccontextmanager
@@ -57,3 +59,31 @@ def test_the_store_keeps_its_word_while_everything_is_killed(
                 assert not faults, f"SEED={seed}: {len(faults)} faults\n" + "\n".join(faults[:20])
 
     asyncio.run(campaign())
+
+
+@pytest.mark.processes
+def test_a_store_that_breaks_its_word_is_found(tmp_path: Path) -> None:
+    """From outside, through HTTPS, with nobody killed."""
+
+    async def each_fault() -> None:
+        plan = Plan(
+            seed=1,
+            names=("a", "b", "c", "d", "e"),
+            clients=5,
+            log_events=200,
+            padding=0,
+            watchers=(("", "steady"), ("", "restless"), ("name=a", "restless")),
+            deaths=(),
+            rest_seconds=0.25,
+            calm_seconds_max=2.0,
+        )
+        async with forks(tmp_path) as started:
+            for number, fault in enumerate(FAULTS):
+                found: list[str] = []
+                for attempt in range(ATTEMPTS):
+                    played = await play(plan, started, SqliteFile(), tmp_path / f"{number}-{attempt}", fault)
+                    if found := check(played.history):
+                        break
+                assert found, f"a store that {fault} went unseen"
+
+    asyncio.run(each_fault())

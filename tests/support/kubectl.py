@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,16 @@ def kubectl_binary(minor: int = 32) -> str:
     if not versioned.exists():
         pytest.skip(f"there is no {versioned.name} beside kubectl")
     return str(versioned)
+
+
+def kubectl_minors() -> list[int]:
+    """Return the minor versions of kubectl that are here, in order; without any the test is skipped, but not in CI."""
+    directory = Path(kubectl_binary()).resolve().parent
+    beside = sorted(int(file.suffix[1:]) for file in directory.glob("kubectl.1.*") if file.suffix[1:].isdigit())
+    if beside:
+        return beside
+    said = subprocess.run([kubectl_binary(), "version", "--client", "-o", "json"], capture_output=True, check=True, timeout=RUN_SECONDS_MAX)
+    return [int(msgspec.json.decode(said.stdout)["clientVersion"]["minor"].rstrip("+"))]
 
 
 class Ran(NamedTuple):

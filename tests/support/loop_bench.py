@@ -61,18 +61,18 @@ class FastClock:
 class Bench:
     """A controller without its network: store, manager, loops; and scripted boards in the place of the hub."""
 
-    def __init__(self, store: Store, clock: FastClock) -> None:
+    def __init__(self, store: Store, clock: FastClock, loops_store: Store) -> None:
         self.store, self.clock = store, clock
         self.ids = (f"uid-{number}" for number in itertools.count(1))
         self.boards: dict[str, SimBoard] = {}
         self.gone_digests: set[str] = set()
         self.registry_is_up = True
-        self.recorder = EventRecorder(store, clock, self.new_id)
-        applier = Applier(store, clock, self.new_id, self.recorder)
-        self.minter = AssignmentMinter(store, applier)
+        self.recorder = EventRecorder(loops_store, clock, self.new_id)
+        applier = Applier(loops_store, clock, self.new_id, self.recorder)
+        self.minter = AssignmentMinter(loops_store, applier)
         self.manager = Manager(clock=clock, random=random.Random(1))
         self.loops: Loops = add_loops(
-            self.manager, store, KINDS, clock=clock, random=random.Random(1), applier=applier, minter=self.minter,
+            self.manager, loops_store, KINDS, clock=clock, random=random.Random(1), applier=applier, minter=self.minter,
             sessions=self, offers=self, identities=NoIdentities(), blobs=self,
         )  # fmt: skip
 
@@ -139,10 +139,10 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def running_loops(store: Store) -> AsyncIterator[Bench]:
-    """Run every loop over the store."""
+async def running_loops(store: Store, loops_store: Store | None = None) -> AsyncIterator[Bench]:
+    """Run every loop over `loops_store`, by default the store through which boards report and the test looks at the world."""
     async with asyncio.timeout(60):
-        bench = Bench(store, FastClock())
+        bench = Bench(store, FastClock(), loops_store or store)
         async with asyncio.TaskGroup() as tasks:
             mine = [tasks.create_task(work()) for work in (bench.manager.run, bench.recorder.run, bench.run_boards)]
             yield bench

@@ -48,7 +48,7 @@ from rkfleet.errors import Conflict
 from rkfleet.identity import Identity
 from rkfleet.kinds import KINDS
 from rkfleet.kinds.board import Board
-from rkfleet.kinds.core import Event
+from rkfleet.kinds.event import Event
 from rkfleet.kinds.replica import Replica
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics

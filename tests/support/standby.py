@@ -129,6 +129,7 @@ async def standby_fleet(directory: Path, boards: str = "rk3588=2") -> AsyncItera
         stack.push_async_callback(first.stop)
         await first.start()
         shutil.copytree(first.directory / "pki", second.directory / "pki")  # As the guide says.
+        shutil.copy(first.directory / "encryption.key", second.directory / "encryption.key")
         stack.push_async_callback(second.stop)
         await second.start()
         await stack.enter_async_context(_board_host(directory / "boards", boards, first.directory / "kubeconfig"))

@@ -39,7 +39,17 @@ def deployment(uid: str) -> ModelDeployment:
 def test_dependents_are_woken_when_their_owner_was_deleted_and_made_again_between_two_lists() -> None:
     """A cache that lists again sees one object become another under the same name, and no deletion."""
     garbage = Dependents()
-    keys = loops._garbage(garbage, KINDS)  # type: ignore[arg-type]
+    keys = loops.garbage_keys(garbage, KINDS)  # type: ignore[arg-type]
     assert list(keys(deployment("old"), None)) == [garbage.replica.ref]
     assert list(keys(deployment("old"), deployment("new"))) == [garbage.replica.ref]
     assert list(keys(deployment("old"), deployment("old"))) == []
+
+
+def test_an_owner_is_woken_when_a_dependent_lets_go_of_it() -> None:
+    """Deletion with orphaned dependents ends when the last of them has let go, not when everything is looked at again."""
+    keys = loops.garbage_keys(Dependents(), KINDS)  # type: ignore[arg-type]
+    owned = Dependents().replica
+    free = msgspec.structs.replace(owned, metadata=msgspec.structs.replace(owned.metadata, owner_references=()))
+    (owner,) = owned.metadata.owner_references
+    assert [ref.name for ref in keys(owned, free)] == [owner.name]
+    assert list(keys(free, free)) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controller.planning.actions import Delete, EditMetadata, Plan, WriteStatus
 from controller.planning.namespaces import Content, plan_namespace
-from rkfleet.kinds.core import CONTENTS_FINALIZER, Namespace, NamespaceStatus
+from rkfleet.kinds.namespace import CONTENTS_FINALIZER, Namespace, NamespaceStatus
 from rkfleet.meta import ObjectMeta, Ref, ResourceName
 
 MODEL = Content(Ref(ResourceName("models.rkfleet.dev"), "lab", "m"), "1", going=False)

@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from controller.api.apply import managers as managing
-from controller.api.apply.fields import Path, Paths, flat, text_of
+from controller.api.apply.fields import Path, Paths, flat, owned, text_of
 from controller.api.apply.managers import Managed, Manager, Managers
 from controller.api.apply.merging import merged, without
 from controller.api.apply.shape import Shape
 from rkfleet.errors import Cause, Conflict
 
-__all__ = ["Applied", "ApplyConflict", "apply"]
+__all__ = ["Applied", "ApplyConflict", "Scopes", "apply"]
 
 Json = dict[str, Any]
 
@@ -57,16 +57,30 @@ class Applied(NamedTuple):
     managers: dict[Manager, Managed]
 
 
-def apply(live: Json, config: Json, manager: Manager, managers: Managers, *, shape: Shape, scope: Shape, force: bool, now: str) -> Applied:
+class Scopes(NamedTuple):
+    """What of a kind an apply is about.
+
+    Attributes:
+        main: Shape of what is written through the object itself.
+        written: Of what this write may change; the rest of what is applied is not looked at.
+    """
+
+    main: Shape
+    written: Shape
+
+
+def apply(live: Json, config: Json, manager: Manager, managers: Managers, *, scopes: Scopes, force: bool, now: str) -> Applied:
     """Return what `live` becomes.
+
+    Who applies first to an object that nobody owns a part of shares it with `before-first-apply`, which owns all of it but its status: that
+    is written by controllers, who are named nowhere and are no conflict for anybody.
 
     Args:
         live: The object as it is stored.
         config: What is applied, without nulls.
         manager: Who applies.
         managers: Who owns what, before.
-        shape: Of the kind.
-        scope: Of the part of the kind that this write may change; the rest of `config` is not looked at.
+        scopes: What it is about.
         force: Take over what others own.
         now: Wall time, RFC 3339.
 
@@ -74,21 +88,20 @@ def apply(live: Json, config: Json, manager: Manager, managers: Managers, *, sha
         ApplyConflict: Others own what would change, and `force` is not given.
         BadRequest: A list of `config` cannot be merged.
     """
-    owned = frozenset(flat(config, scope, strict=True)) - {()}
-    if not managers and (existing := frozenset(flat(live, scope)) - {()}):
+    scope, paths = scopes.written, owned(config, scopes.written)
+    if not managers and (existing := frozenset(flat(live, scopes.main))):
         first = Manager(managing.BEFORE_FIRST_APPLY, "Update", manager.api_version)
         managers = {first: Managed(existing, now)}
     last = managers.get(manager)
-    everybody = {**managers, manager: Managed(owned, now if last is None or last.paths != owned else last.time)}
-    obj = merged(live, config, shape)
+    everybody = {**managers, manager: Managed(paths, now if last is None or last.paths != paths else last.time)}
+    obj = merged(live, config, scope)
     if last is not None:
         others = frozenset().union(*(managed.paths for managed in everybody.values()))
-        obj = without(obj, last.paths - others, others, shape)
+        obj = without(obj, last.paths - others, others, scope)
     difference = managing.compare(flat(live, scope), flat(obj, scope))
-    conflicts = managing.conflicts_of(everybody, manager, difference.changed)
-    if conflicts and not force and not _is_own_history(live, conflicts, manager, scope):
+    if not force and (conflicts := _not_own(managing.conflicts_of(everybody, manager, difference.changed), live, manager, scope)):
         raise ApplyConflict(conflicts)
-    if manager.name == KUBECTL and LAST_APPLIED in _annotations(live):
+    if manager.name == KUBECTL and _annotations(obj).get(LAST_APPLIED):
         obj = _annotated(obj, config)
     return Applied(obj, _taken(everybody, manager, difference))
 
@@ -104,32 +117,33 @@ def _taken(managers: Managers, manager: Manager, difference: managing.Compared) 
     return left
 
 
-def _is_own_history(live: Json, conflicts: Sequence[tuple[Manager, Path]], manager: Manager, scope: Shape) -> bool:
-    """Return whether kubectl itself applied all these fields on the client's side, and they are as it applied them."""
+def _not_own(conflicts: Sequence[tuple[Manager, Path]], live: Json, manager: Manager, scope: Shape) -> Sequence[tuple[Manager, Path]]:
+    """Return the conflicts but those about fields that kubectl itself applied on the client's side, and that are as it applied them."""
     text = _annotations(live).get(LAST_APPLIED)
-    if manager.name != KUBECTL or not isinstance(text, str):
-        return False
+    if not conflicts or manager.name != KUBECTL or not isinstance(text, str):
+        return conflicts
     try:
         before = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
-        return False
+        return conflicts
     then, now = flat(before, scope), flat(live, scope)
-    return all(path in then and then[path] == now.get(path) for _, path in conflicts)
+    return [(other, path) for other, path in conflicts if path not in then or then[path] != now.get(path)]
 
 
 def _annotations(obj: Json) -> Json:
-    return obj["metadata"].get("annotations") or {}
+    annotations = obj["metadata"].get("annotations")
+    return annotations if isinstance(annotations, dict) else {}
 
 
 def _annotated(obj: Json, config: Json) -> Json:
-    """Return the object with the annotation of client-side apply as kubectl would have written it."""
-    metadata = {name: value for name, value in config["metadata"].items() if name != "managedFields"}
+    """Return the object with the annotation of client-side apply as kubectl would have written it, or without it where it has no room."""
+    metadata = dict(config["metadata"])
     if "annotations" in metadata:
-        metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != LAST_APPLIED}
+        metadata["annotations"] = {name: text for name, text in _annotations(config).items() if name != LAST_APPLIED}
     text = msgspec.json.encode({**config, "metadata": metadata}, order="sorted").decode() + "\n"
     annotations = {**_annotations(obj), LAST_APPLIED: text}
     if sum(len(name) + len(value) for name, value in annotations.items() if isinstance(value, str)) > ANNOTATIONS_BYTES_MAX:
-        annotations[LAST_APPLIED] = ""
+        del annotations[LAST_APPLIED]
     return {**obj, "metadata": {**obj["metadata"], "annotations": annotations}}
 
 

@@ -1,10 +1,14 @@
 """Fields of an object as a set of paths, and the form in which `managedFields` writes such a set.
 
 In: an object and its `Shape`, or `fieldsV1`. Out: `Paths`. A path is a tuple of elements in the words of FieldsV1: `f:name` for a field,
-`k:{"name":"a"}` for an item of a list that is merged by key, `v:"x"` for a member of a set. A path is in the set when the value at its end
-is one value to a manager: a scalar, something atomic, something empty; and each item of a list beside what is in it.
+`k:{"name":"a"}` for an item of a list that is merged by key, `v:"x"` for a member of a set.
 
-Source: `sigs.k8s.io/structured-merge-diff/v4/fieldpath` (serialize.go for the form, path.go for the text in messages).
+Two sets are made of an object. `flat` has everything that can come and go: each value that is one value to a manager (a scalar, something
+atomic), each item of a list, and each map and list that holds others; the difference of two of these is what a write changed. `owned` is
+what a manager who applies the object owns: a map or list that the schema names only comes with what is in it, so it is not in there.
+
+Source: `sigs.k8s.io/structured-merge-diff/v4/fieldpath` (serialize-pe.go for the elements, path.go for the text in messages),
+`typed/{compare,tofieldset}.go` for which paths are in a set.
 """
 
 from __future__ import annotations
@@ -17,46 +21,76 @@ import msgspec
 from controller.api.apply.shape import ATOMIC, Shape
 from rkfleet.errors import BadRequest
 
-__all__ = ["Path", "Paths", "element_of", "flat", "from_fields", "text_of", "to_fields"]
+__all__ = ["Path", "Paths", "element_of", "flat", "from_fields", "owned", "text_of", "to_fields"]
 
 Json = dict[str, Any]
 Path: TypeAlias = tuple[str, ...]
 Paths: TypeAlias = frozenset[Path]
 
 DEPTH_MAX: Final = 64  # As deep as a body may be.
+INDEX_DIGITS_MAX: Final = 9  # Of an index of a list: more items than any object has.
 
+_NOBODYS: Final[tuple[Path, ...]] = ((), ("f:metadata",))
+"""Maps that every object has; as kube-apiserver does, they are no field of anybody."""
+_MAP: Final = object()
+_LIST: Final = object()
 _ITEM: Final = object()
-"""Value of an item's own path: two items with one key are the same item, whatever is in them."""
+"""Values of what holds others: two maps at one path are the same map, whatever is in them."""
 
 
-def flat(value: Any, shape: Shape, *, strict: bool = False) -> dict[Path, Any]:
+def flat(value: Any, shape: Shape) -> dict[Path, Any]:
     """Return the value at each path of `value`.
 
     Args:
         value: An object, decoded; without nulls.
         shape: Its shape.
-        strict: Refuse lists that cannot be merged by their keys; what is stored already is taken as it is.
+    """
+    return _found(value, shape, holders=True, strict=False)
+
+
+def owned(config: Any, shape: Shape) -> Paths:
+    """Return what a manager owns who applies `config`, which has no nulls.
 
     Raises:
         BadRequest: A list has two items with one key, or an item without its key.
     """
+    return frozenset(_found(config, shape, holders=False, strict=True))
+
+
+def _found(value: Any, shape: Shape, *, holders: bool, strict: bool) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
-    _flatten(value, shape, (), found, strict=strict)
+    _flatten(value, shape, (), found, named=not holders, strict=strict)
+    for path in _NOBODYS:
+        found.pop(path, None)
     return found
 
 
-def _flatten(value: Any, shape: Shape, path: Path, found: dict[Path, Any], *, strict: bool) -> None:
-    if isinstance(value, dict) and value and shape.merge == "fields":
+def _flatten(value: Any, shape: Shape, path: Path, found: dict[Path, Any], *, named: bool, strict: bool) -> None:
+    """Collect the paths of `value`; a map or list that the schema names (`named`) and that holds something has no path of its own."""
+    if isinstance(value, dict) and shape.merge == "fields":
+        if not named or not value:
+            found[path] = _MAP
+        known, hidden = shape.fields, shape.hidden
         for name, below in value.items():
-            if name not in shape.hidden:
-                _flatten(below, shape.below(name), (*path, f"f:{name}"), found, strict=strict)
-    elif isinstance(value, list) and value and shape.merge in ("items", "set"):
-        _flatten_list(value, shape, path, found, strict=strict)
+            if name in hidden:
+                continue
+            at = (*path, f"f:{name}")
+            under = known.get(name)
+            if under is None:
+                _flatten(below, shape.below(name), at, found, named=False, strict=strict)
+            elif under.merge == "value":
+                found[at] = below
+            else:
+                _flatten(below, under, at, found, named=named, strict=strict)
+    elif isinstance(value, list) and shape.merge in ("items", "set"):
+        if not named:
+            found[path] = _LIST
+        _flatten_list(value, shape, path, found, named=named, strict=strict)
     else:
         found[path] = value
 
 
-def _flatten_list(values: list[Any], shape: Shape, path: Path, found: dict[Path, Any], *, strict: bool) -> None:
+def _flatten_list(values: list[Any], shape: Shape, path: Path, found: dict[Path, Any], *, named: bool, strict: bool) -> None:
     seen = set()
     for index, value in enumerate(values):
         element = element_of(value, shape)
@@ -66,9 +100,9 @@ def _flatten_list(values: list[Any], shape: Shape, path: Path, found: dict[Path,
             element = f"i:{index}"
         seen.add(element)
         below = (*path, element)
-        found[below] = _ITEM
         if shape.merge == "items":
-            _flatten(value, shape.each or ATOMIC, below, found, strict=strict)
+            _flatten(value, shape.each or ATOMIC, below, found, named=named, strict=strict)
+        found[below] = _ITEM
 
 
 def element_of(value: Any, shape: Shape) -> str | None:
@@ -133,9 +167,23 @@ def _collect(node: Any, path: Path, found: list[Path]) -> None:
     for element, below in node.items():
         if element == ".":
             continue
-        if element[:2] not in ("f:", "k:", "v:", "i:"):
-            raise ValueError(f"{element[:40]!r} is no element of a path, which begins with f:, k:, v: or i:")
-        _collect(below, (*path, element), found)
+        _collect(below, (*path, element if element[:2] == "f:" else _checked(element)), found)
+
+
+def _checked(element: str) -> str:
+    """Return an element that names no field, as this module writes it."""
+    kind, rest = element[:2], element[2:]
+    try:
+        match kind:
+            case "k:" if isinstance(keys := msgspec.json.decode(rest), dict) and keys:
+                return f"k:{_compact(keys)}"
+            case "v:":
+                return f"v:{_compact(msgspec.json.decode(rest))}"
+            case "i:" if rest.isascii() and rest.isdecimal() and len(rest) <= INDEX_DIGITS_MAX:
+                return f"i:{int(rest)}"
+    except (msgspec.MsgspecError, RecursionError):
+        pass  # It is none of them.
+    raise ValueError(f'{element[:40]!r} is no element of a path, which is f:name, k:{{"key":value}}, v:value or i:number')
 
 
 def text_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from controller.api.apply.fields import Path, Paths, from_fields, to_fields
+from rkfleet.clock import format_time, parse_time
 from rkfleet.errors import Cause, Invalid
 
 __all__ = ["BEFORE_FIRST_APPLY", "Managed", "Manager", "Managers", "after_update", "capped", "decode", "encode", "is_reset"]
@@ -81,6 +82,11 @@ def _decode_entry(entry: Any, field: str) -> tuple[Manager, Managed]:
     for name, text in texts.items():
         if not isinstance(text, str) or len(text) > NAME_LENGTH_MAX or not text.isprintable():
             raise _invalid(f"{field}.{name}", f"must be at most {NAME_LENGTH_MAX} printable characters")
+    if texts["time"]:
+        try:
+            texts["time"] = format_time(parse_time(texts["time"]))
+        except (ValueError, OverflowError):
+            raise _invalid(f"{field}.time", f"is {texts['time'][:40]!r}, it must be a time like 2026-01-31T12:00:00Z") from None
     try:
         paths = from_fields(entry.get("fieldsV1") or {})
     except ValueError as error:

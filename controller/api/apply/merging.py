@@ -8,12 +8,14 @@ Source: `sigs.k8s.io/structured-merge-diff/v4/typed` (merge.go for the order of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from controller.api.apply.fields import Path, Paths, element_of
 from controller.api.apply.shape import ATOMIC, Shape
 
 __all__ = ["merged", "without"]
+
+_NONE: Final = (None, 0)
 
 
 def merged(live: Any, applied: Any, shape: Shape) -> Any:
@@ -27,21 +29,24 @@ def merged(live: Any, applied: Any, shape: Shape) -> Any:
 
 
 def _merged_items(live: list[Any], applied: list[Any], shape: Shape) -> Iterator[Any]:
-    """Yield the items of both: those of `applied` in its order, those that only `live` has where they stand among them."""
-    old = {element_of(item, shape): item for item in live}
+    """Yield the items of both: those of `applied` in its order, those that only `live` has where the walk along `live` meets them.
+
+    The walk passes over an item of both that is not the next of them in `applied`; it comes when it is its turn there.
+    """
+    old = [(element_of(item, shape), item) for item in live]
     new = {element_of(item, shape): item for item in applied}
-    waiting = list(new)
-    for element, item in old.items():
-        if element not in new:
+    before, names = dict(old), list(new)
+    shared = iter([(name, place + 1) for place, name in enumerate(names) if name in before])
+    done, (awaited, place) = 0, next(shared, _NONE)
+    for name, item in old:
+        if name not in new:
             yield item
-            continue
-        if element in waiting:
-            upto = waiting.index(element) + 1
-            for name in waiting[:upto]:
-                yield _merged_item(old, new, name, shape)
-            del waiting[:upto]
-    for name in waiting:
-        yield _merged_item(old, new, name, shape)
+        elif name == awaited:
+            for one in names[done:place]:
+                yield _merged_item(before, new, one, shape)
+            done, (awaited, place) = place, next(shared, _NONE)
+    for name in names[done:]:
+        yield _merged_item(before, new, name, shape)
 
 
 def _merged_item(old: dict[str | None, Any], new: dict[str | None, Any], name: str | None, shape: Shape) -> Any:

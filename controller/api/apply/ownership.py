@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from controller.api.apply import managers as managing
-from controller.api.apply.applying import apply
-from controller.api.apply.fields import flat
+from controller.api.apply.applying import Scopes, apply
+from controller.api.apply.fields import flat, owned
 from controller.api.apply.managers import Managed, Manager
 from controller.api.apply.shape import Shape, shape_of
 from rkfleet.errors import BadRequest
@@ -41,14 +41,6 @@ class Pending(NamedTuple):
     managers: dict[Manager, Managed]
 
 
-class _Shapes(NamedTuple):
-    """Shape of a kind, and of the parts that the object itself and its status are written by."""
-
-    whole: Shape
-    main: Shape
-    status: Shape
-
-
 class Ownership:
     """Ownership of the fields of every kind of a registry."""
 
@@ -62,6 +54,9 @@ class Ownership:
 
     def updated(self, kind: type[Object], old: Json, new: Json, *, sent: Any, writer: Writer, now: str) -> Json:
         """Return a changed object with the managers it has then.
+
+        An object that has no managers gets none, as on a real cluster: it was made by a controller, or a client asked to forget them, and
+        its first apply finds all of it owned by `before-first-apply`.
 
         Args:
             kind: Its kind.
@@ -77,6 +72,8 @@ class Ownership:
         stored = old["metadata"].get("managedFields") or []
         replaced = bool(sent) and sent != stored
         base = {} if managing.is_reset(sent) else managing.decode(sent if replaced else stored)
+        if not base:
+            return _with_entries(new, [])
         scope = self._scope(kind, writer.subresource)
         difference = managing.compare(flat(old, scope), flat(new, scope))
         managers = managing.after_update(base, self._manager(kind, writer, "Update"), difference, now)
@@ -96,10 +93,11 @@ class Ownership:
         manager, scope = self._manager(kind, writer, "Apply"), self._scope(kind, writer.subresource)
         config = _without_nulls(config)
         if old is None:
-            return Pending(config, {manager: Managed(frozenset(flat(config, scope, strict=True)) - {()}, now)})
+            return Pending(config, {manager: Managed(owned(config, scope), now)})
         live = {**old, "metadata": {name: value for name, value in old["metadata"].items() if name != "managedFields"}}
         before = managing.decode(old["metadata"].get("managedFields") or [])
-        result = apply(live, config, manager, before, shape=self._shapes[kind].whole, scope=scope, force=force, now=now)
+        scopes = Scopes(self._shapes[kind][""], scope)
+        result = apply(live, config, manager, before, scopes=scopes, force=force, now=now)
         return Pending(result.obj, result.managers)
 
     def settled(self, kind: type[Object], old: Json | None, admitted: Json, *, pending: Pending, writer: Writer) -> Json:
@@ -118,17 +116,20 @@ class Ownership:
         return Manager(writer.manager, operation, kind.resource.api_version, writer.subresource)
 
     def _scope(self, kind: type[Object], subresource: str) -> Shape:
-        shapes = self._shapes[kind]
-        return shapes.status if subresource == "status" else shapes.main
+        return self._shapes[kind][subresource]
 
 
-def _shapes(kind: type[Object]) -> _Shapes:
+def _shapes(kind: type[Object]) -> dict[str, Shape]:
+    """Return the shapes of what is written by subresource; the empty name is the object itself."""
     whole = shape_of(kind)
     if not kind.resource.status:
-        return _Shapes(whole, whole, whole)
-    main = whole.hidden | {"status"}
-    status = whole.hidden | whole.fields.keys() - {"status"}
-    return _Shapes(whole, msgspec.structs.replace(whole, hidden=main), msgspec.structs.replace(whole, hidden=status))
+        return {"": whole}
+    shapes = {"": whole.hiding(("status",)), "status": whole.hiding(whole.fields.keys() - {"status"})}
+    if kind.resource.scale:
+        spec = whole.fields["spec"]
+        only = msgspec.structs.replace(whole, fields={**whole.fields, "spec": spec.hiding(spec.fields.keys() - {"replicas"})})
+        shapes["scale"] = only.hiding(whole.fields.keys() - {"spec"})
+    return shapes
 
 
 def _without_nulls(value: Any) -> Any:

@@ -10,7 +10,7 @@ Source: Kubernetes API reference, server-side apply, "Merge strategy"
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -43,6 +43,10 @@ class Shape(msgspec.Struct, frozen=True):
     def below(self, field: str) -> Shape:
         """Return the shape of a field."""
         return self.fields.get(field) or self.each or UNKNOWN
+
+    def hiding(self, fields: Iterable[str]) -> Shape:
+        """Return this shape without some of its fields, which nobody owns then."""
+        return msgspec.structs.replace(self, hidden=self.hidden.union(fields))
 
 
 ATOMIC: Final = Shape("value")

@@ -13,6 +13,7 @@ Sources: Kubernetes `client-go/rest/request.go` and `with_retry.go` (what is sen
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Mapping
@@ -119,13 +120,14 @@ class Client:
         """
         call, renewed = _Call(method, path, query or {}, body, media_type), False
         for attempt in range(1, ATTEMPTS_MAX + 1):
+            readings = self._load.readings
             try:
                 return await self._once(call)
             except Unauthenticated:
                 if renewed:
                     raise
                 renewed = True
-                await self._load.into(self._configuration)
+                await self._load.anew(self._configuration, readings)
             except (ResourceExhausted, Unavailable) as error:
                 safe = method == "GET" or isinstance(error, ResourceExhausted)
                 if not safe or attempt == ATTEMPTS_MAX:
@@ -156,6 +158,7 @@ class Client:
             FleetError: What the server refuses, as its Status says; Unavailable where it cannot be reached.
         """
         call = _Call("GET", path, query, None, "")
+        readings = self._load.readings
         times = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=silence_seconds_max)
         try:
             response = await self._send(self._streams, call, times)
@@ -167,7 +170,7 @@ class Client:
             raise self._unreachable(call, error) from error
         refusal = error_of(answer, response.status, response.headers.get("retry-after", ""))
         if isinstance(refusal, Unauthenticated):
-            await self._load.into(self._configuration)  # For the next attempt.
+            await self._load.anew(self._configuration, readings)  # For the next attempt.
         raise refusal
 
     def pause_seconds(self, attempt: int, error: FleetError) -> float:
@@ -227,11 +230,27 @@ class Lines:
 
 
 class _Credentials:
-    """Where the credentials are: read at the start, and again when the server does not take them any more."""
+    """Where the credentials are: read at the start, and again when the server does not take them any more.
+
+    Attributes:
+        readings: How often they were read.
+    """
 
     def __init__(self, kubeconfig: Path | None, context: str) -> None:
         self._kubeconfig: Final = kubeconfig
         self._context: Final = context
+        self._reading: Final = asyncio.Lock()
+        self.readings = 0
+
+    async def anew(self, configuration: Configuration, readings: int) -> None:
+        """Read them again, unless somebody did since there were so many readings: many requests are refused at once, one program is run.
+
+        Raises:
+            FailedPrecondition: They cannot be read.
+        """
+        async with self._reading:
+            if self.readings == readings:
+                await self.into(configuration)
 
     async def into(self, configuration: Configuration) -> None:
         """Read them.
@@ -239,6 +258,7 @@ class _Credentials:
         Raises:
             FailedPrecondition: They cannot be read.
         """
+        self.readings += 1
         try:
             if self._kubeconfig is None:
                 config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]

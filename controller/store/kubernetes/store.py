@@ -32,7 +32,7 @@ from controller.store.kubernetes.watch import CONNECTION_SECONDS, FieldFilter, K
 from controller.store.selecting import Selector
 from controller.store.turn import turn
 from rkfleet.clock import Clock
-from rkfleet.errors import Conflict, Expired, NotFound
+from rkfleet.errors import BadRequest, Conflict, Expired, NotFound
 from rkfleet.kinds.base import Registry, Resource
 from rkfleet.meta import LabelSelector, Ref, ResourceName, format_selector
 
@@ -144,9 +144,18 @@ class KubernetesStore:
         made["metadata"] = _without_server_fields(made["metadata"], ref)
         path = _path_of(resource, namespace=ref.namespace)
         item = item_of(await self._client.request("POST", path, {"fieldManager": MANAGER}, made), resource)
-        if status is None:
-            return item
-        return await self._put(item, {**_decoded(item), "status": status}, resource, "status", MANAGER)
+        return item if status is None else await self._first_status(item, status, resource)
+
+    async def _first_status(self, item: Item, status: Json, resource: Resource) -> Item:
+        """Give a new object its status, also when somebody wrote the object meanwhile."""
+        for attempt in range(1, WRITE_ATTEMPTS_MAX + 1):
+            try:
+                return await self._put(item, {**_decoded(item), "status": status}, resource, "status", MANAGER)
+            except Conflict:
+                if attempt == WRITE_ATTEMPTS_MAX:
+                    raise
+                item = await self.get(item.ref)
+        raise AssertionError("the last attempt returns or raises")
 
     async def update(
         self, ref: Ref, obj: Json, *, resource_version: str = "", uid: str = "", subresource: Subresource = "", now: datetime
@@ -241,6 +250,10 @@ class KubernetesStore:
         """See `Store.watch`; that a version is too old is mostly told by the first iteration."""
         kind, query = self._resource(resource), _query_of(selection)
         path = _path_of(kind, namespace=selection.namespace)
+        if not resource_version:
+            raise BadRequest(f"a watch of {resource} needs the resourceVersion to start after; list first")
+        if resource_version == "0":  # To a server this means any version, and a watch that begins with what is there.
+            raise Expired(f"{resource}: what came after the beginning of time is not known; list again")
         filter, selector = None, _asked_here(selection)
         if selector is not None:
             filter = FieldFilter(selector, await self._matching(kind, selection, query, selector, resource_version))

@@ -35,6 +35,7 @@ from controller.store.sql.database import Contents, Database
 from controller.store.sql.freshness import Freshness
 from controller.store.sql.leading import LeaderStore
 from controller.store.sql.postgres import PostgresDatabase
+from controller.store.sql.sealing import SealedDatabase, Sealing
 from controller.store.sql.sqlite import SqliteDatabase
 from controller.store.sql.writer import Delivery, Pending, TakeTerm, Writer
 from rkfleet import metric_names
@@ -89,6 +90,7 @@ class SqlStore(Writing):
         registry: Registry,
         *,
         fleet: str = "",
+        sealing: Sealing | None = None,
         metrics: Metrics | None = None,
         monotonic: Callable[[], float] = time.perf_counter,
         log_events_max: int = LOG_EVENTS_MAX,
@@ -100,6 +102,7 @@ class SqlStore(Writing):
             place: Path of the SQLite file (two more are beside it while it is open), or the `postgresql://` URL of a database.
             registry: Kinds that can be written.
             fleet: Who shares a database must say the same word here; the first one's counts.
+            sealing: Keys of the Secrets; None keeps them in plain.
             metrics: Where to count.
             monotonic: Seconds, for gathering batches and measuring commits.
             log_events_max: Changes that a watch may be behind.
@@ -110,9 +113,10 @@ class SqlStore(Writing):
             Unavailable: The disk is full or refuses, another program holds the file, or no server answers.
         """
         loop = asyncio.get_running_loop()
-        database: Database = await asyncio.to_thread(_open, place, fleet)
+        opened = await asyncio.to_thread(_open, place, fleet)
+        database: Database = opened if sealing is None else SealedDatabase(opened, sealing)
         try:
-            contents = await asyncio.to_thread(database.load)
+            contents = _sharing(await asyncio.to_thread(database.load))
         except FleetError:
             database.close()
             raise
@@ -132,8 +136,8 @@ class SqlStore(Writing):
         thread.start()
         store._submit = writer.submit
         async with contextlib.AsyncExitStack() as stack:
-            if isinstance(database, PostgresDatabase):
-                shared = database
+            if isinstance(opened, PostgresDatabase):
+                shared = opened
                 listening = Freshness.open(str(place), writer.poke, lambda: shared.backend_pid)
                 store._freshness = await stack.enter_async_context(listening)
             try:
@@ -305,7 +309,17 @@ class SqlStore(Writing):
                 self._metrics.counter(metric_names.STORE_WRITES, result=result).inc(count)
 
 
-def _open(place: Path | str, fleet: str) -> Database:
+def _sharing(contents: Contents) -> Contents:
+    """Return the contents with one copy of what stands both among the objects and in the event log."""
+    current = {(item.ref, item.resource_version): item for item in contents.items}
+    entries = [
+        msgspec.structs.replace(entry, item=current.get((entry.item.ref, entry.item.resource_version), entry.item))
+        for entry in contents.entries
+    ]
+    return msgspec.structs.replace(contents, entries=entries)
+
+
+def _open(place: Path | str, fleet: str) -> SqliteDatabase | PostgresDatabase:
     return SqliteDatabase.open(place) if isinstance(place, Path) else PostgresDatabase.open(place, fleet)
 
 

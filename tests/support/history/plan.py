@@ -13,25 +13,30 @@ import msgspec
 from tests.support.history.databases import Database
 from tests.support.history.watchers import Manner
 
-__all__ = ["Death", "Plan", "plan_of"]
+__all__ = ["CALM_SECONDS_MAX", "Death", "Plan", "plan_of"]
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 SELECTIONS = ("", "", "", "group=odd", "group=even", "name=a", "name=b")
 MANNERS: tuple[Manner, ...] = ("steady", "restless", "slow", "away")
 
+LONG_STOP_SECONDS = 6.0  # Longer than PostgreSQL lets a controller stand still inside a turn.
+CALM_SECONDS_MAX = 20.0  # It takes milliseconds; a database that recovers takes a second or two.
+
 
 class Death(msgspec.Struct, frozen=True):
-    """Something dies.
+    """Something dies, or stands still as if its machine did.
 
     Attributes:
         after_seconds: Since the last one was alive again.
         victim: Index of a server, or the database.
-        down_seconds: How long it stays dead, if it is a server.
+        down_seconds: How long it stays so, if it is a server.
+        stops: It goes on where it was.
     """
 
     after_seconds: float
     victim: int | Literal["database"]
     down_seconds: float
+    stops: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -43,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
         padding: Bytes of each object that mean nothing.
         watchers: Selection and manner of each.
         rest_seconds: Between the last death and the end.
+        calm_seconds_max: For whatever must succeed once nothing dies any more.
     """
 
     seed: int
@@ -53,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
     watchers: tuple[tuple[str, Manner], ...]
     deaths: tuple[Death, ...]
     rest_seconds: float
+    calm_seconds_max: float = CALM_SECONDS_MAX
 
 
 def plan_of(seed: int, database: Database) -> Plan:
@@ -63,7 +70,9 @@ def plan_of(seed: int, database: Database) -> Plan:
         victim: int | Literal["database"] = chance.randrange(database.servers)
         if database.crashes and chance.random() < 0.3:
             victim = "database"
-        deaths.append(Death(chance.uniform(0.05, 0.7), victim, chance.choice((0.0, 0.0, 0.1, 0.3))))
+        stops = chance.random() < 0.25 and victim != "database"
+        down_seconds = LONG_STOP_SECONDS if stops and chance.random() < 0.1 else chance.choice((0.0, 0.0, 0.1, 0.3))
+        deaths.append(Death(chance.uniform(0.05, 0.7), victim, down_seconds, stops))
     return Plan(
         seed=seed,
         names=NAMES[: chance.randint(2, len(NAMES))],

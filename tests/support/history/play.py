@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rkfleet.clock import SystemClock
 from tests.support.history.clients import Client
 from tests.support.history.databases import Database
 from tests.support.history.ledger import make_ledger
-from tests.support.history.plan import Plan
+from tests.support.history.plan import CALM_SECONDS_MAX, Plan
 from tests.support.history.recorder import Recorder
 from tests.support.history.records import History, group_of
 from tests.support.history.servers import Forks, Server
@@ -26,7 +27,6 @@ from tests.support.history.wire import Wire
 
 __all__ = ["Played", "play"]
 
-CALM_SECONDS_MAX = 20.0  # For whatever must succeed once nothing dies any more; it takes milliseconds.
 RETRY_SECONDS = 0.05
 CLOCK = SystemClock()
 
@@ -55,10 +55,10 @@ class Played(msgspec.Struct, frozen=True):
         )
 
 
-async def play(plan: Plan, forks: Forks, database: Database, directory: Path) -> Played:
-    """Play a plan in a directory of its own."""
+async def play(plan: Plan, forks: Forks, database: Database, directory: Path, fault: str = "") -> Played:
+    """Play a plan in a directory of its own, with servers that have a fault if it is named (see `broken.py`)."""
     place = await database.place()
-    servers = [Server(forks, directory / f"server-{number}", place, plan.log_events) for number in range(database.servers)]
+    servers = [Server(forks, directory / f"server-{number}", place, plan.log_events, fault) for number in range(database.servers)]
     async with contextlib.AsyncExitStack() as stack:
         for server in servers:
             stack.push_async_callback(server.kill)
@@ -101,7 +101,7 @@ async def play(plan: Plan, forks: Forks, database: Database, directory: Path) ->
         base = recorder.operations[0].pages[0]
         async with asyncio.TaskGroup() as tasks:
             for watcher in watchers:
-                tasks.create_task(watcher.run(CALM_SECONDS_MAX))
+                tasks.create_task(watcher.run(plan.calm_seconds_max))
             async with asyncio.TaskGroup() as working:
                 for client in clients:
                     working.create_task(client.run())
@@ -133,6 +133,10 @@ async def _let_die(plan: Plan, servers: Sequence[Server], database: Database) ->
         await CLOCK.sleep(death.after_seconds)
         if death.victim == "database":
             await database.crash()
+        elif death.stops:
+            servers[death.victim].signal(signal.SIGSTOP)
+            await CLOCK.sleep(death.down_seconds)
+            servers[death.victim].signal(signal.SIGCONT)
         else:
             await servers[death.victim].kill()
             await CLOCK.sleep(death.down_seconds)

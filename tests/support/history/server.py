@@ -2,7 +2,8 @@
 
 `python -m tests.support.history.server` reads commands, one JSON line each, and answers each with one line:
 
-- `["start", directory, port, place, log_events]`: forks a server; `["ready", pid]` when it serves, or `["failed", reason]`.
+- `["start", directory, port, place, log_events, fault]`: forks a server, with a fault if it is named (see `broken.py`); `["ready", pid]`
+  when it serves, or `["failed", reason]`.
 - `["kill", pid]`: SIGKILL; `["dead", pid]` when nothing is left of it.
 
 Forks of one process that has everything loaded start in a tenth of the time of a new interpreter, so a history can kill often. When the
@@ -24,6 +25,7 @@ import msgspec
 
 from rkfleet.kinds import KINDS
 from tests.support.api import admission_of, running_api
+from tests.support.history.broken import broken
 
 _STARTED: set[int] = set()
 
@@ -34,8 +36,8 @@ def main() -> None:
     gc.freeze()
     for line in sys.stdin.buffer:
         match msgspec.json.decode(line):
-            case ["start", directory, port, place, log_events]:
-                start(Path(directory), port, place, log_events)
+            case ["start", directory, port, place, log_events, fault]:
+                start(Path(directory), port, place, log_events, fault)
             case ["kill", pid]:
                 kill(pid)
                 say("dead", pid)
@@ -49,7 +51,7 @@ def say(*facts: Any) -> None:
     os.write(1, msgspec.json.encode(facts) + b"\n")
 
 
-def start(directory: Path, port: int, place: str, log_events: int) -> None:
+def start(directory: Path, port: int, place: str, log_events: int, fault: str) -> None:
     pid = os.fork()
     if pid:
         _STARTED.add(pid)
@@ -57,16 +59,16 @@ def start(directory: Path, port: int, place: str, log_events: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     try:
-        asyncio.run(serve(directory, port, place, log_events))
+        asyncio.run(serve(directory, port, place, log_events, fault))
     except BaseException as error:  # noqa: BLE001 - the edge of the process
         say("failed", repr(error))
     finally:
         os._exit(1)
 
 
-async def serve(directory: Path, port: int, place: str, log_events: int) -> None:
+async def serve(directory: Path, port: int, place: str, log_events: int, fault: str) -> None:
     options = {"log_events_max": log_events}
-    async with running_api(directory, port=port, place=place, store_options=options) as api:
+    async with running_api(directory, port=port, place=place, store_options=options, wrap=broken(fault)) as api:
         token = directory / "token"
         if not token.exists():  # `running_api` makes tokens of its own, which end at the next start.
             token.write_text(api.tokens.issue_api_token("history", "admin"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -60,18 +61,19 @@ class Server:
         pid: Of its process; 0 while it is down.
     """
 
-    def __init__(self, forks: Forks, directory: Path, place: str, log_events: int) -> None:
+    def __init__(self, forks: Forks, directory: Path, place: str, log_events: int, fault: str = "") -> None:
         self._forks = forks
         self._directory = directory
         self._place = place
         self._log_events = log_events
+        self._fault = fault
         self._port = free_port()
         self.pid = 0
         directory.mkdir(parents=True, exist_ok=True)
 
     async def start(self) -> str:
         """Start it; return why it did not, or nothing."""
-        answer, what = await self._forks.ask("start", str(self._directory), self._port, self._place, self._log_events)
+        answer, what = await self._forks.ask("start", str(self._directory), self._port, self._place, self._log_events, self._fault)
         if answer == "ready":
             self.pid = what
             return ""
@@ -82,6 +84,10 @@ class Server:
         if self.pid:
             await self._forks.ask("kill", self.pid)
             self.pid = 0
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
 
     def endpoint(self) -> Endpoint:
         """Return how to reach it; after its first start."""
