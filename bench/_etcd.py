@@ -15,7 +15,6 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +79,7 @@ def _text(text: str) -> str:
 def running_etcd(binary: Path, directory: Path) -> Iterator[Etcd]:
     """Run one member with TLS for its clients; its log is flushed before each answer, as ours is."""
     with tempfile.TemporaryDirectory(dir=directory) as data:
-        pki = Pki.ensure(Path(data) / "pki", ["127.0.0.1"], datetime.now(UTC), "bench")
+        pki = Pki.ensure(Path(data) / "pki", ["127.0.0.1"], CLOCK.now(), "bench")
         certificate, key = pki.server_files("controller")
         ca_file = Path(data) / "ca.crt"
         ca_file.write_text(pki.ca_pem("servers"))

@@ -1,8 +1,8 @@
-"""A cheap client for both sides of a comparison: so many connections, each sends one prepared request after the other and reads the answers.
+"""A cheap client for both sides of a comparison: so many connections, each sends one prepared request after the other.
 
-HTTP/1.1 over TLS with keep-alive, without a library between the socket and the clock, because a client that costs more than the server would
-measure itself. It runs in a process of its own: `python -m bench._https_load PORT CA_FILE CONNECTIONS < REQUESTS`, where each line of
-REQUESTS is a JSON array of head and body. It prints one JSON object: seconds, statuses by their counts, and latencies.
+HTTP/1.1 over TLS with keep-alive, without a library between the socket and the clock, because a client that costs more than the server
+would measure itself. It runs in a process of its own: `python -m bench._https_load PORT CA_FILE CONNECTIONS < REQUESTS`, where each line of
+REQUESTS is a JSON string, a whole request. It prints one JSON object: seconds, statuses by their counts, and latencies.
 """
 
 from __future__ import annotations

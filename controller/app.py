@@ -61,6 +61,9 @@ __all__ = ["run"]
 
 SWITCH_SECONDS: Final = 0.001  # A thread that plans gives the interpreter back to the loop after so long, not after Python's 5 ms.
 ADMIN: Final = "admin"
+TOKENS_SECONDS: Final = (
+    1.0  # How long a token that another controller made or ended is not known here; a lock and an index look-up each time.
+)
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +87,11 @@ async def run(config: Config) -> None:
     key_file = config.encryption_key
     await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=is_new or not config.database_url)
     sealing = Sealing(await asyncio.to_thread(read_keys, key_file), os.urandom, str(key_file))
-    tokens = Tokens(config.data_dir / "tokens.json", clock, os.urandom)
-    await asyncio.to_thread(_ensure_kubeconfig, config, pki, tokens)
-    signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
+    tokens = await asyncio.to_thread(Tokens, config.database_url or config.data_dir / "tokens.json", clock, os.urandom)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(tokens.close)
+        await asyncio.to_thread(_ensure_kubeconfig, config, pki, tokens)
+        signer = TokenSigner((pki.directory / "registry-signing.key").read_bytes(), clock)
         stack.enter_context(gentle_collection())
         place = config.database_url or config.data_dir / "store.db"
         store = await stack.enter_async_context(SqlStore.open(place, KINDS, fleet=pki.fingerprint, sealing=sealing, metrics=metrics))
@@ -116,7 +120,8 @@ def _ensure_kubeconfig(config: Config, pki: Pki, tokens: Tokens) -> None:
     if config.kubeconfig.exists():
         return
     server = f"https://{config.advertise_host}:{config.api_port}"
-    text = kubeconfig(server=server, ca_pem=pki.ca_pem("servers").encode(), token=tokens.issue_api_token(ADMIN, "admin"))
+    name = f"{ADMIN}@{config.advertise_host}:{config.api_port}" if config.database_url else ADMIN  # Each of several has its own kubeconfig.
+    text = kubeconfig(server=server, ca_pem=pki.ca_pem("servers").encode(), token=tokens.issue_api_token(name, "admin"))
     write_kubeconfig(config.kubeconfig, text)
 
 
@@ -170,6 +175,8 @@ class _Program:
             tasks.create_task(watch_loop_lag(self._clock, self._metrics))
             if config.backup_every_seconds:
                 tasks.create_task(self._backups().run())
+            if config.database_url:
+                tasks.create_task(self._follow_tokens())
             tasks.create_task(self._election.run(self._lead) if config.database_url else self._work(self._store))
             tasks.create_task(
                 follow_certificate(
@@ -181,6 +188,13 @@ class _Program:
                     renew=lambda: _ensure_pki(config, self._clock),
                 )
             )
+
+    async def _follow_tokens(self) -> None:
+        """Take in what other controllers do to tokens; while the database is away, those that are known stay so."""
+        while True:
+            await self._clock.sleep(TOKENS_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await asyncio.to_thread(self._tokens.refresh)
 
     def _backups(self) -> Schedule:
         config = self._config

@@ -8,7 +8,7 @@ Source: Kubernetes API conventions and `apimachinery/pkg/apis/meta/v1/types.go`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, NewType
 
 import msgspec
@@ -138,7 +138,7 @@ def _requirement_holds(requirement: Requirement, labels: Mapping[str, str]) -> b
             raise ValueError(f"selector operator {other!r} must be In, NotIn, Exists or DoesNotExist")
 
 
-_TERM: Final = re.compile(r"\s*(?:[^,()]|\([^()]*\))+\s*")
+_TERM: Final = re.compile(r"(?:[^,()]|\([^()]*\))*")  # Up to a comma that is in no set.
 _SET_TERM: Final = re.compile(r"(\S+)\s+(in|notin)\s+\(([^()]*)\)")
 _EQUALITY_TERM: Final = re.compile(r"([^=!\s]+)\s*(==|=|!=)\s*([^=!\s]*)")
 
@@ -150,9 +150,7 @@ def parse_selector(text: str) -> LabelSelector:
         ValueError: A term is none of these.
     """
     requirements: list[Requirement] = []
-    for term in (found.strip() for found in _TERM.findall(text)):
-        if not term:
-            continue
+    for term in _terms(text):
         if in_set := _SET_TERM.fullmatch(term):
             key, word, values = in_set.groups()
             operator = "In" if word == "in" else "NotIn"
@@ -167,6 +165,20 @@ def parse_selector(text: str) -> LabelSelector:
         else:
             raise ValueError(f"unable to parse requirement {term!r} of selector {text!r}")
     return LabelSelector(match_expressions=tuple(requirements))
+
+
+def _terms(text: str) -> Iterator[str]:
+    """Yield the terms between commas; what is no term must not vanish, or a broken selector would choose everything."""
+    position = 0
+    while position < len(text):
+        found = _TERM.match(text, position)
+        assert found is not None, "an empty term matches"
+        if term := found.group().strip():
+            yield term
+        position = found.end()
+        if text[position : position + 1] not in ("", ","):
+            raise ValueError(f"unable to parse selector {text!r}: unexpected {text[position]!r} at {position}")
+        position += 1
 
 
 def format_selector(selector: LabelSelector) -> str:

@@ -34,6 +34,7 @@ CANCEL_SECONDS: Final = 1  # And this long to clean up after they were cancelled
 IDLE_CHECK_SECONDS: Final = 0.05  # How often a stopping listener looks for connections whose request has ended.
 KEEP_ALIVE_SECONDS: Final = 75  # Longer than a client's pause between polls, so that pooled connections are found alive.
 HEAD_BYTES_MAX: Final = 64 << 10  # Of one request, as h11 has it; clients send some hundred bytes.
+HEAD_FIELDS_MAX: Final = 200  # Of one request, and of its trailer: clients send ten, proxies add as many.
 BACKLOG: Final = 2048  # Connections that wait to be accepted while the loop is busy: a whole fleet reconnecting.
 
 _TEXT: Final = b"text/plain; charset=utf-8"
@@ -158,16 +159,37 @@ def _bounded_protocol() -> type[asyncio.Protocol] | str:
 
     class Bounded(HttpToolsProtocol):
         unread_bytes = 0  # since the last whole head, piece of a body, or end of a request
+        head_bytes = 0  # of the head that is being read; it may come as one piece with what follows it
+        head_fields = 0
 
         def data_received(self, data: bytes) -> None:
             self.unread_bytes += len(data)
             super().data_received(data)
-            if self.unread_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            if self.transport.is_closing():
+                return
+            if self.unread_bytes > HEAD_BYTES_MAX or self.head_bytes > HEAD_BYTES_MAX:
                 self.send_400_response(f"the head of this request has more than {HEAD_BYTES_MAX} bytes")
+            elif self.head_fields > HEAD_FIELDS_MAX:
+                self.send_400_response(f"the head of this request has more than {HEAD_FIELDS_MAX} fields")
+
+        def on_message_begin(self) -> None:
+            self.head_bytes = self.head_fields = 0
+            super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            self.head_bytes += len(url)
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self.head_bytes += len(name) + len(value)
+            self.head_fields += 1
+            if self.head_fields <= HEAD_FIELDS_MAX:
+                super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
             self.unread_bytes = 0
-            super().on_headers_complete()
+            if self.head_bytes <= HEAD_BYTES_MAX and self.head_fields <= HEAD_FIELDS_MAX:
+                super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
             self.unread_bytes = 0

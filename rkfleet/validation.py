@@ -17,7 +17,7 @@ Source of the order prune nulls, then default: Kubernetes `apiextensions-apiserv
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -86,7 +86,7 @@ class KindValidator:
 
         A field that this schema does not know and that `stored` has with the same value stays: it belongs to a newer controller.
         """
-        walk = _Walk()
+        walk = _Walk(self._shown)
         settled = walk.node(self.schema, obj, stored if stored is not None else MISSING, ())
         return Settled(obj=settled, unknown=tuple(walk.unknown), causes=tuple(walk.causes))
 
@@ -114,13 +114,23 @@ class KindValidator:
             path = (*path, why.property)
             return path, Cause(field=format_path(path), message=f"must be set: {_description(self.schema, path)}", reason=reason)
         node = _node_at(self.schema, path)
-        return path, Cause(field=format_path(path), message=f"{_shown(refusal.instance)}: must be {_expectation(node)}", reason=reason)
+        shown = self._shown(path, refusal.instance)
+        return path, Cause(field=format_path(path), message=f"{shown}: must be {_expectation(node)}", reason=reason)
+
+    def _shown(self, path: Path, value: Any) -> str:
+        """Return a value as messages show it; not that of a confidential field, nor of what holds one."""
+        text = format_path(path)
+        for field in self.kind.resource.confidential:
+            if text == field or text.startswith((f"{field}.", f"{field}[")) or field.startswith(f"{text}.") or not text:
+                return "a value that is not shown"
+        return _shown(value)
 
 
 class _Walk:
     """One walk of an object along its schema, collecting what it meets."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Callable[[Path, Any], str]) -> None:
+        self._shown: Final = shown
         self.unknown: Final[list[str]] = []
         self.causes: Final[list[Cause]] = []
 
@@ -139,7 +149,8 @@ class _Walk:
             case bool():
                 return value
             case int() if "maximum" not in node and not -INT64_MAX - 1 <= value <= INT64_MAX:
-                self.causes.append(Cause(field=format_path(path), message=f"{_shown(value)}: must be an integer of at most 64 bits"))
+                message = f"{self._shown(path, value)}: must be an integer of at most 64 bits"
+                self.causes.append(Cause(field=format_path(path), message=message))
                 return value
             case _:
                 return deepcopy(value)

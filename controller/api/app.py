@@ -20,14 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controller.api import auth, paths
 from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership
+from controller.api.deadlines import deadline
 from controller.api.documents import Documents
-from controller.api.edge import TARGET, VERB, Edge
+from controller.api.edge import Edge
 from controller.api.errors import no_such_path
 from controller.api.event_view import WithEventView
 from controller.api.limits import LOG_STREAMS_MAX, REQUESTS_MAX, WATCHES_MAX, Limit
 from controller.api.logs import Logs, OpenLog, no_sessions
 from controller.api.resources import Resources, verb_of
 from controller.api.responses import json_response
+from controller.api.reviews import find_review, serve_review
+from controller.api.scope import TARGET, VERB
 from controller.api.writes import Writes
 from controller.store.base import Store
 from rkfleet.clock import Clock
@@ -82,7 +85,7 @@ def create_api(
     metrics.gauge(API_WATCHES).set_function(lambda: watches.taken)
     metrics.gauge(LOG_STREAMS).set_function(lambda: log_streams.taken)
     logs = Logs(store, open_log, clock, metrics, stopping)
-    kubernetes = _Kubernetes(registry, identify, resources, logs, requests=requests, watches=watches, log_streams=log_streams)
+    kubernetes = _Kubernetes(registry, identify, resources, logs, clock, requests=requests, watches=watches, log_streams=log_streams)
     routes = [
         *extra_routes,
         *(Route(path, _version(version)) for path in ("/version", "/version/")),
@@ -129,6 +132,7 @@ class _Kubernetes:
         identify: auth.Identify,
         resources: Resources,
         logs: Logs,
+        clock: Clock,
         *,
         requests: Limit,
         watches: Limit,
@@ -136,6 +140,7 @@ class _Kubernetes:
     ) -> None:
         self._registry: Final = registry
         self._identify: Final = identify
+        self._clock: Final = clock
         self._resources: Final = resources
         self._documents: Final = Documents(registry)
         self._requests: Final = requests
@@ -150,16 +155,18 @@ class _Kubernetes:
             FleetError: Whatever is to be told to the client; the edge does.
         """
         request = Request(scope, receive)
-        identity = auth.authenticate(self._identify, request.headers.get("authorization", ""))
+        identity = auth.require_caller(self._identify, request)
         target = self._target(scope["path"])
         if target is None:
             with self._requests.place():
-                response = await self._documents.serve(request)
+                async with deadline(request.query_params.get("timeout", "")):
+                    response = await self._answer_about_itself(request, identity)
                 await response(scope, receive, send)
             return
         scope[TARGET] = target
         scope[VERB] = verb = verb_of(request, target)
         auth.authorize(identity, verb, target)
+        auth.end_with_token(self._identify, request, self._clock)
         if target.subresource == "log":
             scope[VERB] = "log"  # It is authorized as a read, and takes as long as a watch.
             with self._log_streams.place():
@@ -167,8 +174,18 @@ class _Kubernetes:
                 await response(scope, receive, send)
             return
         with (self._watches if verb == "watch" else self._requests).place():
-            response = await self._resources.serve(request, target, verb)
+            async with deadline(request.query_params.get("timeout", "")):  # A watch is open before it; its own end is another matter.
+                response = await self._resources.serve(request, target, verb)
             await response(scope, receive, send)
+
+    async def _answer_about_itself(self, request: Request, identity: auth.Identity) -> Response:
+        """Return what the API is, or what the caller may do with it."""
+        review = find_review(request.url.path)
+        if review is not None:
+            request.scope[VERB] = "review"
+            return await serve_review(request, review, identity, self._registry)
+        auth.authorize_path(identity, request.method, request.url.path)
+        return await self._documents.serve(request)
 
     def _target(self, path: str) -> paths.Target | None:
         match path.strip("/").split("/"):

@@ -1,58 +1,94 @@
-"""Who asks, and what they may do.
+"""Who asks, and whether they may, in the words of Kubernetes.
 
-In: the Authorization header and what a request is about. Out: an identity, or Unauthenticated or PermissionDenied. There are two roles:
-admin may do everything, gateway may read what routing needs. Tokens themselves are kept by `controller/trust/tokens.py`; it reaches this
-module as an `Identify` function.
+In: the Authorization header and what a request is about. Out: an identity, or Unauthenticated or PermissionDenied. What a role may do is
+`roles.py`. Tokens themselves are kept by `controller/trust/tokens.py`; it reaches this module as an `Identify` function.
+
+There is no way in with a certificate: this port asks for none, and boards, which have one, say what they have to say on their session.
+
+Source: Kubernetes `staging/src/k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go` for the sentences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from starlette.requests import Request
 
 from controller.api.paths import Target
+from controller.api.roles import ADMIN, GATEWAY, OPERATOR, VIEWER, Attributes, Identity, allows, allows_path
+from controller.api.scope import IDENTITY, LAPSES
+from controller.trust.binding import KEY_ANNOTATION, MACHINE_ANNOTATION
+from rkfleet.clock import Clock
 from rkfleet.errors import PermissionDenied, Unauthenticated
+from rkfleet.kinds.board import Board
 
-__all__ = ["GATEWAY_READS", "Identify", "Identity", "authenticate", "authorize"]
+__all__ = [
+    "ADMIN", "GATEWAY", "OPERATOR", "VIEWER", "Identify", "Identity", "attributes_of", "authenticate", "authorize", "authorize_path",
+    "bearer_of", "end_with_token", "is_admin", "judge_of", "require", "require_caller",
+]  # fmt: skip
 
-ADMIN: Final = "admin"
-GATEWAY: Final = "gateway"
+Json = dict[str, Any]
 
-GATEWAY_READS: Final = frozenset(("replicas.rkfleet.dev", "boards.rkfleet.dev", "modeldeployments.rkfleet.dev", "models.rkfleet.dev"))
-"""What a gateway routes by; it may get, list and watch these and nothing else."""
-
-_READS: Final = ("get", "list", "watch")
-
-
-class Identity(Protocol):
-    """Somebody known."""
-
-    @property
-    def name(self) -> str:
-        """Name of the token, for messages."""
-        ...
-
-    @property
-    def role(self) -> str:
-        """`admin` or `gateway`."""
-        ...
-
+LAPSE_CHECK_SECONDS: Final = 2.0  # How long a stream may outlive its token; one look into a dictionary each time.
 
 Identify = Callable[[str], Identity | None]
 """From a bearer token to its holder; None for a token that nobody holds. Must not block: it runs on every request."""
+
+
+def bearer_of(authorization: str) -> str:
+    """Return the token of an Authorization header; empty if it has none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def authenticate(identify: Identify, authorization: str) -> Identity:
     """Return who sends this Authorization header.
 
     Raises:
+        Unauthenticated: Nobody known; `presented` of its details is False if nothing was shown at all.
+    """
+    bearer = bearer_of(authorization)
+    identity = identify(bearer) if bearer else None
+    if identity is None:
+        message = "Unauthorized: send a known API token as `Authorization: Bearer <token>`"
+        raise Unauthenticated(message, presented=bool(authorization.strip()))
+    return identity
+
+
+def require_caller(identify: Identify, request: Request) -> Identity:
+    """Return who sends this request, and leave it in its scope.
+
+    Raises:
         Unauthenticated: Nobody known.
     """
-    scheme, _, token = authorization.partition(" ")
-    identity = identify(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
-    if identity is None:
-        raise Unauthenticated("Unauthorized: send a known API token as `Authorization: Bearer <token>`")
+    identity = authenticate(identify, request.headers.get("authorization", ""))
+    request.scope[IDENTITY] = identity
     return identity
+
+
+def end_with_token(identify: Identify, request: Request, clock: Clock) -> None:
+    """Leave in the scope of a request what ends a stream when the caller's token is revoked or expires."""
+    bearer = bearer_of(request.headers.get("authorization", ""))
+
+    async def lapses() -> None:
+        while identify(bearer) is not None:
+            await clock.sleep(LAPSE_CHECK_SECONDS)
+
+    ending: Callable[[], Coroutine[Any, Any, None]] = lapses
+    request.scope[LAPSES] = ending
+
+
+def is_admin(identity: Identity) -> bool:
+    """Return whether the identity may do everything, everywhere."""
+    return identity.role == ADMIN and not identity.namespaces
+
+
+def attributes_of(verb: str, target: Target) -> Attributes:
+    """Return what a verb on a target asks for. A Namespace lies in itself, as in Kubernetes."""
+    resource = target.kind.resource
+    namespace = target.name if resource.name == "namespaces" else target.namespace
+    return Attributes(verb, resource.group, resource.plural, target.subresource, namespace, target.name)
 
 
 def authorize(identity: Identity, verb: str, target: Target) -> None:
@@ -66,12 +102,56 @@ def authorize(identity: Identity, verb: str, target: Target) -> None:
     Raises:
         PermissionDenied: It may not.
     """
-    resource = target.kind.resource
-    if identity.role == ADMIN:
+    require(identity, attributes_of(verb, target))
+
+
+def require(identity: Identity, asked: Attributes) -> None:
+    """Return if the identity may do this.
+
+    Raises:
+        PermissionDenied: It may not.
+    """
+    if allows(identity, asked):
         return
-    if identity.role == GATEWAY and verb in _READS and resource.name in GATEWAY_READS and target.subresource in ("", "status"):
-        return
-    word = f"{resource.plural}/{target.subresource}" if target.subresource else resource.plural
-    place = f'in the namespace "{target.namespace}"' if target.namespace else "at the cluster scope"
-    about = f'{resource.name} "{target.name}" is forbidden' if target.name else f"{resource.name} is forbidden"
-    raise PermissionDenied(f'{about}: User "{identity.name}" cannot {verb} resource "{word}" in API group "{resource.group}" {place}')
+    place = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
+    qualified = f"{asked.resource}.{asked.group}" if asked.group else asked.resource
+    about = f'{qualified} "{asked.name}" is forbidden' if asked.name else f"{qualified} is forbidden"
+    what = f'resource "{asked.path}" in API group "{asked.group}"'
+    raise PermissionDenied(f'{about}: User "{identity.name}" cannot {asked.verb} {what} {place}')
+
+
+def judge_of(identity: Identity, target: Target) -> Callable[[Json | None, Json], None] | None:
+    """Return what judges a write by its outcome; None for who may do everything.
+
+    An apply that makes an object needs the verb create as well. What a Board is bound to decides who gets its next certificate, so that is
+    an admin's business only.
+    """
+    if is_admin(identity):
+        return None
+
+    def judge(stored: Json | None, wanted: Json) -> None:
+        if stored is None:
+            authorize(identity, "create", target)
+        elif target.kind is Board:
+            for annotation in (KEY_ANNOTATION, MACHINE_ANNOTATION):
+                if _annotation(stored, annotation) != _annotation(wanted, annotation):
+                    raise PermissionDenied(
+                        f'{Board.resource.name} "{target.name}" is forbidden: User "{identity.name}" cannot change the annotation'
+                        f" {annotation}, which binds the board to its key or machine; ask an admin"
+                    )
+
+    return judge
+
+
+def _annotation(obj: Json, annotation: str) -> object:
+    return (obj["metadata"].get("annotations") or {}).get(annotation)
+
+
+def authorize_path(identity: Identity, method: str, path: str) -> None:
+    """Return if the identity may use a path that is no resource.
+
+    Raises:
+        PermissionDenied: It may not.
+    """
+    if not allows_path(identity, method.lower(), path):
+        raise PermissionDenied(f'forbidden: User "{identity.name}" cannot {method.lower()} path "{path}"')

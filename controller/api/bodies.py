@@ -16,6 +16,7 @@ import msgspec
 from starlette.requests import Request
 
 from controller.api import protobuf
+from controller.api.duplicates import duplicate_keys
 from controller.api.errors import RequestEntityTooLarge, UnsupportedMediaType
 from controller.store.base import Propagation
 from rkfleet import manifest
@@ -38,10 +39,9 @@ PatchFormat = Literal["apply", "json", "merge", "strategic"]
 
 BODY_BYTES_MAX: Final = 3 << 20  # As kube-apiserver: an object of the largest size, with room for a patch that names it twice.
 DEPTH_MAX: Final = 64  # No kind nests deeper than 12; recursion over a body must stay far from the interpreter's limit.
+VALUES_MAX: Final = 40_000  # Of one body, objects, lists and scalars alike: judging this many takes 50 ms. The largest Models have 5,000.
+YAML_BYTES_MAX: Final = 32 << 10  # Of a body in YAML, which is read at 1 MB/s; clients send JSON, people send a page.
 
-YAML_BYTES_MAX: Final = (
-    128 << 10
-)  # YAML is read in Python, at worst 0.4 s for so much (2 cores, 2026-11); people's manifests have a few KiB.
 _FLOW_MAP: Final = re.compile(rb"\s*\{\s*[^\s\"}]")
 """A map in braces whose first key has no quotes: YAML, and no JSON."""
 
@@ -87,7 +87,7 @@ def decode(body: bytes) -> Any:
     """Decode JSON of a bounded depth.
 
     Raises:
-        BadRequest: It is not JSON, or deeper than `DEPTH_MAX`.
+        BadRequest: It is not JSON, deeper than `DEPTH_MAX`, has more than `VALUES_MAX` values, or a key twice in one object.
     """
     try:
         value = msgspec.json.decode(body)
@@ -95,8 +95,9 @@ def decode(body: bytes) -> Any:
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from error
-    if _deeper_than(value, DEPTH_MAX):
-        raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels")
+    _check_shape(value)
+    if twice := duplicate_keys(body, value):
+        raise BadRequest("strict decoding error: " + ", ".join(f'duplicate field "{path}"' for path in twice))
     return value
 
 
@@ -117,7 +118,8 @@ async def _decode_yaml(body: bytes) -> Any:
     """Decode one YAML document; JSON, which clients send, is read as such.
 
     Raises:
-        BadRequest: It is no YAML, more than one document, or one with aliases, duplicate keys or more than `DEPTH_MAX` levels.
+        BadRequest: It is no YAML, more than one document, one with aliases or duplicate keys, deeper than `DEPTH_MAX`, or has more than
+            `VALUES_MAX` values.
         RequestEntityTooLarge: It has more than `YAML_BYTES_MAX`.
     """
     if body.lstrip()[:1] == b"{":
@@ -133,6 +135,7 @@ async def _decode_yaml(body: bytes) -> Any:
         parsed = await asyncio.to_thread(manifest.parse, manifest.Source("the body", body))
     except Invalid as error:
         raise BadRequest(error.message) from error
+    _check_shape(parsed.value)
     return parsed.value
 
 
@@ -201,15 +204,18 @@ def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _deeper_than(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
+def _check_shape(value: Any) -> None:
+    """Refuse what no recursion should meet, and what would take long to judge."""
+    level, values = [value], 0
+    for _ in range(DEPTH_MAX):
         level = [
             child
             for one in level
             if isinstance(one, dict | list)
             for child in (one.values() if isinstance(one, dict) else one)
         ]  # fmt: skip
-        if not level:
-            return False
-    return any(isinstance(one, dict | list) for one in level)
+        values += len(level)
+        if values > VALUES_MAX:
+            raise BadRequest(f"the body has more than {VALUES_MAX} values; an object holds declarations, not data")
+    if any(isinstance(one, dict | list) for one in level):
+        raise BadRequest(f"the body nests deeper than {DEPTH_MAX} levels")

@@ -8,7 +8,8 @@ In: the registry of kinds. Out: plain JSON values. `app.py` serves them:
 - `GET /apis/<group>`: `legacy_group(registry, group)`; `GET /api/v1` and `GET /apis/<group>/<version>`:
   `legacy_resources(registry, group, version)`.
 
-Verbs that are named here are served for every kind (`read_only` ones are only read); nothing else is.
+Verbs that are named here are served for every kind (`read_only` ones are only read); nothing else is. Reviews (`reviews.py`) are only
+created.
 
 Source: Kubernetes `k8s.io/api/apidiscovery/v2/types.go` and `apimachinery/pkg/apis/meta/v1/types.go`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from controller.api.reviews import REVIEWS, Review
 from rkfleet.errors import NotFound
 from rkfleet.kinds.base import Object, Registry, Resource
 
@@ -80,10 +82,10 @@ def legacy_resources(registry: Registry, group: str, version: str) -> Json:
     Raises:
         NotFound: No kind is in this group and version.
     """
-    kinds = _kinds(registry, group, version)
-    if not kinds:
+    resources = [entry for kind in _kinds(registry, group, version) for entry in _legacy_entries(kind)]
+    resources += [_legacy_review_entry(review) for review in _reviews(group, version)]
+    if not resources:
         raise NotFound("the server could not find the requested resource")
-    resources = [entry for kind in kinds for entry in _legacy_entries(kind)]
     group_version = f"{group}/{version}" if group else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}
 
@@ -98,7 +100,14 @@ def _aggregated(registry: Registry, named: list[str]) -> Json:
             {
                 "metadata": {"name": group} if group else {},
                 "versions": [
-                    {"version": version, "freshness": "Current", "resources": [_entry(kind) for kind in _kinds(registry, group, version)]}
+                    {
+                        "version": version,
+                        "freshness": "Current",
+                        "resources": [
+                            *(_entry(kind) for kind in _kinds(registry, group, version)),
+                            *(_review_entry(review) for review in _reviews(group, version)),
+                        ],
+                    }
                     for version in versions[group]
                 ],
             }
@@ -159,6 +168,20 @@ def verbs_of(resource: Resource) -> list[str]:
     return list(READ_VERBS if resource.read_only else VERBS)
 
 
+def _review_entry(review: Review) -> Json:
+    return {
+        "resource": review.plural,
+        "responseKind": {"group": review.group, "version": review.version, "kind": review.kind},
+        "scope": "Cluster",
+        "singularResource": review.kind.lower(),
+        "verbs": ["create"],
+    }
+
+
+def _legacy_review_entry(review: Review) -> Json:
+    return {"name": review.plural, "singularName": review.kind.lower(), "namespaced": False, "kind": review.kind, "verbs": ["create"]}
+
+
 def _subresources(kind: type[Object]) -> dict[str, Json]:
     """Return the subresources of a kind and what each answers with."""
     resource = kind.resource
@@ -183,11 +206,19 @@ def _versions(registry: Registry) -> dict[str, list[str]]:
         known = versions.setdefault(kind.resource.group, [])
         if kind.resource.version not in known:
             known.append(kind.resource.version)
+    for review in REVIEWS:
+        known = versions.setdefault(review.group, [])
+        if review.version not in known:
+            known.append(review.version)
     return versions
 
 
 def _kinds(registry: Registry, group: str, version: str) -> list[type[Object]]:
     return [kind for kind in registry if (kind.resource.group, kind.resource.version) == (group, version)]
+
+
+def _reviews(group: str, version: str) -> list[Review]:
+    return [review for review in REVIEWS if (review.group, review.version) == (group, version)]
 
 
 def _group(group: str, versions: list[str]) -> Json:

@@ -19,16 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.api.errors import MethodNotAllowed, headers_of, no_such_path, status_of
 from controller.api.paths import Target
 from controller.api.responses import json_response
+from controller.api.scope import TARGET, VERB
 from rkfleet.clock import Clock
 from rkfleet.errors import BadRequest, FleetError, Internal
 from rkfleet.metric_names import API_REQUEST_SECONDS, API_REQUESTS
 from rkfleet.metrics import Metrics
 
-__all__ = ["TARGET", "VERB", "Edge"]
-
-TARGET: Final = "rkfleet.target"
-VERB: Final = "rkfleet.verb"
-"""Keys of the ASGI scope under which a handler leaves what the request turned out to be about."""
+__all__ = ["Edge"]
 
 OPEN_ENDED: Final = ("watch", "log")  # Verbs that take as long as the client likes; their durations say nothing.
 

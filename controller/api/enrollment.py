@@ -158,8 +158,8 @@ class Enrollment:
         return json_answer(JoinTokenList(items=tuple(views)))
 
     def _require_admin(self, request: Request) -> None:
-        identity = auth.authenticate(self._tokens.identify, request.headers.get("authorization", ""))
-        if identity.role != auth.ADMIN:
+        identity = auth.require_caller(self._tokens.identify, request)
+        if not auth.is_admin(identity):
             raise PermissionDenied(f"{identity.name} has the role {identity.role}; join tokens are made by an admin")
 
 

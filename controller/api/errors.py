@@ -1,7 +1,7 @@
 """Errors on the wire: every `FleetError` as a Kubernetes `Status`, with the HTTP headers that belong to it.
 
 In: an error and the `Target` that the request named. Out: status code, JSON object, headers. `app.py` is the only caller; everything
-below it raises. The classes here are the four refusals that only HTTP knows; all others stand in `rkfleet/errors.py`.
+below it raises. The classes here are the refusals that only HTTP knows; all others stand in `rkfleet/errors.py`.
 
 Source: Kubernetes `apimachinery/pkg/api/errors/errors.go` (reasons, details, which `kind` the details carry).
 """
@@ -12,9 +12,18 @@ from typing import Any
 
 from controller.api.apply.applying import ApplyConflict
 from controller.api.paths import Target
-from rkfleet.errors import BadRequest, Cause, FleetError, Invalid, NotFound, ResourceExhausted, Unavailable
+from rkfleet.errors import BadRequest, Cause, DeadlineExceeded, FleetError, Invalid, NotFound, ResourceExhausted, Unavailable
 
-__all__ = ["MethodNotAllowed", "NotAcceptable", "RequestEntityTooLarge", "UnsupportedMediaType", "headers_of", "no_such_path", "status_of"]
+__all__ = [
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "RequestEntityTooLarge",
+    "TooLargeVersion",
+    "UnsupportedMediaType",
+    "headers_of",
+    "no_such_path",
+    "status_of",
+]
 
 Json = dict[str, Any]
 
@@ -47,6 +56,13 @@ class UnsupportedMediaType(BadRequest):
     http_reason = "UnsupportedMediaType"
 
 
+class TooLargeVersion(DeadlineExceeded):
+    """A list is to be at least as new as a version that does not exist yet; client-go waits and asks again."""
+
+    def __init__(self, asked: str, newest: str) -> None:
+        super().__init__(f"Timeout: Too large resource version: {asked}, current: {newest}; list again without it")
+
+
 def no_such_path() -> NotFound:
     """Return the error for a path that nothing serves, in the words that clients look for."""
     return NotFound("the server could not find the requested resource")
@@ -60,6 +76,8 @@ def status_of(error: FleetError, target: Target | None = None) -> Json:
     details = _details(error, target)
     if isinstance(error, Invalid | ApplyConflict) and error.causes:
         details["causes"] = [_cause(cause) for cause in error.causes]
+    if isinstance(error, TooLargeVersion):
+        details |= {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1}
     if isinstance(error, ResourceExhausted | Unavailable):
         details["retryAfterSeconds"] = error.retry_after_seconds
     return {

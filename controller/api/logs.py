@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 from controller.api.paths import Target
 from controller.api.query import LogOptions, log_options
 from controller.api.responses import COMMON_HEADERS
+from controller.api.scope import token_lapses
 from controller.api.streams import body, client_leaves
 from controller.store.base import Store, decode_item
 from rkfleet.clock import Clock
@@ -115,8 +116,8 @@ class LogResponse(Response):
         )
         self._bytes_left = options.limit_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (Starlette's signature)
-        """Stream until the first of: the log ends, the client leaves, the board leaves, the time is over, the server stops.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the first of: the log ends, the client leaves, the board leaves, the time is over, the token ends, the server stops.
 
         Raises:
             FleetError: There is nothing to stream; nothing has been sent then.
@@ -124,14 +125,16 @@ class LogResponse(Response):
         with self._logs.open_log(self._board) as ask:
             chunk = await self._ask(ask, self._first)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            pump, leaves, stops = self._pump(send, ask, chunk), client_leaves(receive), self._logs.stopping.wait()
-            ended = await until_first(pump, leaves, stops, self._logs.clock.sleep(FOLLOW_SECONDS_MAX))
+            pump, leaves = self._pump(send, ask, chunk), client_leaves(receive)
+            stops, lapses = self._logs.stopping.wait(), token_lapses(scope)
+            ended = await until_first(pump, leaves, stops, lapses, self._logs.clock.sleep(FOLLOW_SECONDS_MAX))
             if leaves in ended:
                 return
+            why = f"a log is followed for {FOLLOW_SECONDS_MAX:.0f} s"
+            why = "the controller is stopping" if stops in ended else "the token is good no longer" if lapses in ended else why
             with contextlib.suppress(TimeoutError):  # a client that takes nothing takes no last words either
                 async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
                     if pump not in ended:
-                        why = "the controller is stopping" if stops in ended else f"a log is followed for {FOLLOW_SECONDS_MAX:.0f} s"
                         await send(body(self._own_words(f"{why}; ask again")))
                     await send(body(b"", more=False))
 

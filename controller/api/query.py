@@ -7,8 +7,8 @@ Source: Kubernetes `apimachinery/pkg/apis/meta/v1/types.go`, ListOptions and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -18,11 +18,23 @@ from controller.store.base import Selection
 from rkfleet.errors import BadRequest, Cause, Invalid
 from rkfleet.meta import parse_field_selector, parse_selector
 
-__all__ = ["LogOptions", "ReadOptions", "WriteOptions", "check_dry_run", "is_watch", "log_options", "read_options", "write_options"]
+__all__ = [
+    "LogOptions",
+    "ReadOptions",
+    "WriteOptions",
+    "check_dry_run",
+    "is_pretty",
+    "is_watch",
+    "log_options",
+    "read_options",
+    "write_options",
+]
 
 FIELD_MANAGER_LENGTH_MAX: Final = 128  # As Kubernetes.
 UNKNOWN_MANAGER: Final = "unknown"
+VERSION_DIGITS_MAX: Final = 19  # As the widest number that a database counts with.
 WATCH_SECONDS_MAX: Final = 3600  # A watch that names no end is ended after an hour, so that clients spread anew over time.
+MESSAGE_LENGTH_MAX: Final = 500  # Of what is told about a selector: who sent 60 KB need not read them again.
 LOG_NUMBER_MAX: Final = (1 << 31) - 1  # What the session's numbers hold; more is more than any journal has.
 
 
@@ -53,12 +65,15 @@ class WriteOptions(msgspec.Struct, frozen=True):
     Attributes:
         manager: Who writes, in `managedFields`.
         force: An apply takes over what others own.
+        judge: Called with the stored object (None where an apply makes one) and the wanted one; raises PermissionDenied at what the caller
+            may not make of it. Who may write at all was judged before.
     """
 
     dry_run: bool = False
     field_validation: FieldValidation = "Warn"
     manager: str = UNKNOWN_MANAGER
     force: bool = False
+    judge: Callable[[dict[str, Any] | None, dict[str, Any]], None] | None = None
 
 
 class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +132,7 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
         labels = parse_selector(query.get("labelSelector", ""))
         fields = parse_field_selector(query.get("fieldSelector", ""))
     except ValueError as error:
-        raise BadRequest(str(error)) from error
+        raise BadRequest(str(error)[:MESSAGE_LENGTH_MAX]) from error
     if name:
         fields = (*fields, (("metadata", "name"), name, True))
     version = query.get("resourceVersion", "")
@@ -131,6 +146,10 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
     token = query.get("continue", "")
     if token and version not in ("", "0"):
         raise BadRequest("specifying resource version is not allowed when using continue")
+    if match and not watch:
+        _check_match(match, version, token)
+    if version and not (version.isascii() and version.isdigit() and len(version) <= VERSION_DIGITS_MAX):
+        raise BadRequest(f"resourceVersion is {version[:40]!r}, it must be one that a list or an object had")
     return ReadOptions(
         selection=Selection(namespace, labels, fields),
         watch=watch,
@@ -142,6 +161,16 @@ def read_options(query: QueryParams, namespace: str, name: str = "") -> ReadOpti
         initial_events=initial_events,
         timeout_seconds=_number(query, "timeoutSeconds", WATCH_SECONDS_MAX, WATCH_SECONDS_MAX) or WATCH_SECONDS_MAX,
     )
+
+
+def _check_match(match: str, version: str, token: str) -> None:
+    """Refuse a `resourceVersionMatch` that has nothing to match, in the cases in which Kubernetes does."""
+    if token:
+        raise _forbidden("resourceVersionMatch", "is forbidden when continue is provided")
+    if not version:
+        raise _forbidden("resourceVersionMatch", "is forbidden unless resourceVersion is provided")
+    if match == "Exact" and version == "0":
+        raise _forbidden("resourceVersionMatch", 'is Exact, which is forbidden for resourceVersion "0"')
 
 
 def write_options(query: QueryParams, user_agent: str = "", *, apply: bool = False) -> WriteOptions:
@@ -198,6 +227,11 @@ def check_dry_run(values: Iterable[str]) -> bool:
 def is_watch(query: QueryParams) -> bool:
     """Return whether a read asks for a watch."""
     return _flag(query, "watch")
+
+
+def is_pretty(query: QueryParams) -> bool:
+    """Return whether the answer is for a person's eyes."""
+    return _flag(query, "pretty")
 
 
 def _log_source(text: str) -> Literal["", "worker", "agent"]:

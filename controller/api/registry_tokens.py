@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from controller.api.auth import ADMIN, Identify, Identity
+from controller.api.auth import OPERATOR, Identify, Identity, is_admin
+from controller.api.scope import IDENTITY
 from controller.trust.pull_tokens import SERVICE, TOKEN_SECONDS, Access, Claims, TokenSigner, parse_scope
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import FleetError, PermissionDenied, Unauthenticated
@@ -65,8 +66,8 @@ def registry_routes(identify: Identify, signer: TokenSigner, registry_url: str, 
 
 
 def _may(identity: Identity, access: Access) -> bool:
-    """Only admins push and pull; gateways have no business with bytes, boards get theirs over the session."""
-    return identity.role == ADMIN and bool(access.actions)
+    """Admins and operators of all namespaces push and pull; gateways have no business with bytes, boards get theirs over the session."""
+    return (is_admin(identity) or (identity.role == OPERATOR and not identity.namespaces)) and bool(access.actions)
 
 
 def _identify(identify: Identify, request: Request) -> Identity:
@@ -81,7 +82,9 @@ def _identify(identify: Identify, request: Request) -> Identity:
         bearer = ""
     identity = identify(bearer) if bearer else None
     if identity is None:
-        raise Unauthenticated("log in with an API token: as bearer token, or as password with any user name")
+        message = "log in with an API token: as bearer token, or as password with any user name"
+        raise Unauthenticated(message, presented=bool(bearer))
+    request.scope[IDENTITY] = identity
     return identity
 
 

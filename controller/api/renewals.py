@@ -88,7 +88,7 @@ class Renewals:
         if asked.board_name:
             await self._check_board(asked, key)
             return board_certificates(self._pki, asked.board_name, key, now, self._session_address)
-        self._check_gateway(asked, key, request.headers.get("authorization", ""))
+        self._check_gateway(asked, key, auth.require_caller(self._tokens.identify, request))
         return gateway_certificate(self._pki, asked.gateway_name, key, now)
 
     async def _check_board(self, asked: RenewalRequest, key: PublicKey) -> None:
@@ -106,9 +106,8 @@ class Renewals:
                 f" if the board moved there: kubectl annotate board {name} {MACHINE_ANNOTATION}-"
             )
 
-    def _check_gateway(self, asked: RenewalRequest, key: PublicKey, authorization: str) -> None:
+    def _check_gateway(self, asked: RenewalRequest, key: PublicKey, identity: auth.Identity) -> None:
         """See to it that the caller is that gateway, and that its certificate was over this key."""
-        identity = auth.authenticate(self._tokens.identify, authorization)
         peer = self._pki.issued_to("gateways", asked.certificate_pem.encode())
         if (identity.role, identity.name) != ("gateway", asked.gateway_name):
             raise PermissionDenied(

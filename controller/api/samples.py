@@ -38,8 +38,8 @@ def sample_routes(identify: auth.Identify, store: Store, outages: Outages) -> li
             NotFound: There is no such Board.
             PermissionDenied: The caller is no admin.
         """
-        identity = auth.authenticate(identify, request.headers.get("authorization", ""))
-        if identity.role != auth.ADMIN:
+        identity = auth.require_caller(identify, request)
+        if not auth.is_admin(identity):
             raise PermissionDenied(f"{identity.name} has the role {identity.role}; samples of boards are read by an admin")
         name = request.path_params["name"]
         board = decode_item(Board, await store.get(Ref(Board.resource.name, "", name)))

@@ -43,9 +43,9 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class _Cell(msgspec.Struct, frozen=True):
-    """How one column's cell is found."""
+    """How one column's cell is found: by the first of its paths where there is something."""
 
-    steps: tuple[_Step, ...]
+    paths: tuple[tuple[_Step, ...], ...]
     type: str
     default: Any
 
@@ -85,11 +85,16 @@ def _columns(kind: type[Object]) -> tuple[tuple[Json, ...], tuple[_Cell, ...]]:
 
 def _definition(column: Column) -> Json:
     # Ages are sent as text, as Kubernetes does; the type says what stands in the cell.
-    kind = "string" if column.type == "date" else column.type
+    kind = "string" if column.type in ("date", "reference") else column.type
     return {"name": column.name, "type": kind, "format": "", "description": column.description, "priority": column.priority}
 
 
 def _cell(kind: type[Object], json_path: str, type: str) -> _Cell:
+    paths = tuple(_path(kind, path) for path in json_path.split("|"))
+    return _Cell(paths=paths, type=type, default=_default(kind, paths[-1]))
+
+
+def _path(kind: type[Object], json_path: str) -> tuple[_Step, ...]:
     steps: list[_Step] = []
     end = 0
     for match in _STEP.finditer(json_path):
@@ -99,7 +104,7 @@ def _cell(kind: type[Object], json_path: str, type: str) -> _Cell:
         steps.append(_Step(name=match["name"] or "", key=match["key"] or "", value=match["value"] or ""))
     if end != len(json_path):
         raise ValueError(f"{kind.resource.kind}: column path {json_path!r} is not understood from {json_path[end:]!r} on")
-    return _Cell(steps=tuple(steps), type=type, default=_default(kind, steps))
+    return tuple(steps)
 
 
 def _default(kind: type[Object], steps: Iterable[_Step]) -> Any:
@@ -130,9 +135,11 @@ def _row(item: Item, cells: Iterable[_Cell], now: datetime, include_object: str)
 
 
 def _value(cell: _Cell, obj: Json, now: datetime) -> Any:
-    found = _found(obj, cell.steps)
+    found: list[Any] = next(filter(None, (_found(obj, steps) for steps in cell.paths)), [])
     if cell.type == "date":
         return _age(found[0] if found else None, now)
+    if cell.type == "reference":
+        return _reference(found[0] if found else None)
     if not found:
         return cell.default if cell.default is not None or cell.type != "integer" else 0
     if len(found) > 1 or cell.type == "string":
@@ -156,6 +163,12 @@ def _age(value: Any, now: datetime) -> str:
         return human_duration((now - parse_time(value)).total_seconds()) if value else "<unknown>"
     except (TypeError, ValueError):
         return "<invalid>"
+
+
+def _reference(value: Any) -> str:
+    """Return `modeldeployment/qwen` of what names an object."""
+    names = value if isinstance(value, dict) else {}
+    return "/".join(part for part in (_text(names.get("kind") or "").lower(), _text(names.get("name") or "")) if part)
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from controller.api.errors import status_of
 from controller.api.paths import Target
 from controller.api.query import ReadOptions
 from controller.api.responses import COMMON_HEADERS
+from controller.api.scope import token_lapses
 from controller.api.streams import body, client_leaves
 from controller.api.views import View
 from controller.store.base import Change, Page, Store, Watch
@@ -67,14 +68,14 @@ class WatchResponse(Response):
         self._view: Final = view
         self._stopping: Final = stopping
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (Starlette's signature)
-        """Stream until the first of: an error, the client leaves, the time is over, the server stops."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the first of: an error, the client leaves, the time is over, the token ends, the server stops."""
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send(body(b""))  # The head leaves now: a client waits for it before it believes in the watch.
             pump, leaves = self._pump(send), client_leaves(receive)
             time_is_over = self._view.clock.sleep(self._options.timeout_seconds)
-            ended = await until_first(pump, leaves, time_is_over, self._stopping.wait(), self._keep_alive(send))
+            ended = await until_first(pump, leaves, time_is_over, self._stopping.wait(), token_lapses(scope), self._keep_alive(send))
             if not ended & {pump, leaves} and self._options.bookmarks and self._seen_version:
                 await send(body(self._view.bookmark(self._seen_version)))
             if leaves not in ended:

@@ -20,9 +20,9 @@ from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership, Writer
 from controller.api.bodies import DeleteOptions, require_object
 from controller.api.paths import Target
-from controller.api.query import WriteOptions, check_dry_run
+from controller.api.query import ReadOptions, WriteOptions, check_dry_run
 from controller.api.values import prepared
-from controller.store.base import Item, Page, Selection, Store
+from controller.store.base import Item, Page, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import AlreadyExists, BadRequest, Conflict, NotFound, PermissionDenied
@@ -183,6 +183,8 @@ class Writes:
                 f'Operation cannot be fulfilled on {target.kind.resource.name} "{target.name}": {meant} is {metadata[meant]}, and there is'
                 " no such object"
             )
+        if options.judge is not None:
+            options.judge(None, config)
         if target.namespace:
             await namespaces.require_namespace(self._store, target.namespace)
         pending = self._ownership.applied(target.kind, None, config, writer=writer, now=format_time(self._clock.now()), force=options.force)
@@ -201,6 +203,8 @@ class Writes:
             version, uid, now = stored.resource_version, stored.uid, self._clock.now()
             obj, warnings = admit(stored, now)
             _check_version(stored, obj["metadata"].get("resourceVersion"))
+            if options.judge is not None:
+                options.judge(msgspec.json.decode(stored.body), obj)
             changed = namespaces.held(obj) if target.kind is Namespace else obj
             if options.dry_run:
                 update = Update(target.ref, changed, version, uid, subresource, now)
@@ -230,9 +234,10 @@ class Writes:
         item = await self._store.delete(target.ref, uid=uid, resource_version=version, propagation=propagation, now=now)
         return Written(item, removed=not msgspec.json.decode(item.body)["metadata"].get("finalizers"))
 
-    async def delete_collection(self, target: Target, selection: Selection, options: DeleteOptions) -> Page:
-        """Delete every object of the selection, one by one; what was there is returned."""
-        page = await self._store.list(target.kind.resource.name, selection)
+    async def delete_collection(self, target: Target, asked: ReadOptions, options: DeleteOptions) -> Page:
+        """Delete every object that a list with the same options shows, one by one; what was there is returned."""
+        resource = target.kind.resource.name
+        page = await self._store.list(resource, asked.selection, limit=asked.limit, continue_token=asked.continue_token)
         for item in page.items:
             one = msgspec.structs.replace(target, namespace=item.ref.namespace, name=item.ref.name)
             with suppress(NotFound):

@@ -10,8 +10,9 @@ Secrets are hashed before they come here; both files are mode 0600.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -51,7 +52,7 @@ class TokenFile(Generic[Whole, Change]):
         self._whole_exists = False
         self._torn = False  # The log may end in the middle of a line.
 
-    def load(self) -> tuple[Whole, Sequence[Change]]:
+    def load(self) -> Sequence[Whole | Change]:
         """Return what the file holds and the changes since.
 
         Raises:
@@ -65,9 +66,17 @@ class TokenFile(Generic[Whole, Change]):
         self._lines = len(ended)
         try:
             loaded = msgspec.json.decode(whole, type=self._whole) if whole else self._whole()
-            return loaded, [msgspec.json.decode(line, type=self._change) for line in ended]
+            return [loaded, *(msgspec.json.decode(line, type=self._change) for line in ended)]
         except msgspec.MsgspecError as error:
             raise FailedPrecondition(f"{self._path} cannot be read, or {self._log.name} beside it: {error}") from error
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[Sequence[Whole | Change]]:
+        """Nobody else changes the files of one controller, so there is never anything that others changed."""
+        yield ()
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     @property
     def wants_whole(self) -> bool:

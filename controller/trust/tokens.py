@@ -1,8 +1,11 @@
-"""API tokens and join tokens, hashed at rest in the files of `token_file.py`.
+"""API tokens and join tokens, hashed at rest in the files of `token_file.py` or the table of `token_table.py`.
 
-In: what callers present. Out: who they are, or a refusal with its reason. API requests ask `identify`; the enrolment routes `redeem` join
-tokens; the session hub `settle`s them. It stands apart from the store because tokens are secrets of this installation, not declared state,
-and because a restored database must not bring used tokens back to life.
+In: what callers present. Out: who they are, or a refusal with its reason. API requests ask `identify`, answered from `api_tokens.py`; the
+enrolment routes `redeem` join tokens; the session hub `settle`s them. It stands apart from the store because tokens are secrets of this
+installation, not declared state, and because a restored database must not bring used tokens back to life.
+
+Everything is decided with the place of the tokens held exclusively, after what other controllers changed was taken in; `refresh` takes
+that in when there is nothing to decide.
 
 A join token `rkj1.<id>.<secret>` lives an hour. Its first use binds it to the key of that certificate request and to one name. The same key
 may repeat until the board's first session, so that a kill between answer and disk does not lock the board out; any other key is refused.
@@ -12,41 +15,45 @@ Methods block for a file sync when they change something and are safe to call fr
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from controller.trust.api_tokens import ApiRole, ApiToken, ApiTokens, ApiTokenView, Identity, sha256_of
 from controller.trust.files import make_private_directory
 from controller.trust.token_file import LINES_MAX, TokenFile
+from controller.trust.token_table import TokenTable
 from rkfleet.clock import Clock, format_time, parse_time
 from rkfleet.disk import Disk, SystemDisk
 from rkfleet.enrolment import JOIN_SECONDS_DEFAULT, Role
-from rkfleet.errors import FailedPrecondition, Invalid, PermissionDenied, ResourceExhausted, Unauthenticated
+from rkfleet.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    Invalid,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
 
-__all__ = ["TOKEN_FILES", "ApiRole", "Identity", "JoinTokenView", "Tokens", "without_join_tokens"]
+__all__ = ["TOKEN_FILES", "ApiRole", "ApiTokenView", "Identity", "JoinTokenView", "Tokens", "without_join_tokens"]
 
 TOKEN_FILES: Final = ("tokens.json", "tokens.json.log")
 
-ApiRole = Literal["admin", "gateway"]
-
+API_TOKENS_MAX: Final = 1_000  # A thousand people and programs; each is looked at when one is made.
+API_SECONDS_MAX: Final = 10 * 365 * 86400  # Longer than any token should live; one without an end says so.
 JOIN_SECONDS_MAX: Final = 7 * 86400  # A token that outlives the week it was made for is forgotten about, not used.
 JOIN_TOKENS_MAX: Final = 10_000  # Twice the boards of the largest fleet; each is written with every change of the file.
-REMEMBERED: Final = timedelta(days=1)  # How long an expired join token is still named in its refusal.
+REMEMBERED: Final = timedelta(days=1)  # How long an expired token is still named, in its refusal or in the list.
 _ID_BYTES: Final = 5
 _SECRET_BYTES: Final = 20  # 160 bits: guessing is hopeless, so a plain hash keeps it safe at rest.
-
-
-class Identity(NamedTuple):
-    """Who calls the API."""
-
-    name: str
-    role: ApiRole
 
 
 class JoinTokenView(NamedTuple):
@@ -56,12 +63,6 @@ class JoinTokenView(NamedTuple):
     role: Role
     expires: str
     used_by: str
-
-
-class _ApiToken(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-    role: ApiRole
-    sha256: str
 
 
 class _JoinToken(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -75,64 +76,142 @@ class _JoinToken(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
 
 class _File(msgspec.Struct, frozen=True, rename="camel"):
-    api: tuple[_ApiToken, ...] = ()
+    api: tuple[ApiToken, ...] = ()
     join: tuple[_JoinToken, ...] = ()
 
 
 class _Change(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One token as it is now; a new API token ends the one that its holder had."""
+    """One token as it is now; a new API token ends the one that its holder had in that role. `revoked` is the id of one that ends."""
 
-    api: _ApiToken | None = None
+    api: ApiToken | None = None
     join: _JoinToken | None = None
+    revoked: str = ""
 
 
 class Tokens:
     """All tokens of one installation, in memory and in their files."""
 
     def __init__(
-        self, path: Path, clock: Clock, random_bytes: Callable[[int], bytes], disk: Disk = SystemDisk(), log_lines_max: int = LINES_MAX
+        self,
+        place: Path | str,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        disk: Disk = SystemDisk(),
+        log_lines_max: int = LINES_MAX,
     ) -> None:
-        """Load the file, which need not exist.
+        """Load what is there, which may be nothing.
 
         Args:
-            path: `tokens.json`; its log is beside it.
-            clock: Judges the lifetime of join tokens.
+            place: `tokens.json`, whose log is beside it; or, as text, the URL of a database that several controllers share.
+            clock: Judges the lifetime of tokens.
             random_bytes: Source of secrets, `os.urandom` in the running program.
             disk: Disk that the files are on.
             log_lines_max: Changes after which all tokens are written anew.
 
         Raises:
-            FailedPrecondition: A file is there and cannot be read.
+            FailedPrecondition: A file or row is there and cannot be read.
+            Unavailable: The database does not answer.
         """
         self._clock: Final = clock
         self._random_bytes: Final = random_bytes
         self._lock: Final = threading.Lock()
-        make_private_directory(path.parent)
-        self._file: Final = TokenFile(path, _File, _Change, disk, log_lines_max)
-        self._api: Final[dict[str, _ApiToken]] = {}
+        self._kept: Final = self._place(place, disk, log_lines_max)
+        self._saved: Final[list[_Change]] = []  # Inside of `_exclusive`.
+        self._api: Final = ApiTokens(clock)
         self._join: Final[dict[str, _JoinToken]] = {}
         self._by_expiry: Final[list[tuple[str, str]]] = []  # A heap; times of this format sort as text.
         self._bound: Final[dict[tuple[str, str], set[str]]] = {}  # Ids of tokens that are bound and not used up, by name and key.
-        whole, changes = self._file.load()
-        for change in (*(_Change(api=one) for one in whole.api), *(_Change(join=one) for one in whole.join), *changes):
-            self._hold(change)
+        self._take_in(self._kept.load())
+
+    @staticmethod
+    def _place(place: Path | str, disk: Disk, changes_max: int) -> TokenFile[_File, _Change] | TokenTable[_File, _Change]:
+        if isinstance(place, str):
+            return TokenTable(place, _File, _Change, changes_max)
+        make_private_directory(place.parent)
+        return TokenFile(place, _File, _Change, disk, changes_max)
+
+    def close(self) -> None:
+        """Let go of the place."""
+        self._kept.close()
 
     def identify(self, bearer: str) -> Identity | None:
-        """Return whose API token this is, or None."""
-        found = self._api.get(_sha256(bearer))
-        return Identity(found.name, found.role) if found else None
+        """Return whose API token this is, or None: nobody's, or one that has expired."""
+        return self._api.identify(bearer)
 
-    def issue_api_token(self, name: str, role: ApiRole) -> str:
-        """Return a new API token of `name`; the one it had before ends.
+    def refresh(self) -> None:
+        """Take in what other controllers changed.
 
         Raises:
-            Unavailable: The file cannot be written; nothing changed.
+            Unavailable: The database does not answer.
         """
-        bearer = f"rkt1.{self._random_bytes(_SECRET_BYTES).hex()}"
-        issued = _ApiToken(name=name, role=role, sha256=_sha256(bearer))
-        with self._lock:
-            self._save(_Change(api=issued))
+        with self._exclusive():
+            pass
+
+    def issue_api_token(self, name: str, role: ApiRole) -> str:
+        """Return a new API token of `name` that does not expire; the one it had before in that role ends.
+
+        Raises:
+            Unavailable: It cannot be kept; nothing changed.
+        """
+        bearer, token = self._new_api_token(name, role)
+        with self._exclusive():
+            self._save(_Change(api=token))
         return bearer
+
+    def create_api_token(
+        self, name: str, role: ApiRole, namespaces: Sequence[str] = (), lifetime_seconds: int | None = None
+    ) -> tuple[str, ApiTokenView]:
+        """Return a new API token and what may be shown about it; it counts in `namespaces`, or everywhere.
+
+        Raises:
+            Invalid: The lifetime is outside 1..API_SECONDS_MAX.
+            AlreadyExists: Somebody has a token of this name.
+            ResourceExhausted: There are API_TOKENS_MAX.
+            Unavailable: It cannot be kept; nothing changed.
+        """
+        if lifetime_seconds is not None and not 1 <= lifetime_seconds <= API_SECONDS_MAX:
+            raise Invalid(f"lifetime of a token is {lifetime_seconds} s, must be 1..{API_SECONDS_MAX}; leave it out for one without an end")
+        bearer, token = self._new_api_token(name, role)
+        expires = "" if lifetime_seconds is None else format_time(self._clock.now() + timedelta(seconds=lifetime_seconds))
+        token = msgspec.structs.replace(token, namespaces=tuple(sorted(set(namespaces))), expires=expires)
+        with self._exclusive():
+            expired = self._api.expired_before(self._clock.now())
+            if before := [one for one in self._api.named(name) if one not in expired]:
+                raise AlreadyExists(f"{name} has a token already, {before[0].shown_id}; revoke it first: rkfleet token revoke {name}")
+            forgotten = self._api.expired_before(self._clock.now() - REMEMBERED)
+            gone = [one for one in expired if one.name == name or one in forgotten]
+            if (count := sum(1 for _ in self._api) - len(gone)) >= API_TOKENS_MAX:
+                raise ResourceExhausted(
+                    f"there are {count} API tokens, at most {API_TOKENS_MAX} are allowed; revoke some: rkfleet token list"
+                )
+            for old in gone:
+                self._save(_Change(revoked=old.shown_id))
+            self._save(_Change(api=token))
+        return bearer, next(view for view in self._api.views() if view.id == token.id)
+
+    def api_tokens(self) -> tuple[ApiTokenView, ...]:
+        """Return what may be shown about all API tokens, by name; one that expired is shown for a day more."""
+        return self._api.views()
+
+    def revoke_api_token(self, name_or_id: str) -> ApiTokenView:
+        """End a token now and return what it was.
+
+        Raises:
+            NotFound: There is none.
+            Conflict: Several have this name.
+            Unavailable: It cannot be kept; nothing changed.
+        """
+        with self._exclusive():
+            found = self._api.named(name_or_id)
+            if not found:
+                raise NotFound(f"there is no API token {name_or_id!r}; see: rkfleet token list")
+            if len(found) > 1:
+                ids = ", ".join(f"{one.shown_id} ({one.role})" for one in found)
+                raise Conflict(f"{len(found)} API tokens are named {name_or_id!r}; name one by its id: {ids}")
+            id_ = found[0].shown_id
+            view = next(view for view in self._api.views() if view.id == id_)
+            self._save(_Change(revoked=id_))
+        return view
 
     def create_join_token(self, role: Role, lifetime_seconds: int = JOIN_SECONDS_DEFAULT) -> tuple[str, str]:
         """Return a new join token and when it expires (RFC 3339).
@@ -146,13 +225,13 @@ class Tokens:
             raise Invalid(f"lifetime of a join token is {lifetime_seconds} s, must be 1..{JOIN_SECONDS_MAX}")
         id_, secret = self._random_bytes(_ID_BYTES).hex(), self._random_bytes(_SECRET_BYTES).hex()
         expires = format_time(self._clock.now() + timedelta(seconds=lifetime_seconds))
-        with self._lock:
+        with self._exclusive():
             self._forget_expired()
             if len(self._join) >= JOIN_TOKENS_MAX:
                 raise ResourceExhausted(
                     f"{len(self._join)} join tokens are open, at most {JOIN_TOKENS_MAX} are allowed; some expire within the hour"
                 )
-            self._save(_Change(join=_JoinToken(id=id_, role=role, sha256=_sha256(secret), expires=expires)))
+            self._save(_Change(join=_JoinToken(id=id_, role=role, sha256=sha256_of(secret), expires=expires)))
         return f"rkj1.{id_}.{secret}", expires
 
     def join_tokens(self) -> tuple[JoinTokenView, ...]:
@@ -179,7 +258,7 @@ class Tokens:
             PermissionDenied: It has expired, is used up, or is bound to another key or name.
             Unavailable: The file cannot be written; nothing changed.
         """
-        with self._lock:
+        with self._exclusive():
             token = self._find(text)
             if token.spent:
                 raise PermissionDenied(f"join token {token.id} was used by {token.name}, which has been in session since; create a new one")
@@ -202,15 +281,16 @@ class Tokens:
         Raises:
             Unavailable: The file cannot be written; nothing changed.
         """
-        with self._lock:
-            for id_ in sorted(self._bound.get((name, key_sha256), ())):
-                self._save(_Change(join=msgspec.structs.replace(self._join[id_], spent=True)))
+        for id_ in sorted(self._bound.get((name, key_sha256), ())):
+            with self._exclusive():
+                if (token := self._join.get(id_)) is not None and not token.spent:
+                    self._save(_Change(join=msgspec.structs.replace(token, spent=True)))
 
     def _find(self, text: str) -> _JoinToken:
         prefix, _, rest = text.partition(".")
         id_, _, secret = rest.partition(".")
         token = self._join.get(id_)
-        if prefix != "rkj1" or token is None or token.sha256 != _sha256(secret):
+        if prefix != "rkj1" or token is None or token.sha256 != sha256_of(secret):
             raise Unauthenticated("the join token is unknown to this controller; create one: rkfleet join-token create")
         return token
 
@@ -219,18 +299,40 @@ class Tokens:
         while self._by_expiry and self._by_expiry[0][0] <= since:
             self._unbind(self._join.pop(heapq.heappop(self._by_expiry)[1]))
 
+    def _new_api_token(self, name: str, role: ApiRole) -> tuple[str, ApiToken]:
+        id_, bearer = self._random_bytes(_ID_BYTES).hex(), f"rkt1.{self._random_bytes(_SECRET_BYTES).hex()}"
+        return bearer, ApiToken(name=name, role=role, sha256=sha256_of(bearer), id=id_, created=format_time(self._clock.now()))
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Let nobody else decide inside the block; what is saved in it counts, here as well, from its end."""
+        with self._lock:
+            self._saved.clear()
+            with self._kept.exclusive() as others:
+                self._take_in(others)
+                yield
+            self._take_in(self._saved)
+
     def _save(self, change: _Change) -> None:
-        """Keep a change on the disk, then in memory."""
-        if self._file.wants_whole:
-            self._file.replace(_File(api=tuple(self._api.values()), join=tuple(self._join.values())))
-        self._file.append(change)
-        self._hold(change)
+        """Keep a change; it is held at the end of the block, when it counts."""
+        if self._kept.wants_whole and not self._saved:
+            self._kept.replace(_File(api=tuple(self._api), join=tuple(self._join.values())))
+        self._kept.append(change)
+        self._saved.append(change)
+
+    def _take_in(self, found: Sequence[_File | _Change]) -> None:
+        for one in found:
+            if isinstance(one, _Change):
+                self._hold(one)
+                continue
+            for change in (*(_Change(api=token) for token in one.api), *(_Change(join=token) for token in one.join)):
+                self._hold(change)
 
     def _hold(self, change: _Change) -> None:
-        if (api := change.api) is not None:
-            for key in [key for key, token in self._api.items() if (token.name, token.role) == (api.name, api.role)]:
-                del self._api[key]
-            self._api[api.sha256] = api
+        if change.api is not None:
+            self._api.hold(change.api)
+        if change.revoked:
+            self._api.end(change.revoked)
         if (join := change.join) is not None:
             if (before := self._join.get(join.id)) is not None:
                 self._unbind(before)
@@ -245,10 +347,6 @@ class Tokens:
         ids.discard(token.id)
         if not ids:
             self._bound.pop((token.name, token.key_sha256), None)
-
-
-def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def without_join_tokens(content: bytes) -> bytes:

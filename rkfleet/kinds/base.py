@@ -40,15 +40,17 @@ class Column(msgspec.Struct, frozen=True):
 
     Attributes:
         name: Heading.
-        json_path: Simple path, for example `.spec.replicas` or `.status.conditions[?(@.type=="Ready")].reason`.
-        type: OpenAPI type of the cell: string, integer, number, boolean or date.
+        json_path: Simple path, for example `.spec.replicas` or `.status.conditions[?(@.type=="Ready")].reason`. Built-in kinds, which need
+            no definition in a cluster, may have several with `|` between them: the first that leads to something counts.
+        type: OpenAPI type of the cell: string, integer, number, boolean or date; of built-in kinds also reference: a map that names an
+            object, shown as `replica/qwen-0`.
         priority: 0 is always shown, 1 only with `-o wide`.
     """
 
     name: str
     json_path: str
     description: str
-    type: Literal["string", "integer", "number", "boolean", "date"] = "string"
+    type: Literal["string", "integer", "number", "boolean", "date", "reference"] = "string"
     priority: int = 0
 
 
@@ -65,6 +67,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         log: It has a log (`.../<name>/log`), as Kubernetes' pods have; only the embedded API serves it.
         read_only: Clients only read it.
+        confidential: Fields whose values no message, log or note may show, as dotted paths.
     """
 
     kind: str
@@ -80,6 +83,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     scale: bool = False
     log: bool = False
     read_only: bool = False
+    confidential: tuple[str, ...] = ()
     name_length_max: int = 253
     owners: Mapping[str, StatusOwner] = {}
 

@@ -47,11 +47,14 @@ class Event(Object, frozen=True, kw_only=True):
     resource: ClassVar[Resource] = Resource(
         kind="Event", plural="events", singular="event", group="", version="v1", short_names=("ev",), status=False,
         columns=(
-            Column("Last Seen", ".lastTimestamp", "Time since it last happened.", "date"),
+            Column("Last Seen", ".series.lastObservedTime|.lastTimestamp|.eventTime", "Time since it last happened.", "date"),
             Column("Type", ".type", "Normal or Warning."),
             Column("Reason", ".reason", "CamelCase constant for programs."),
-            Column("Object", ".involvedObject.name", "Object that the event is about."),
+            Column("Object", ".involvedObject", "Object that the event is about.", "reference"),
+            Column("Source", ".source.component|.reportingComponent", "Who reports.", priority=1),
             Column("Message", ".message", "Sentence for people."),
+            Column("First Seen", ".firstTimestamp|.eventTime", "Time since it first happened.", "date", priority=1),
+            Column("Count", ".series.count|.count", "How often it happened.", "integer", priority=1),
         ),
     )  # fmt: skip
 
@@ -77,11 +80,14 @@ class RegardedEvent(Object, frozen=True, kw_only=True):
     resource: ClassVar[Resource] = Resource(
         kind="Event", plural="events", singular="event", group="events.k8s.io", version="v1", status=False,
         columns=(
-            Column("Last Seen", ".deprecatedLastTimestamp", "Time since it last happened.", "date"),
+            Column("Last Seen", ".series.lastObservedTime|.deprecatedLastTimestamp|.eventTime", "Time since it last happened.", "date"),
             Column("Type", ".type", "Normal or Warning."),
             Column("Reason", ".reason", "CamelCase constant for programs."),
-            Column("Object", ".regarding.name", "Object that the event is about."),
+            Column("Object", ".regarding", "Object that the event is about.", "reference"),
+            Column("Source", ".deprecatedSource.component|.reportingController", "Who reports.", priority=1),
             Column("Message", ".note", "Sentence for people."),
+            Column("First Seen", ".deprecatedFirstTimestamp|.eventTime", "Time since it first happened.", "date", priority=1),
+            Column("Count", ".series.count|.deprecatedCount", "How often it happened.", "integer", priority=1),
         ),
     )  # fmt: skip
 

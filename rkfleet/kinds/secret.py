@@ -19,6 +19,7 @@ class Secret(Object, frozen=True, kw_only=True):
 
     resource: ClassVar[Resource] = Resource(
         kind="Secret", plural="secrets", singular="secret", group="", version="v1", status=False,
+        confidential=("data", "stringData", "metadata.annotations"),  # `kubectl apply` repeats the values in an annotation.
         columns=(
             Column("Type", ".type", "What the values are for."),
             Column("Data", ".data", "How many values there are.", "integer"),

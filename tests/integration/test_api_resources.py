@@ -430,7 +430,7 @@ def test_what_cannot_be_read_or_made_is_refused_by_its_own_code(tmp_path: Path) 
         assert await code("PATCH", QWEN, b"{}", content_type="application/strategic-merge-patch+json") == 415
         assert await code("PATCH", QWEN, b"{}") == 415
         assert await code("DELETE", QWEN, b"k8s\0", content_type="application/vnd.kubernetes.protobuf") == 415
-        assert await code("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", b"k8s\0") == 404
+        assert await code("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", b"k8s\0") == 400
         assert await code("POST", DEPLOYMENTS, b" " * (3 << 20) + b"{}") == 413
         fat = board("a")
         fat["metadata"]["annotations"] = {"note": "x" * (1 << 20)}

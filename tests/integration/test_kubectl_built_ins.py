@@ -112,9 +112,30 @@ def test_events_are_the_same_in_both_groups(tmp_path: Path) -> None:
         listed = await kubectl.run("get", "ev")
         assert "It was looked at." in listed.out
         assert "Warning" not in listed.err
+        assert "modeldeployment/qwen" in listed.out
         patched = await api.call("PATCH", f"{path}/e1", {"note": "Again."}, headers={"content-type": "application/merge-patch+json"})
         assert patched.json()["note"] == "Again."
-        assert (await api.call("GET", "/api/v1/namespaces/default/events/e1")).json()["message"] == "Again."
+        core = (await api.call("GET", "/api/v1/namespaces/default/events/e1")).json()
+        assert core["message"] == "Again."
+        owned = [entry["fieldsV1"] for entry in core["metadata"]["managedFields"]]
+        assert any("f:message" in fields for fields in owned)
+        assert not any("f:note" in fields for fields in owned)
+        viewed = (await api.call("GET", f"{path}/e1")).json()
+        assert {entry["apiVersion"] for entry in viewed["metadata"]["managedFields"]} == {"events.k8s.io/v1"}
+        assert any("f:note" in entry["fieldsV1"] for entry in viewed["metadata"]["managedFields"])
+        applied = {**event, "metadata": {"name": "e1"}, "note": "Applied."}
+        refused = await kubectl.run("apply", "--server-side", "-f", "-", stdin=applied)
+        assert ".note" in refused.err
+        await kubectl.ok("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=applied)
+        assert "serverside-applied" in await kubectl.ok("apply", "--server-side", "-f", "-", stdin=applied)
+        assert (await api.call("GET", "/api/v1/namespaces/default/events/e1")).json()["message"] == "Applied."
+        missing = await kubectl.run("get", "events.events.k8s.io", "none")
+        assert 'events.events.k8s.io "none" not found' in missing.err
+        again = (await api.call("POST", path, event)).json()
+        assert (again["reason"], again["message"]) == ("AlreadyExists", 'events.events.k8s.io "e1" already exists')
+        stale = {**event, "metadata": {**event["metadata"], "resourceVersion": "1"}}
+        conflict = (await api.call("PUT", f"{path}/e1", stale)).json()
+        assert (conflict["reason"], conflict["details"]["group"]) == ("Conflict", "events.k8s.io")
         await kubectl.ok("delete", "events.events.k8s.io", "e1")
         assert (await api.call("GET", "/api/v1/namespaces/default/events/e1")).status_code == 404
 

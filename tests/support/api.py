@@ -56,6 +56,8 @@ class RunningApi:
         gateway_token: Token with the role gateway.
         kubeconfig: File with the admin's token.
         client: HTTP client with the admin's token.
+        ca_pem: Certificates of the authority that vouches for it.
+        context: TLS context of who trusts it.
         metrics: What the API counted.
         stopping: Ends its watches.
     """
@@ -72,10 +74,11 @@ class RunningApi:
         self.gateway_token = tokens.issue_api_token("gw-1", "gateway")
         self.kubeconfig = directory / "kubeconfig"
         write_kubeconfig(self.kubeconfig, kubeconfig(server=url, ca_pem=pki.ca_pem("servers").encode(), token=self.token))
-        context = ssl.create_default_context(cadata=pki.ca_pem("servers"))
+        self.ca_pem = pki.ca_pem("servers")
+        self.context = ssl.create_default_context(cadata=self.ca_pem)
         self.client = httpx2.AsyncClient(
             base_url=url,
-            verify=context,
+            verify=self.context,
             headers={"authorization": f"Bearer {self.token}"},
             limits=httpx2.Limits(max_connections=8),  # each handshake costs a test 10 ms
             timeout=20,

@@ -70,7 +70,7 @@ def test_json_patch_gives_the_results_of_the_rfc(target: Any, operations: list[J
         ({"op": "add", "path": "/list/5", "value": 1}, "index '5'"),
         ({"op": "add", "path": "/list/01", "value": 1}, "index '01'"),
         ({"op": "remove", "path": "/list/-"}, "index '-'"),
-        ({"op": "add", "path": "/a/b", "value": 1}, "nothing below 1"),
+        ({"op": "add", "path": "/a/b", "value": 1}, "no 'b'"),
         ({"op": "add", "path": "a", "value": 1}, "must be empty or start with /"),
         ({"op": "add", "path": "/~2", "value": 1}, "must be followed by 0 or 1"),
         ({"op": "add", "path": "/b"}, "value is missing"),

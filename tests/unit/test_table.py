@@ -61,6 +61,25 @@ def test_a_time_that_cannot_be_read_is_shown_as_such() -> None:
     assert cells(Event, {"metadata": {"name": "e"}})["Last Seen"] == "<unknown>"
 
 
+def test_events_of_old_and_new_reporters_read_alike() -> None:
+    """Old ones have first and last times and a count, new ones an exact time, or a series; columns as kube-apiserver's."""
+    about = {"kind": "Replica", "name": "qwen-0"}
+    old = {
+        "metadata": {"name": "e"}, "involvedObject": about, "source": {"component": "agent"}, "count": 4,
+        "firstTimestamp": "2026-11-23T08:00:30Z", "lastTimestamp": "2026-11-23T08:05:00Z",
+    }  # fmt: skip
+    new = {"metadata": {"name": "e"}, "involvedObject": about, "eventTime": "2026-11-23T08:00:30.000000Z", "reportingComponent": "agent"}
+    series = {**new, "series": {"count": 7, "lastObservedTime": "2026-11-23T08:05:00.000000Z"}}
+    names = ("Last Seen", "Object", "Source", "First Seen", "Count")
+    shown = [tuple(cells(Event, obj)[name] for name in names) for obj in (old, new, series)]
+    assert shown == [
+        ("30s", "replica/qwen-0", "agent", "5m", 4),
+        ("5m", "replica/qwen-0", "agent", "5m", 1),
+        ("30s", "replica/qwen-0", "agent", "5m", 7),
+    ]
+    assert cells(Event, {"metadata": {"name": "e"}})["Object"] == ""
+
+
 def test_a_row_carries_what_was_asked_for() -> None:
     obj = stored(deployment())
     one = [item(ModelDeployment, obj)]

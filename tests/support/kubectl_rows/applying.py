@@ -8,8 +8,6 @@ from tests.support.kubectl_rows.row import Bench, Row, row
 
 ROWS: list[Row] = []
 
-NOT_SERVED = {0: "server-side apply is not served"}
-
 
 def _managers(obj: Any) -> dict[str, str]:
     return {entry["manager"]: entry["operation"] for entry in obj["metadata"].get("managedFields", [])}
@@ -61,7 +59,7 @@ async def _(bench: Bench) -> None:
     assert await bench.qwen() == before
 
 
-@row(ROWS, "apply --server-side (new, changed, same, a field left out)", NOT_SERVED)
+@row(ROWS, "apply --server-side (new, changed, same, a field left out)")
 async def _(bench: Bench) -> None:
     first = bench.deployment(replicas=2, paused=True)
     assert "serverside-applied" in await bench.ok("apply", "--server-side", "-f", "-", stdin=first)
@@ -74,7 +72,7 @@ async def _(bench: Bench) -> None:
     assert (stored["spec"]["replicas"], stored["spec"]["paused"]) == (3, False)
 
 
-@row(ROWS, "apply --server-side (conflict, --force-conflicts)", NOT_SERVED)
+@row(ROWS, "apply --server-side (conflict, --force-conflicts)")
 async def _(bench: Bench) -> None:
     await bench.ok("apply", "--server-side", "--field-manager=gitops", "-f", "-", stdin=bench.deployment(replicas=2))
     conflict = await bench.run("apply", "--server-side", "-f", "-", stdin=bench.deployment(replicas=3))
@@ -84,7 +82,7 @@ async def _(bench: Bench) -> None:
     assert (await bench.qwen())["spec"]["replicas"] == 3
 
 
-@row(ROWS, "apply, then apply --server-side (migration)", NOT_SERVED)
+@row(ROWS, "apply, then apply --server-side (migration)")
 async def _(bench: Bench) -> None:
     await bench.ok("apply", "-f", "-", stdin=bench.deployment(replicas=2, paused=True))
     assert "serverside-applied" in await bench.ok("apply", "--server-side", "-f", "-", stdin=bench.deployment(replicas=5))
@@ -93,7 +91,7 @@ async def _(bench: Bench) -> None:
     assert "kubectl-client-side-apply" not in _managers(stored)
 
 
-@row(ROWS, "diff --server-side", NOT_SERVED)
+@row(ROWS, "diff --server-side")
 async def _(bench: Bench) -> None:
     await bench.ok("apply", "--server-side", "-f", "-", stdin=bench.deployment(replicas=2))
     before = await bench.qwen()
