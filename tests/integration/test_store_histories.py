@@ -40,7 +40,8 @@ CALM = Plan(
     padding=0,
     watchers=(("", "steady"), ("", "restless"), ("name=a", "restless")),
     deaths=(),
-    rest_seconds=0.25,
+    rest_seconds=0.0,
+    operations_min=120,
     calm_seconds_max=2.0,
 )
 
