@@ -1,8 +1,8 @@
 """What 5,000 Boards and 10,000 Replicas cost a controller in memory: VmRSS above an empty one.
 
-`python -m bench.api_memory [--boards N] [--replicas N]`. Two controllers are started with their own commands, one over an empty database and
-one over a full one, and both are left alone until nothing is written any more. The full one holds the objects as JSON, the caches of all
-loops and the log of recent changes, which is full: the loops have said of every Replica that nothing is known while its board is away.
+`python -m bench.api_memory [--boards N] [--replicas N]`. Two controllers are started with their own commands, one over an empty database
+and one over a full one, and both are left alone until nothing is written any more. The full one holds the objects as JSON, the caches of
+all loops and the log of recent changes, which is full: the loops have said of every Replica that nothing is known while its board is away.
 """
 
 from __future__ import annotations
