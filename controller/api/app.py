@@ -15,7 +15,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from controller.api import auth, paths
 from controller.api.admission import Admission
@@ -61,7 +61,7 @@ def create_api(
     watches_max: int = WATCHES_MAX,
     log_streams_max: int = LOG_STREAMS_MAX,
     audit: Audit | None = None,
-) -> ASGIApp:
+) -> Edge:
     """Return the API.
 
     Args:

@@ -40,10 +40,14 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Edge:
-    """Wraps the API's router."""
+    """Wraps the API's router.
+
+    Attributes:
+        app: What it wraps.
+    """
 
     def __init__(self, app: ASGIApp, clock: Clock, ids: Callable[[], str], metrics: Metrics, audit: Audit | None = None) -> None:
-        self._app: Final = app
+        self.app: Final = app
         self._audit: Final = audit
         self._guesses: Final = FailureLimit("logins", clock)
         self._clock: Final = clock
@@ -66,7 +70,7 @@ class Edge:
                 MutableHeaders(scope=message)["audit-id"] = audit_id
             await send(message)
 
-        scope["app"] = self._app  # Starlette raises what it refuses only inside an application; without one it answers plain text.
+        scope["app"] = self.app  # Starlette raises what it refuses only inside an application; without one it answers plain text.
         scope[GUESSED] = lambda error: self._count_guess(scope, error)
         try:
             if writes and self._audit is not None and (why := self._audit.why_not()):
@@ -74,7 +78,7 @@ class Edge:
                 raise Unavailable(
                     f"the audit log takes no lines, so that nothing may be changed now: {why}; reads go on", AUDIT_RETRY_SECONDS
                 )
-            await self._app(scope, receive, send_seen)
+            await self.app(scope, receive, send_seen)
         except ClientDisconnect:
             code = 499  # The client left before its answer; nginx's number for it.
         except Exception as error:

@@ -233,14 +233,14 @@ def _object_path(kind: type[Object]) -> Json:
         "get": _operation(kind, "get", answer=name),
         "put": _operation(kind, "put", body=name, query=_WRITE_QUERY),
         "patch": _operation(kind, "patch", query=_PATCH_QUERY),
-        "delete": _operation(kind, "delete", body=f"{_META}.DeleteOptions", answer=f"{_META}.Status", query=_DELETE_QUERY),
+        "delete": _operation(kind, "delete", body=f"{_META}.DeleteOptions", answer=name, query=_DELETE_QUERY),
     }
 
 
 def _subresource_path(kind: type[Object], suffix: str, name: str, gvk: Json) -> Json:
     operations = {
         "get": _operation(kind, "get", answer=name, suffix=suffix),
-        "put": _operation(kind, "put", body=name, query=_WRITE_QUERY, suffix=suffix),
+        "put": _operation(kind, "put", body=name, answer=name, query=_WRITE_QUERY, suffix=suffix),
         "patch": _operation(kind, "patch", answer=name, query=_PATCH_QUERY, suffix=suffix),
     }
     return {
@@ -267,7 +267,7 @@ def _operation(
         "operationId": f"{action}{group}{resource.version.capitalize()}{resource.kind}{suffix}",
         "tags": [_path(resource)],
         "parameters": list(query),
-        "responses": {code: {"description": "OK", "content": _json_content(answers)}, "401": {"description": "Unauthorized"}},
+        "responses": _responses(action, code, answers),
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": _gvk(resource),
     }
@@ -276,6 +276,17 @@ def _operation(
     if action == "patch":
         operation["requestBody"] = {"content": {kind: {"schema": _ref(f"{_META}.Patch")} for kind in _PATCH_TYPES}}
     return operation
+
+
+def _responses(action: str, code: str, name: str) -> Json:
+    """Return what an operation answers: what it is for, or a Status that says why not."""
+    made = {"description": "OK", "content": _json_content(name)}
+    if action == "delete":  # The object is answered while finalizers hold it.
+        made["content"] = {"application/json": {"schema": {"anyOf": [_ref(f"{_META}.Status"), _ref(name)]}}}
+    status = {"content": _json_content(f"{_META}.Status")}
+    created = {"201": {**made, "description": "Created by server-side apply"}} if action == "patch" else {}
+    refused = {"401": {"description": "Unauthorized", **status}, "default": {"description": "Refused; the Status says why", **status}}
+    return {code: made, **created, **refused}
 
 
 def _json_content(name: str) -> Json:

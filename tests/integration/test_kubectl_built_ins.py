@@ -48,6 +48,9 @@ def test_typed_creates_by_json_and_by_protobuf(tmp_path: Path, minor: int) -> No
         assert "password:  7 bytes" in described
         assert "hunter2" not in described
         assert "deleted" in await kubectl.ok("delete", "secret", "db", "-n", "lab")
+        login = ("--docker-server=registry.test", "--docker-username=ada", "--docker-password=hunter2")
+        await kubectl.ok("create", "secret", "docker-registry", "pull", *login)
+        assert (await kubectl.json("get", "secret", "pull"))["type"] == "kubernetes.io/dockerconfigjson"
         info = await kubectl.ok("cluster-info")
         assert "is running at" in info
 

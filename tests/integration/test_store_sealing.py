@@ -18,7 +18,7 @@ import pytest
 from controller.store.sql.sealing import KEY_BYTES, Sealing, read_keys
 from controller.store.sql.store import SqlStore
 from controller.trust.encryption_key import ensure_key_file
-from rkfleet.errors import FailedPrecondition
+from rkfleet.errors import FailedPrecondition, Unavailable
 from rkfleet.kinds import KINDS
 from rkfleet.meta import Ref, ResourceName
 from tests.support.postgres import postgres_url
@@ -112,6 +112,24 @@ def test_a_new_first_key_seals_everything_anew_and_nobody_sees_a_change(place: P
         played(place, keys, read)
     assert versions == ["2"] * 3
     assert _sealed_by(place) == sealing(NEW)._first
+
+
+def test_a_controller_that_lacks_the_key_of_another_says_so_and_stops_answering() -> None:
+    """Old answers would be worse than none; whoever changed the key in one place only reads what to do."""
+    place = postgres_url()
+
+    async def scenario() -> None:
+        async with (
+            SqlStore.open(place, KINDS, sealing=sealing(OLD)) as late,
+            SqlStore.open(place, KINDS, sealing=sealing(NEW, OLD)) as early,
+        ):
+            await early.create(ref("a"), secret("a"))
+            with pytest.raises(Unavailable, match=r"Secret default/a is sealed with the key .* put the key file there"):
+                await late.create(ref("b"), secret("b"))
+            assert "Secret default/a" in late.trouble
+            await early.get(ref("a"))
+
+    asyncio.run(scenario())
 
 
 def _sealed_by(place: Place) -> str:

@@ -32,6 +32,7 @@ INDEX_DIGITS_MAX: Final = 9  # Of an index of a list: more items than any object
 
 _METADATA: Final[Path] = ("f:metadata",)
 """As kube-apiserver has it, no field of anybody; and what is empty in there is not stored."""
+_ABSENT: Final = object()
 _MAP: Final = object()
 _LIST: Final = object()
 _ITEM: Final = object()
@@ -131,35 +132,45 @@ def difference(before: Any, after: Any, shape: Shape) -> Difference:
 
 
 def _compare(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
-    if before is after or (before == after and isinstance(before, bool) == isinstance(after, bool)):
+    if _equal(before, after):
         return
     if isinstance(before, dict) and isinstance(after, dict) and shape.merge == "fields":
-        old = {f"f:{name}": (value, shape.below(name)) for name, value in _visible(before, shape, path)}
-        new = {f"f:{name}": (value, shape.below(name)) for name, value in _visible(after, shape, path)}
+        was, now = _visible(before, shape, path), _visible(after, shape, path)
+        for name, value in now.items():
+            if name not in was or not _equal(was[name], value):
+                _compare_member(was.get(name, _ABSENT), value, shape.below(name), (*path, f"f:{name}"), found)
+        for name, value in was.items():
+            if name not in now:
+                _compare_member(value, _ABSENT, shape.below(name), (*path, f"f:{name}"), found)
     elif isinstance(before, list) and isinstance(after, list) and shape.merge in ("items", "set"):
-        each = shape.each if shape.merge == "items" and shape.each else ATOMIC
-        old = {element: (value, each) for element, value in _elements(before, shape, path, strict=False).items()}
-        new = {element: (value, each) for element, value in _elements(after, shape, path, strict=False).items()}
+        each = (shape.each or ATOMIC) if shape.merge == "items" else ATOMIC
+        old, new = _elements(before, shape, path, strict=False), _elements(after, shape, path, strict=False)
+        for element in {**new, **old}:
+            _compare_member(old.get(element, _ABSENT), new.get(element, _ABSENT), each, (*path, element), found)
     else:
-        changed, removed = found
-        was, now = _nodes(before, shape, path), _nodes(after, shape, path)
-        changed.update(at for at, value in now.items() if at not in was or was[at] is not value)
-        removed.update(was.keys() - now.keys())
-        return
-    for element, (value, below) in new.items():
-        at = (*path, element)
-        if element in old:
-            _compare(old[element][0], value, below, at, found)
-        else:
-            found[0].update(_nodes(value, below, at))
-    for element, (value, below) in old.items():
-        if element not in new:
-            found[1].update(_nodes(value, below, (*path, element)))
+        lost, gained = _nodes(before, shape, path), _nodes(after, shape, path)
+        found[0].update(at for at, value in gained.items() if at not in lost or lost[at] is not value)
+        found[1].update(lost.keys() - gained.keys())
 
 
-def _visible(value: Json, shape: Shape, path: Path) -> Iterable[tuple[str, Any]]:
+def _compare_member(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
+    if before is _ABSENT:
+        found[0].update(_nodes(after, shape, path))
+    elif after is _ABSENT:
+        found[1].update(_nodes(before, shape, path))
+    else:
+        _compare(before, after, shape, path, found)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
+
+
+def _visible(value: Json, shape: Shape, path: Path) -> Json:
     """Return the fields of a map that somebody may own; what is empty in metadata is not stored."""
-    return [(name, below) for name, below in value.items() if name not in shape.hidden and (below or path != _METADATA)]
+    if path == _METADATA:
+        return {name: below for name, below in value.items() if below and name not in shape.hidden}
+    return {name: below for name, below in value.items() if name not in shape.hidden} if shape.hidden else value
 
 
 def _nodes(value: Any, shape: Shape, path: Path) -> dict[Path, Any]:
@@ -195,19 +206,17 @@ def _compact(value: Any) -> str:
 def to_fields(paths: Iterable[Path]) -> Json:
     """Return a set of paths as FieldsV1."""
     tree: Json = {}
-    for path in paths:
+    for path in sorted(paths):  # What holds others comes before them.
         node = tree
-        for element in path:
-            node = node.setdefault(element, {})
-        node["."] = {}
-    return _pruned(tree)
-
-
-def _pruned(node: Json) -> Json:
-    """Leave the `.` out where nothing else is there: an empty map says the same."""
-    if len(node) == 1 and "." in node:
-        return {}
-    return {element: _pruned(below) if element != "." else {} for element, below in node.items()}
+        for element in path[:-1]:
+            below = node.get(element)
+            if below is None:
+                below = node[element] = {}
+            elif not below:
+                below["."] = {}  # A field itself, of which more is said.
+            node = below
+        node[path[-1]] = {}
+    return tree
 
 
 def from_fields(fields: Any) -> Paths:

@@ -74,13 +74,10 @@ class Ownership:
         changes = difference(old, new, self._scope(kind, writer.subresource))
         if not replaced and not any(changes):
             return _with_entries(new, stored)
-        base = {} if managing.is_reset(sent) else managing.decode(sent if replaced else stored)
-        if not base:
+        base = managing.encode(managing.decode(sent)) if replaced and not managing.is_reset(sent) else stored
+        if not base or managing.is_reset(sent):
             return _with_entries(new, [])
-        managers = managing.after_update(base, self._manager(kind, writer, "Update"), changes, now)
-        if not replaced and managers == base:
-            return _with_entries(new, stored)
-        return _with(new, managing.capped(managers))
+        return _with_entries(new, managing.after_update(base, self._manager(kind, writer, "Update"), changes, now))
 
     def applied(self, kind: type[Object], old: Json | None, config: Json, *, writer: Writer, now: str, force: bool) -> Pending:
         """Return what an apply makes of the stored object, or of none.

@@ -33,7 +33,7 @@ Fault = Literal[
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 FORGETFUL = "does not ask what others wrote"
 """The fault of a store that shares a database and reads from its own memory, which has what others wrote when it writes itself."""
-EVERY = 7  # Each so many calls go wrong, so that much else is right.
+EVERY = 3  # Each so many calls go wrong, so that much else is right.
 
 
 class _Broken:

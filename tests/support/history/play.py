@@ -106,6 +106,9 @@ async def play(plan: Plan, forks: Forks, database: Database, directory: Path, fa
                 for client in clients:
                     working.create_task(client.run())
                 await _let_die(plan, servers, database)
+                async with asyncio.timeout(CALM_SECONDS_MAX):
+                    while len(recorder.operations) < plan.operations_min:
+                        await CLOCK.sleep(RETRY_SECONDS)
                 for client in clients:
                     client.stopping = True
             goals = await _calm_down(clients[0], recorder, plan.names)
