@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import uvicorn
@@ -162,6 +162,9 @@ def _bounded_protocol() -> type[asyncio.Protocol] | str:
         head_bytes = 0  # of the head that is being read; it may come as one piece with what follows it
         head_fields = 0
 
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn narrows it, too
+            super().connection_made(cast("asyncio.Transport", _JoiningTransport(transport, self.loop)))
+
         def data_received(self, data: bytes) -> None:
             self.unread_bytes += len(data)
             super().data_received(data)
@@ -200,6 +203,41 @@ def _bounded_protocol() -> type[asyncio.Protocol] | str:
             super().on_message_complete()
 
     return Bounded
+
+
+class _JoiningTransport:
+    """A transport that sends the head of an answer in one piece with what follows it at once.
+
+    uvicorn writes them one after the other; over TLS that is two records and two calls of the kernel, a fifth of what a small answer
+    costs. A head that nothing follows leaves in the next turn of the loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport: Final = transport
+        self._loop: Final = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            self._transport.write(self._held + data)
+            self._held = b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held and not self._transport.is_closing():
+            self._transport.write(self._held)
+        self._held = b""
 
 
 class _State(uvicorn.server.ServerState):

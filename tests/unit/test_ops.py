@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
+import tempfile
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,68 @@ def test_only_callers_with_a_certificate_of_the_ca_get_in(tmp_path: Path) -> Non
 async def open_and_close(tls: Tls) -> None:
     async with serve_asgi(not_found_elsewhere(), "127.0.0.1", 0, tls=tls):
         pass
+
+
+def test_an_answer_leaves_as_one_record() -> None:
+    """Head and body of a small answer are encrypted and sent together; a head that nothing follows leaves by itself."""
+
+    async def scenario(folder: Path) -> None:
+        make_ca(folder, "server")
+        told = asyncio.Event()
+
+        async def app(scope: Any, _receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            if scope["path"] == "/late":
+                await told.wait()
+            await send({"type": "http.response.body", "body": b"ok"})
+
+        tls = Tls(folder / "server.crt", folder / "server.key")
+        async with serve_asgi(app, "127.0.0.1", 0, tls=tls) as listener:
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            session = Session(ssl.create_default_context(cafile=str(folder / "server.crt")), reader, writer)
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert (await session.answer("/first")).endswith(b"ok")  # With it come the tickets of TLS 1.3.
+                before = session.records
+                assert (await session.answer("/second")).endswith(b"\r\n\r\nok")
+                assert session.records - before == 1
+                assert (await session.answer("/late", until=b"\r\n\r\n")).endswith(b"\r\n\r\n")
+                told.set()
+                assert await session.more(b"ok") == b"ok"
+            writer.close()
+            await writer.wait_closed()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(scenario(Path(folder)))
+
+
+class Session:
+    """A TLS client that counts the records of the server. Source: RFC 8446, section 5.1."""
+
+    def __init__(self, context: ssl.SSLContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+        self._reader, self._writer = reader, writer
+        self.records = 0
+
+    async def answer(self, path: str, until: bytes = b"ok") -> bytes:
+        """Ask, and return what comes until it ends so."""
+        await self._done(lambda: self._tls.write(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode()))
+        self._writer.write(self._outgoing.read())
+        return await self.more(until)
+
+    async def more(self, until: bytes) -> bytes:
+        """Return what comes until it ends so."""
+        text = b""
+        while not text.endswith(until):
+            text += await self._done(lambda: self._tls.read(1 << 16))
+        return text
+
+    async def _done(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._writer.write(self._outgoing.read())
+                head = await self._reader.readexactly(5)
+                self._incoming.write(head + await self._reader.readexactly(int.from_bytes(head[3:])))
+                self.records += 1
