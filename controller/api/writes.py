@@ -95,8 +95,8 @@ class Writes:
         raise AssertionError("the last attempt returns or raises")
 
     async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
-        named = bool((obj.get("metadata") or {}).get("name"))
-        suffix = "" if named else _name_suffix(UUID(self._ids()).int)
+        metadata = obj.get("metadata")
+        suffix = "" if isinstance(metadata, dict) and metadata.get("name") else _name_suffix(UUID(self._ids()).int)
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )
