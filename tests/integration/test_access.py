@@ -110,7 +110,7 @@ def test_a_review_says_what_the_api_then_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.kubectl
-@pytest.mark.parametrize("minor", [28, 31])
+@pytest.mark.parametrize("minor", [28, 33])
 def test_kubectl_can_ask_who_it_is_and_what_it_may(tmp_path: Path, minor: int) -> None:
     """`auth whoami`, `auth can-i` and `can-i --list`, and the refusal of what it may not."""
 
