@@ -6,10 +6,8 @@ from tests.support.kubectl_rows.row import Bench, Row, row
 
 ROWS: list[Row] = []
 
-NO_REVIEWS = {0: "access reviews are not served"}
 
-
-@row(ROWS, "auth can-i", NO_REVIEWS)
+@row(ROWS, "auth can-i")
 async def _(bench: Bench) -> None:
     assert await bench.ok("auth", "can-i", "create", "modeldeployments.rkfleet.dev") == "yes\n"
     gateway = await bench.run("--token", bench.api.gateway_token, "auth", "can-i", "create", "modeldeployments.rkfleet.dev")
@@ -18,12 +16,12 @@ async def _(bench: Bench) -> None:
     assert await bench.qwen() == {}
 
 
-@row(ROWS, "auth can-i --list", NO_REVIEWS)
+@row(ROWS, "auth can-i --list")
 async def _(bench: Bench) -> None:
     assert "*.*" in await bench.ok("auth", "can-i", "--list")
 
 
-@row(ROWS, "auth whoami", NO_REVIEWS)
+@row(ROWS, "auth whoami")
 async def _(bench: Bench) -> None:
     assert "ada" in await bench.ok("auth", "whoami")
 
