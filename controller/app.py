@@ -84,10 +84,11 @@ async def run(config: Config) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     metrics = Metrics("controller")
-    is_new = not (config.pki_dir / "fleet.json").exists()
-    pki = await asyncio.to_thread(_ensure_pki, config, clock)
     key_file = config.encryption_key
-    await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=is_new or not config.database_url)
+    is_new = not (config.pki_dir / "fleet.json").exists()  # So the key is made first: after a crash between both, it is still new.
+    may_make = config.encryption_key_file is None and (is_new or not config.database_url)
+    await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=may_make)
+    pki = await asyncio.to_thread(_ensure_pki, config, clock)
     sealing = Sealing(await asyncio.to_thread(read_keys, key_file), os.urandom, str(key_file))
     tokens = await asyncio.to_thread(Tokens, config.database_url or config.data_dir / "tokens.json", clock, os.urandom)
     async with contextlib.AsyncExitStack() as stack:

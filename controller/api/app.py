@@ -183,11 +183,11 @@ class _Kubernetes:
 
     async def _answer_about_itself(self, request: Request, identity: auth.Identity) -> Response:
         """Return what the API is, or what the caller may do with it."""
-        review = find_review(request.url.path)
+        review = find_review(request.scope["path"])
         if review is not None:
             request.scope[VERB] = "review"
             return await serve_review(request, review, identity, self._registry)
-        auth.authorize_path(identity, request.method, request.url.path)
+        auth.authorize_path(identity, request.method, request.scope["path"])
         return await self._documents.serve(request)
 
     def _target(self, path: str) -> paths.Target | None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controller.api.review_schemas import review_documents
 from rkfleet.kinds.base import Object, Registry, Resource
 from rkfleet.schema import Schema, component_name, metadata_schema, schema_of
 
@@ -51,7 +52,8 @@ class OpenApi:
         kinds: dict[str, list[type[Object]]] = {}
         for kind in registry:
             kinds.setdefault(_path(kind.resource), []).append(kind)
-        self._documents: Final[Mapping[str, Document]] = {path: _encoded(_document(group)) for path, group in kinds.items()}
+        documents = {**{path: _document(group) for path, group in kinds.items()}, **review_documents()}
+        self._documents: Final[Mapping[str, Document]] = {path: _encoded(document) for path, document in documents.items()}
         links = {
             path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={document.etag.upper()}"} for path, document in self._documents.items()
         }
@@ -231,14 +233,14 @@ def _object_path(kind: type[Object]) -> Json:
         "get": _operation(kind, "get", answer=name),
         "put": _operation(kind, "put", body=name, query=_WRITE_QUERY),
         "patch": _operation(kind, "patch", query=_PATCH_QUERY),
-        "delete": _operation(kind, "delete", body=f"{_META}.DeleteOptions", answer=f"{_META}.Status", query=_DELETE_QUERY),
+        "delete": _operation(kind, "delete", body=f"{_META}.DeleteOptions", answer=name, query=_DELETE_QUERY),
     }
 
 
 def _subresource_path(kind: type[Object], suffix: str, name: str, gvk: Json) -> Json:
     operations = {
         "get": _operation(kind, "get", answer=name, suffix=suffix),
-        "put": _operation(kind, "put", body=name, query=_WRITE_QUERY, suffix=suffix),
+        "put": _operation(kind, "put", body=name, answer=name, query=_WRITE_QUERY, suffix=suffix),
         "patch": _operation(kind, "patch", answer=name, query=_PATCH_QUERY, suffix=suffix),
     }
     return {
@@ -265,7 +267,7 @@ def _operation(
         "operationId": f"{action}{group}{resource.version.capitalize()}{resource.kind}{suffix}",
         "tags": [_path(resource)],
         "parameters": list(query),
-        "responses": {code: {"description": "OK", "content": _json_content(answers)}, "401": {"description": "Unauthorized"}},
+        "responses": _responses(action, code, answers),
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": _gvk(resource),
     }
@@ -274,6 +276,17 @@ def _operation(
     if action == "patch":
         operation["requestBody"] = {"content": {kind: {"schema": _ref(f"{_META}.Patch")} for kind in _PATCH_TYPES}}
     return operation
+
+
+def _responses(action: str, code: str, name: str) -> Json:
+    """Return what an operation answers: what it is for, or a Status that says why not."""
+    made = {"description": "OK", "content": _json_content(name)}
+    if action == "delete":  # The object is answered while finalizers hold it.
+        made["content"] = {"application/json": {"schema": {"anyOf": [_ref(f"{_META}.Status"), _ref(name)]}}}
+    status = {"content": _json_content(f"{_META}.Status")}
+    created = {"201": {**made, "description": "Created by server-side apply"}} if action == "patch" else {}
+    refused = {"401": {"description": "Unauthorized", **status}, "default": {"description": "Refused; the Status says why", **status}}
+    return {code: made, **created, **refused}
 
 
 def _json_content(name: str) -> Json:

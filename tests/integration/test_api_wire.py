@@ -57,7 +57,8 @@ def test_both_forms_of_discovery_say_the_same(tmp_path: Path) -> None:
                 assert entry.get("shortNames") == aggregated[name].get("shortNames")
                 assert entry["namespaced"] == (aggregated[name]["scope"] == "Namespaced")
         index = (await api.call("GET", "/openapi/v3")).json()["paths"]
-        assert {f"/{path}" for path in index} == set(found), "every group and version has a schema"
+        stored = {path for path, resources in found.items() if any("list" in entry["verbs"] for entry in resources.values())}
+        assert {f"/{path}" for path in index} == stored, "every group and version in which objects are has a schema"
 
     with_api(tmp_path, test)
 
@@ -84,57 +85,57 @@ def test_every_kind_turns_on_validation_by_the_server(tmp_path: Path) -> None:
 # ---- lists ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("params", "code", "reason"),
-    [
-        ({}, 200, ""),
-        ({"resourceVersion": "0"}, 200, ""),
-        ({"resourceVersion": "1"}, 200, ""),
-        ({"resourceVersion": "1", "limit": "500"}, 200, ""),
-        ({"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}, 200, ""),
-        ({"resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}, 200, ""),
-        ({"resourceVersion": "1", "resourceVersionMatch": "Exact"}, 410, "Expired"),
-        ({"resourceVersion": "99999"}, 504, "Timeout"),
-        ({"resourceVersion": "99999", "resourceVersionMatch": "NotOlderThan"}, 504, "Timeout"),
-        ({"resourceVersion": "99999", "resourceVersionMatch": "Exact"}, 504, "Timeout"),
-        ({"resourceVersion": "new"}, 400, "BadRequest"),
-        ({"resourceVersion": "-1"}, 400, "BadRequest"),
-        ({"resourceVersionMatch": "Exact"}, 422, "Invalid"),
-        ({"resourceVersion": "0", "resourceVersionMatch": "Exact"}, 422, "Invalid"),
-        ({"resourceVersion": "1", "resourceVersionMatch": "Newest"}, 422, "Invalid"),
-        ({"resourceVersion": "1", "continue": "x"}, 400, "BadRequest"),
-        ({"resourceVersionMatch": "Exact", "continue": "x"}, 422, "Invalid"),
-    ],
-)
-def test_the_version_of_a_list_means_what_it_means_to_kubernetes(tmp_path: Path, params: Json, code: int, reason: str) -> None:
+VERSIONS: list[tuple[Json, int, str]] = [
+    ({}, 200, ""),
+    ({"resourceVersion": "0"}, 200, ""),
+    ({"resourceVersion": "1"}, 200, ""),
+    ({"resourceVersion": "1", "limit": "500"}, 200, ""),
+    ({"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}, 200, ""),
+    ({"resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"}, 200, ""),
+    ({"resourceVersion": "1", "resourceVersionMatch": "Exact"}, 410, "Expired"),
+    ({"resourceVersion": "99999"}, 504, "Timeout"),
+    ({"resourceVersion": "99999", "resourceVersionMatch": "NotOlderThan"}, 504, "Timeout"),
+    ({"resourceVersion": "99999", "resourceVersionMatch": "Exact"}, 504, "Timeout"),
+    ({"resourceVersion": "new"}, 400, "BadRequest"),
+    ({"resourceVersion": "-1"}, 400, "BadRequest"),
+    ({"resourceVersionMatch": "Exact"}, 422, "Invalid"),
+    ({"resourceVersion": "0", "resourceVersionMatch": "Exact"}, 422, "Invalid"),
+    ({"resourceVersion": "1", "resourceVersionMatch": "Newest"}, 422, "Invalid"),
+    ({"resourceVersion": "1", "continue": "x"}, 400, "BadRequest"),
+    ({"resourceVersionMatch": "Exact", "continue": "x"}, 422, "Invalid"),
+]
+
+
+def test_the_version_of_a_list_means_what_it_means_to_kubernetes(tmp_path: Path) -> None:
     async def test(api: RunningApi) -> None:
         await api.call("POST", BOARDS, board("a"))
-        answer = (await api.call("GET", BOARDS, params=params)).json()
-        assert (answer.get("code", 200), answer.get("reason", "")) == (code, reason), answer
-        if code == 200:
-            assert [item["metadata"]["name"] for item in answer["items"]] == ["a"]
-        if code == 504:
-            assert answer["message"].startswith("Timeout: Too large resource version: 99999, current: ")
-            assert answer["details"]["causes"] == [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
-            assert answer["details"]["retryAfterSeconds"] == 1
+        for params, code, reason in VERSIONS:
+            answer = (await api.call("GET", BOARDS, params=params)).json()
+            assert (answer.get("code", 200), answer.get("reason", "")) == (code, reason), (params, answer)
+            if code == 200:
+                assert [item["metadata"]["name"] for item in answer["items"]] == ["a"]
+            if code == 504:
+                assert answer["message"].startswith("Timeout: Too large resource version: 99999, current: ")
+                assert answer["details"]["causes"] == [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+                assert answer["details"]["retryAfterSeconds"] == 1
 
     with_api(tmp_path, test)
 
 
-@pytest.mark.parametrize(
-    ("selector", "chosen"),
-    [
-        ("", "abcd"), ("site=lab", "a"), ("site==lab", "a"), ("site!=lab", "bcd"), ("site in (lab,roof)", "ab"), ("site in (lab)", "a"),
-        ("site notin (lab,roof)", "cd"), ("site", "ab"), ("!site", "cd"), ("site,soc", "a"), ("site in (lab, roof),soc=rk3588", "a"),
-        ("x.dev/tier=gold", "c"), ("site=", ""), ("soc in (rk3588),site notin (roof)", "a"),
-    ],
-)  # fmt: skip
-def test_every_form_of_label_selector_chooses(tmp_path: Path, selector: str, chosen: str) -> None:
+SELECTORS = [
+    ("", "abcd"), ("site=lab", "a"), ("site==lab", "a"), ("site!=lab", "bcd"), ("site in (lab,roof)", "ab"), ("site in (lab)", "a"),
+    ("site notin (lab,roof)", "cd"), ("site", "ab"), ("!site", "cd"), ("site,soc", "a"), ("site in (lab, roof),soc=rk3588", "a"),
+    ("x.dev/tier=gold", "c"), ("site=", ""), ("soc in (rk3588),site notin (roof)", "a"),
+]  # fmt: skip
+
+
+def test_every_form_of_label_selector_chooses(tmp_path: Path) -> None:
     async def test(api: RunningApi) -> None:
         for name, labels in (("a", {"site": "lab", "soc": "rk3588"}), ("b", {"site": "roof"}), ("c", {"x.dev/tier": "gold"}), ("d", None)):
             await api.call("POST", BOARDS, board(name, labels))
-        listed = (await api.call("GET", BOARDS, params={"labelSelector": selector})).json()
-        assert "".join(item["metadata"]["name"] for item in listed["items"]) == chosen
+        for selector, chosen in SELECTORS:
+            listed = (await api.call("GET", BOARDS, params={"labelSelector": selector})).json()
+            assert "".join(item["metadata"]["name"] for item in listed["items"]) == chosen, selector
 
     with_api(tmp_path, test)
 
@@ -259,24 +260,21 @@ def test_people_may_ask_for_indented_answers(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
-@pytest.mark.parametrize("path", ["", "/", "//"])
-def test_a_slash_at_the_end_names_the_same(tmp_path: Path, path: str) -> None:
+def test_a_slash_at_the_end_names_the_same(tmp_path: Path) -> None:
     async def test(api: RunningApi) -> None:
         for start in ("/version", "/apis", "/api", GROUP_PATH, BOARDS):
-            if path == "//" and start == "/version":
-                continue
-            assert (await api.call("GET", start + path)).status_code == 200
+            assert (await api.call("GET", start)).content == (await api.call("GET", f"{start}/")).content
 
     with_api(tmp_path, test)
 
 
-@pytest.mark.parametrize(
-    ("timeout", "code"),
-    [("32s", 200), ("1m0s", 200), ("500ms", 200), ("1h", 200), ("0", 200), ("x", 400), ("-1s", 400), ("1 s", 400), ("s", 400)],
-)
-def test_the_timeout_of_a_request_is_a_duration(tmp_path: Path, timeout: str, code: int) -> None:
+def test_the_timeout_of_a_request_is_a_duration(tmp_path: Path) -> None:
     async def test(api: RunningApi) -> None:
-        assert (await api.call("GET", BOARDS, params={"timeout": timeout})).status_code == code
+        for timeout, code in (
+            *((right, 200) for right in ("32s", "1m0s", "500ms", "1h", "0")),
+            *((wrong, 400) for wrong in ("x", "-1s", "1 s", "s")),
+        ):
+            assert (await api.call("GET", BOARDS, params={"timeout": timeout})).status_code == code, timeout
 
     with_api(tmp_path, test)
 
