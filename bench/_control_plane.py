@@ -31,8 +31,9 @@ class ControlPlane:
         metrics_url: Of the controller.
     """
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: Clock, program: str = "controller") -> None:
         self._directory: Final = directory
+        self._module: Final = program
         self._clock: Final = clock
         ports = Ports(directory / "ports.json")
         self._port: Final = {name: ports.choose(name, 0) for name in ("api", "grpc", "registry", "controller-ops", "registry-ops")}
@@ -54,7 +55,7 @@ class ControlPlane:
             "--host", HOST, "--api-port", self._port["api"], "--grpc-port", self._port["grpc"], "--advertise-host", HOST,
             "--registry-url", f"https://{HOST}:{self._port['registry']}", "--kubeconfig-out", self.kubeconfig,
         )  # fmt: skip
-        return self._program("controller", "controller", *flags)
+        return self._program("controller", self._module, *flags)
 
     def registry(self) -> Program:
         """Return the registry's command."""
@@ -69,9 +70,11 @@ class ControlPlane:
 
 
 @contextlib.asynccontextmanager
-async def control_plane(directory: Path, clock: Clock, say: Callable[[str], None]) -> AsyncIterator[ControlPlane]:
-    """Run both for as long as the block runs; `directory` exists."""
-    plane = ControlPlane(directory, clock)
+async def control_plane(
+    directory: Path, clock: Clock, say: Callable[[str], None], *, program: str = "controller"
+) -> AsyncIterator[ControlPlane]:
+    """Run both for as long as the block runs; `directory` exists, `program` is the module that is run as the controller."""
+    plane = ControlPlane(directory, clock, program)
     async with asyncio.TaskGroup() as tasks:
         children = Children(directory, clock, tasks, say)
         try:

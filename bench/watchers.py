@@ -1,142 +1,113 @@
-"""How long one change takes to reach a thousand watchers of the API, over TLS.
+"""How long one change takes to reach a thousand watchers, over TLS, through the shipped controller.
 
-`python -m bench.watchers [--watchers N] [--changes N]`. The shipped controller runs as its own process; another process holds the
-connections, each with a watch of its own, and takes the time at which each line comes. The clock starts before the request that makes the
-change is sent and both processes read the same clock, so a figure has the write, its flush and the fan-out in it. Each watcher must see
-every change exactly once and in order, or the benchmark ends.
+`python -m bench.watchers [--watchers N] [--changes N]`. A controller is started with its own command; a client process of its own holds
+the watches and changes one ConfigMap's annotation again and again, each time when everybody has seen the change before. A delivery is timed
+from the moment the change was sent: it holds the write with its fsync, the fan-out, encryption and the client's own reading, on the same
+cores. Every watch must get the same lines, each once, in order. Watches ask for objects, then for tables as `kubectl get -w` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import ssl
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from bench._control_plane import control_plane
-from bench._https_load import request_of
+from bench._control_plane import ControlPlane, control_plane
+from bench._watch_load import Deliveries, Plan
+from bench.fleet import Probe, cpu_seconds
 from bench.report import Goal, Result, finish, result
-from rkfleet.client import ApiClient, load_cluster
-from rkfleet.clock import SystemClock
+from rkfleet.client import load_cluster
+from rkfleet.clock import Clock, SystemClock
 from rkfleet.kinds import ConfigMap
 from rkfleet.meta import Ref
 
 WATCHERS: Final = 1_000
-CHANGES: Final = 50
-OPEN_AT_ONCE: Final = 50  # Handshakes; more would only wait for each other.
-PATH: Final = "/api/v1/namespaces/default/configmaps"
-CLOCK: Final = SystemClock()
+CHANGES: Final = 40
+DELIVERY_MS_MAX: Final = 250.0  # p99
+NAME: Final = "watched"
+DATA_BYTES: Final = 1_500  # With its metadata an object of about 2 kB, as most in a fleet are. No loop writes to ConfigMaps.
+FORMS: Final = {
+    "objects": "application/json",
+    "tables": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+}
 
 
-class Watcher:
-    """One connection with one watch."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, float]] = []
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def open(self, port: int, tls: ssl.SSLContext, token: str, version: str) -> None:
-        """Connect and wait for the head of the answer."""
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
-        self._writer.write(request_of(port, "GET", f"{PATH}?watch=true&resourceVersion={version}", b"", token))
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-
-    async def follow(self, changes: int) -> None:
-        """Note the version and the time of so many changes."""
-        assert self._reader is not None
-        while len(self.seen) < changes:
-            line = await self._reader.readuntil(b"\n")
-            if line.startswith(b'{"type"'):
-                now = time.clock_gettime(time.CLOCK_MONOTONIC)
-                self.seen.append((msgspec.json.decode(line)["object"]["metadata"]["resourceVersion"], now))
-
-    def close(self) -> None:
-        """Cut the connection."""
-        if self._writer is not None:
-            self._writer.transport.abort()
+async def measure(directory: Path, clock: Clock, watchers: int, changes: int) -> Sequence[Result]:
+    """Return what each form came to."""
+    results: list[Result] = []
+    async with control_plane(directory, clock, lambda sentence: print(sentence, file=sys.stderr)) as plane:
+        async with plane.client() as client:
+            head = {"apiVersion": ConfigMap.resource.api_version, "kind": ConfigMap.resource.kind}
+            body = {**head, "metadata": {"name": NAME}, "data": {"settings": "x" * DATA_BYTES}}
+            await client.create(Ref(ConfigMap.resource.name, "default", NAME), body)
+        for form, accept in FORMS.items():
+            deliveries, cpu = await deliver(plane, clock, accept, watchers, changes)
+            of = f"one change to {watchers} watchers, as {form}"
+            assert deliveries.count == watchers * changes, f"{deliveries.count} deliveries, not {watchers * changes}"
+            goal = Goal("value", "<=", DELIVERY_MS_MAX)
+            results += [
+                result(f"{of}: p50", "ms", [1000 * deliveries.p50_seconds]),
+                result(f"{of}: p99", "ms", [1000 * deliveries.p99_seconds], goal=goal),
+                result(f"{of}: last", "ms", [1000 * deliveries.last_seconds]),
+                result(f"{of}: answer to the writer, p50", "ms", [1000 * deliveries.answer_seconds]),
+                result(f"{of}: server CPU", "us/delivery", [1e6 * cpu / deliveries.count]),
+                result(f"{of}: line", "bytes", [deliveries.line_bytes]),
+            ]
+    return results
 
 
-async def watch(port: int, ca_file: str, token: str, version: str, *, watchers: int, changes: int) -> None:
-    """Hold the connections: say `ready`, follow, and print what every watcher saw."""
-    tls = ssl.create_default_context(cafile=ca_file)
-    held = [Watcher() for _ in range(watchers)]
-    for first in range(0, watchers, OPEN_AT_ONCE):
-        await asyncio.gather(*(one.open(port, tls, token, version) for one in held[first : first + OPEN_AT_ONCE]))
-    print("ready", flush=True)
-    await asyncio.gather(*(one.follow(changes) for one in held))
-    sys.stdout.buffer.write(msgspec.json.encode([one.seen for one in held]))
-    for one in held:
-        one.close()
+async def deliver(plane: ControlPlane, clock: Clock, accept: str, watchers: int, changes: int) -> tuple[Deliveries, float]:
+    """Run the client once; return its times, and the CPU seconds that the server took for the changes."""
+    cluster = load_cluster(plane.kubeconfig)
+    ca_file = plane.kubeconfig.with_name("api-ca.crt")
+    ca_file.write_text(cluster.ca_pem)
+    path = f"/api/{ConfigMap.resource.api_version}/namespaces/default/{ConfigMap.resource.plural}"
+    async with plane.client() as client:
+        version = (await client.list(ConfigMap.resource.name, "default")).resource_version
+    plan = Plan(
+        port=urlsplit(cluster.server).port or 443,
+        ca_file=str(ca_file),
+        token=cluster.token,
+        watch_path=f"{path}?watch=true&resourceVersion={version}",
+        accept=accept,
+        change_path=f"{path}/{NAME}",
+        watchers=watchers,
+        changes=changes,
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench._watch_load", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(msgspec.json.encode(plan))
+    process.stdin.close()
+    assert await process.stdout.readline() == b"open\n", "not every watch was opened"
+    pid = Probe(plane, clock).pid
+    before = cpu_seconds(pid)
+    line = await process.stdout.readline()
+    cpu = cpu_seconds(pid) - before
+    if code := await process.wait():
+        raise RuntimeError(f"the client ended with {code} after {len(line)} bytes")
+    return msgspec.json.decode(line, type=Deliveries), cpu
 
 
-async def measure(watchers: int, changes: int, directory: Path) -> list[Result]:
-    async with control_plane(directory, CLOCK, lambda sentence: print(sentence, file=sys.stderr)) as plane, plane.client() as api:
-        cluster = load_cluster(plane.kubeconfig)
-        ca_file = directory / "ca.crt"
-        ca_file.write_text(cluster.ca_pem)
-        version = (await api.list(ConfigMap.resource.name)).resource_version
-        port = urlsplit(cluster.server).port or 443
-        arguments = [str(port), str(ca_file), cluster.token, version, str(watchers), str(changes)]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.watchers", "--hold", *arguments, stdout=asyncio.subprocess.PIPE, limit=1 << 26
-        )
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        started = await _change(api, changes)
-        seen = msgspec.json.decode(await process.stdout.read(), type=list[list[tuple[str, float]]])
-        await process.wait()
-    return _judge(started, seen, watchers)
-
-
-async def _change(api: ApiClient, changes: int) -> dict[str, float]:
-    """Make changes one after the other, each when the one before has had its time; return when each began, by version."""
-    started: dict[str, float] = {}
-    for number in range(changes):
-        name = f"change-{number:04d}"
-        before = time.clock_gettime(time.CLOCK_MONOTONIC)
-        made = await api.create(Ref(ConfigMap.resource.name, "default", name), {"metadata": {"name": name}, "data": {"a": "x" * 500}})
-        started[made["metadata"]["resourceVersion"]] = before
-        await CLOCK.sleep(0.2)
-    return started
-
-
-def _judge(started: dict[str, float], seen: list[list[tuple[str, float]]], watchers: int) -> list[Result]:
-    wrong = [one for one in seen if [version for version, _ in one] != list(started)]
-    if wrong or len(seen) != watchers:
-        sys.exit(f"{len(wrong)} of {watchers} watchers did not see every change once and in order")
-    delays = sorted(moment - started[version] for one in seen for version, moment in one)
-    last = sorted(max(one[index][1] for one in seen) - began for index, began in enumerate(started.values()))
-    return [
-        result(f"one change at {watchers} watchers, p99", "s", [delays[int(len(delays) * 0.99)]], goal=Goal("value", "<=", 0.25)),
-        result(f"one change at {watchers} watchers, median", "s", [delays[len(delays) // 2]]),
-        result(f"one change at the last of {watchers} watchers, median", "s", [last[len(last) // 2]]),
-    ]
-
-
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--watchers", type=int, default=WATCHERS)
-    parser.add_argument("--changes", type=int, default=CHANGES)
-    parser.add_argument("--hold", nargs=6, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.hold:
-        import uvloop
-
-        port, ca_file, token, version, watchers, changes = given.hold
-        uvloop.run(watch(int(port), ca_file, token, version, watchers=int(watchers), changes=int(changes)))
-        return 0
-    with tempfile.TemporaryDirectory() as directory:
-        return finish("watchers", asyncio.run(measure(given.watchers, given.changes, Path(directory))), CLOCK)
+    parser.add_argument("--watchers", type=int, default=WATCHERS, help="watches at once (default %(default)s)")
+    parser.add_argument("--changes", type=int, default=CHANGES, help="changes, one after the other (default %(default)s)")
+    given = parser.parse_args(arguments)
+    clock = SystemClock()
+    with tempfile.TemporaryDirectory(prefix="rkfleet-bench-") as directory:
+        results = asyncio.run(measure(Path(directory), clock, given.watchers, given.changes))
+    return finish("watchers", results, clock)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
+from controller.api.api_tokens import api_token_routes
 from controller.api.app import create_api
 from controller.api.enrollment import Enrollment
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
@@ -32,6 +33,7 @@ from controller.api.namespaces import DEFAULT_NAMESPACE, ensure_namespace
 from controller.api.registry_tokens import registry_routes
 from controller.api.renewals import Renewals
 from controller.api.samples import sample_routes
+from controller.audit import AuditLog
 from controller.backups.schedule import Schedule, take_in_child
 from controller.config import Config
 from controller.election import LEASE_NAMESPACE, Election
@@ -82,10 +84,11 @@ async def run(config: Config) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     clock = SystemClock()
     metrics = Metrics("controller")
-    is_new = not (config.pki_dir / "fleet.json").exists()
-    pki = await asyncio.to_thread(_ensure_pki, config, clock)
     key_file = config.encryption_key
-    await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=is_new or not config.database_url)
+    is_new = not (config.pki_dir / "fleet.json").exists()  # So the key is made first: after a crash between both, it is still new.
+    may_make = config.encryption_key_file is None and (is_new or not config.database_url)
+    await asyncio.to_thread(ensure_key_file, key_file, os.urandom, may_make=may_make)
+    pki = await asyncio.to_thread(_ensure_pki, config, clock)
     sealing = Sealing(await asyncio.to_thread(read_keys, key_file), os.urandom, str(key_file))
     tokens = await asyncio.to_thread(Tokens, config.database_url or config.data_dir / "tokens.json", clock, os.urandom)
     async with contextlib.AsyncExitStack() as stack:
@@ -153,6 +156,7 @@ class _Program:
         self._stopping: Final = asyncio.Event()
         self._identity: Final = f"{socket.gethostname()}-{os.getpid()}"
         self._leader: Leader | None = None
+        self._audit: AuditLog | None = None
         self._election: Final = Election(
             store,
             clock=clock,
@@ -166,6 +170,8 @@ class _Program:
         """Open the listeners, and lead when it is this controller's turn, until cancelled."""
         config = self._config
         certificate, key = self._pki.server_files("controller")
+        if config.audit_log is not None:
+            self._audit = stack.enter_context(AuditLog(config.audit_log, self._clock, self._metrics))
         await stack.enter_async_context(serve_asgi(ops_app(self._not_ready, self._metrics.text), config.ops_host, config.ops_port))
         listener = await stack.enter_async_context(serve_asgi(self._api(), config.host, config.api_port, tls=Tls(certificate, key)))
         stack.callback(self._stopping.set)
@@ -236,9 +242,11 @@ class _Program:
             stopping=self._stopping,
             version=__version__,
             open_log=self._open_log,
+            audit=self._audit,
             extra_routes=[
                 *enrollment.routes(),
                 *renewals.routes(),
+                *api_token_routes(self._tokens),
                 *sample_routes(self._tokens.identify, self._store, self._outages),
                 *registry_routes(self._tokens.identify, self._signer, config.registry_url, self._clock),
             ],

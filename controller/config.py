@@ -37,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: int
     backup_every_seconds: float
     backups_kept: int
+    audit_log: Path | None
     kubeconfig_out: Path | None
     registry_files_out: Path | None
     lifeline_fd: int | None
@@ -103,6 +104,11 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         "--backup-every", type=_seconds, default="24h", metavar="DURATION", help="how often DATA_DIR/backups gets a backup; 0 for never"
     )
     parser.add_argument("--backups-kept", type=_count, default=7, metavar="N", help="how many of these are kept; the oldest goes")
+    parser.add_argument(
+        "--audit-log",
+        metavar="DIRECTORY",
+        help="where every write and every refusal of the API is noted, in files that rotate; '' for nowhere; default DATA_DIR/audit",
+    )
     parser.add_argument("--kubeconfig-out", type=Path, help="where the admin's kubeconfig is written; default DATA_DIR/kubeconfig")
     parser.add_argument(
         "--registry-files-out",
@@ -127,6 +133,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         lease_seconds=given.lease_seconds,
         backup_every_seconds=given.backup_every,
         backups_kept=given.backups_kept,
+        audit_log=given.data_dir / "audit" if given.audit_log is None else Path(given.audit_log) if given.audit_log else None,
         kubeconfig_out=given.kubeconfig_out,
         registry_files_out=given.registry_files_out,
         lifeline_fd=given.lifeline_fd,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, NewType
+from typing import Annotated, Any, Final, NewType, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,7 @@ __all__ = [
     "LABEL_SITE",
     "LABEL_SOC",
     "LabelSelector",
+    "MicroTime",
     "ObjectMeta",
     "OwnerReference",
     "Ref",
@@ -51,6 +52,12 @@ NAME_LENGTH_MAX: Final = 253  # RFC 1123 subdomain, Kubernetes' limit for most k
 LABEL_VALUE_LENGTH_MAX: Final = 63
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL: Final = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+
+
+MicroTime: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")
+]
+"""RFC 3339 with a fraction of a second, as Kubernetes' type of that name."""
 
 
 class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel", kw_only=True, omit_defaults=True):

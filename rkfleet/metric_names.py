@@ -312,6 +312,18 @@ API_REQUESTS: Final = _metric(
     name="rkfleet_api_requests_total", type="counter", unit="", program="controller", labels=("verb", "resource", "code"),
     help="Requests that the API answered, by verb and resource (both empty for discovery, schemas and other routes) and HTTP status.",
 )  # fmt: skip
+API_FAILED_LOGINS: Final = _metric(
+    name="rkfleet_api_failed_logins_total", type="counter", unit="", program="controller", labels=("result",),
+    help="Tokens that nobody holds (any more): answered 401 (refused), or 429 because the address had too many of them (limited).",
+)  # fmt: skip
+AUDIT_LINES: Final = _metric(
+    name="rkfleet_audit_lines_total", type="counter", unit="", program="controller",
+    help="Lines written to the audit log.",
+)  # fmt: skip
+AUDIT_LINES_LOST: Final = _metric(
+    name="rkfleet_audit_lines_lost_total", type="counter", unit="", program="controller",
+    help="Lines about refusals that did not get into the audit log, because too many waited; lines about writes are never lost so.",
+)  # fmt: skip
 API_REQUEST_SECONDS: Final = _metric(
     name="rkfleet_api_request_seconds", type="histogram", unit="seconds", program="controller", labels=("verb",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),

@@ -40,6 +40,16 @@ PERCENT_PATTERN: Final = "^(100|[1-9]?[0-9])%$"
 
 _QUANTITY: Final = {"pattern": QUANTITY_PATTERN, "maxLength": QUANTITY_LENGTH_MAX}
 _INT_OR_PERCENT: Final = {"minimum": 0, "pattern": PERCENT_PATTERN}
+_MERGED_LISTS: Final[dict[str, Schema]] = {
+    "finalizers": {"x-kubernetes-list-type": "set", "x-kubernetes-patch-strategy": "merge"},
+    "ownerReferences": {
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["uid"],
+        "x-kubernetes-patch-merge-key": "uid",
+        "x-kubernetes-patch-strategy": "merge",
+    },
+}
+"""Lists of ObjectMeta that clients may merge by item, as the document of kube-apiserver says."""
 _NO_DEFAULTS: Final = frozenset({"metadata", "status"})
 _KEY_ORDER: Final = (
     "description", "type", "format", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems",
@@ -58,8 +68,11 @@ def schema_of(kind: type[Object]) -> Schema:
 
 
 def metadata_schema() -> Schema:
-    """Return the schema of ObjectMeta."""
-    return _struct(mi.type_info(ObjectMeta), "ObjectMeta", (), defaults=False)
+    """Return the schema of ObjectMeta, with how its lists are merged."""
+    schema = _struct(mi.type_info(ObjectMeta), "ObjectMeta", (), defaults=False)
+    for field, merged in _MERGED_LISTS.items():
+        schema["properties"][field] = _ordered({**schema["properties"][field], **merged})
+    return schema
 
 
 def component_name(kind: type[Object]) -> str:

@@ -15,11 +15,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from controller.api import auth, paths
 from controller.api.admission import Admission
 from controller.api.apply.ownership import Ownership
+from controller.api.audit import Audit
 from controller.api.deadlines import deadline
 from controller.api.documents import Documents
 from controller.api.edge import Edge
@@ -59,7 +60,8 @@ def create_api(
     requests_max: int = REQUESTS_MAX,
     watches_max: int = WATCHES_MAX,
     log_streams_max: int = LOG_STREAMS_MAX,
-) -> ASGIApp:
+    audit: Audit | None = None,
+) -> Edge:
     """Return the API.
 
     Args:
@@ -77,6 +79,7 @@ def create_api(
         requests_max: Requests that may be under way at once, watches and logs left out.
         watches_max: Watches that may be open at once.
         log_streams_max: Logs that may be read at once.
+        audit: Is told of every write and every refusal; None for no audit log.
     """
     store = WithEventView(store)
     resources = Resources(store, Writes(store, admission, Ownership(registry), clock, ids), clock, stopping)
@@ -93,7 +96,7 @@ def create_api(
         *(Route(path, kubernetes) for path in ("/api", "/api/{rest:path}", "/apis", "/apis/{rest:path}")),
         *(Route(path, kubernetes) for path in ("/openapi/v2", "/openapi/v3", "/openapi/v3/{rest:path}")),
     ]
-    return Edge(Router(routes, redirect_slashes=False, default=_nothing_here), clock, ids, metrics)
+    return Edge(Router(routes, redirect_slashes=False, default=_nothing_here), clock, ids, metrics, audit)
 
 
 def _version(version: str) -> Callable[[Request], Awaitable[Response]]:
@@ -180,11 +183,11 @@ class _Kubernetes:
 
     async def _answer_about_itself(self, request: Request, identity: auth.Identity) -> Response:
         """Return what the API is, or what the caller may do with it."""
-        review = find_review(request.url.path)
+        review = find_review(request.scope["path"])
         if review is not None:
             request.scope[VERB] = "review"
             return await serve_review(request, review, identity, self._registry)
-        auth.authorize_path(identity, request.method, request.url.path)
+        auth.authorize_path(identity, request.method, request.scope["path"])
         return await self._documents.serve(request)
 
     def _target(self, path: str) -> paths.Target | None:

@@ -118,7 +118,8 @@ async def _decode_yaml(body: bytes) -> Any:
     """Decode one YAML document; JSON, which clients send, is read as such.
 
     Raises:
-        BadRequest: It is no YAML, more than one document, or one with aliases, duplicate keys or more than `DEPTH_MAX` levels.
+        BadRequest: It is no YAML, more than one document, one with aliases or duplicate keys, deeper than `DEPTH_MAX`, or has more than
+            `VALUES_MAX` values.
         RequestEntityTooLarge: It has more than `YAML_BYTES_MAX`.
     """
     if body.lstrip()[:1] == b"{":
@@ -134,6 +135,7 @@ async def _decode_yaml(body: bytes) -> Any:
         parsed = await asyncio.to_thread(manifest.parse, manifest.Source("the body", body))
     except Invalid as error:
         raise BadRequest(error.message) from error
+    _check_shape(parsed.value)
     return parsed.value
 
 

@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from controller.api import auth, bodies
+from controller.api.scope import note
 from controller.store.base import Item, Store
 from controller.trust.binding import Binding, binding_of
 from controller.trust.pki import MEMBER_LIFETIME, Pki, PublicKey, read_request
@@ -81,6 +82,7 @@ class Enrollment:
         asked = await read_body(request, CertificateRequest)
         role = self._tokens.role_of(asked.token)
         name = _checked_name(asked, role)
+        note(request.scope, "rkfleet.dev/join", f"{role} {name} with join token {asked.token.split('.')[1]}")
         key = read_request(asked.csr_pem)
         if role == "board":
             answer = await self._join_board(name, asked, key)
@@ -150,6 +152,7 @@ class Enrollment:
         self._require_admin(request)
         asked = await read_body(request, JoinTokenRequest)
         token, expires = await asyncio.to_thread(self._tokens.create_join_token, asked.role, asked.lifetime_seconds)
+        note(request.scope, "rkfleet.dev/join-token", f"{token.split('.')[1]} for a {asked.role} until {expires}")
         return json_answer(JoinTokenResponse(token=token, role=asked.role, expires=expires, ca_pin=self._pki.ca_pin), 201)
 
     async def _list_join_tokens(self, request: Request) -> Response:

@@ -67,6 +67,7 @@ class FailureLimit:
             raise ResourceExhausted(
                 f"{len(recent)} {self._what} from {caller} were refused within {FAILURE_SECONDS:.0f} s; try again in {wait:.0f} s",
                 retry_after_seconds=max(1, round(wait)),
+                guessed=True,
             )
 
     def failed(self, caller: str) -> None:

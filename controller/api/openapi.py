@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controller.api.review_schemas import review_documents
 from rkfleet.kinds.base import Object, Registry, Resource
 from rkfleet.schema import Schema, component_name, metadata_schema, schema_of
 
@@ -51,7 +52,8 @@ class OpenApi:
         kinds: dict[str, list[type[Object]]] = {}
         for kind in registry:
             kinds.setdefault(_path(kind.resource), []).append(kind)
-        self._documents: Final[Mapping[str, Document]] = {path: _encoded(_document(group)) for path, group in kinds.items()}
+        documents = {**{path: _document(group) for path, group in kinds.items()}, **review_documents()}
+        self._documents: Final[Mapping[str, Document]] = {path: _encoded(document) for path, document in documents.items()}
         links = {
             path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={document.etag.upper()}"} for path, document in self._documents.items()
         }

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from controller.api.auth import OPERATOR, Identify, Identity, is_admin
-from controller.api.scope import IDENTITY
+from controller.api.scope import GUESSED, IDENTITY
 from controller.trust.pull_tokens import SERVICE, TOKEN_SECONDS, Access, Claims, TokenSigner, parse_scope
 from rkfleet.clock import Clock, format_time
 from rkfleet.errors import FleetError, PermissionDenied, Unauthenticated
@@ -95,6 +95,8 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
         try:
             return await handler(request)
         except FleetError as error:
+            if isinstance(error, Unauthenticated) and GUESSED in request.scope:
+                request.scope[GUESSED](error)
             headers = {"WWW-Authenticate": 'Basic realm="rkfleet"'} if isinstance(error, Unauthenticated) else {}
             code = "UNAUTHORIZED" if isinstance(error, Unauthenticated) else "DENIED"
             return _json(

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from controller.api import auth
 from controller.api.enrollment import board_certificates, gateway_certificate, json_answer, read_body
 from controller.api.limits import FailureLimit
+from controller.api.scope import note
 from controller.planning.identity import join_again
 from controller.store.base import Store
 from controller.trust.binding import MACHINE_ANNOTATION, binding_of
@@ -81,6 +82,11 @@ class Renewals:
         asked = await read_body(request, RenewalRequest)
         if bool(asked.board_name) == bool(asked.gateway_name):
             raise BadRequest("a renewal names either boardName or gatewayName")
+        note(
+            request.scope,
+            "rkfleet.dev/renewal",
+            f"{'board' if asked.board_name else 'gateway'} {(asked.board_name or asked.gateway_name)[:253]}",
+        )
         key = read_request(asked.csr_pem)
         if not key.has_signed(renewal_statement(self._pki.fleet_id, asked), _signature(asked.proof)):
             raise PermissionDenied("proof is no signature of csrPem's key for this fleet, name, machine and csrPem")

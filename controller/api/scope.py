@@ -6,11 +6,12 @@ The edge counts and audits a request when it is over; a stream ends when its cal
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from typing import Any, Final
 
 from starlette.types import Scope
 
-__all__ = ["IDENTITY", "LAPSES", "NOTES", "TARGET", "VERB", "note", "token_lapses"]
+__all__ = ["GUESSED", "IDENTITY", "LAPSES", "NOTES", "TARGET", "VERB", "caller_of", "note", "token_lapses"]
 
 TARGET: Final = "rkfleet.target"
 """The `Target` of its path."""
@@ -24,8 +25,13 @@ IDENTITY: Final = "rkfleet.identity"
 LAPSES: Final = "rkfleet.lapses"
 """A coroutine function that returns once the caller's token is good no longer."""
 
+GUESSED: Final = "rkfleet.guessed"
+"""A function that is told of an `Unauthenticated` by who answers it itself; raises ResourceExhausted when the caller guesses too often."""
+
 NOTES: Final = "rkfleet.notes"
 """Texts by key, for the audit log."""
+
+_IPV6_NETWORK_BITS: Final = 64  # RFC 4291: what a host is given at least.
 
 
 async def token_lapses(scope: Scope) -> None:
@@ -34,6 +40,15 @@ async def token_lapses(scope: Scope) -> None:
         await scope[LAPSES]()
     else:
         await asyncio.Event().wait()
+
+
+def caller_of(scope: Scope) -> str:
+    """Return the address that a request comes from; of IPv6 the network, in which one caller has as many addresses as it likes."""
+    host: str = (scope.get("client") or ("",))[0]
+    if ":" not in host:
+        return host or "nowhere"
+    network = ipaddress.ip_network((host.partition("%")[0], _IPV6_NETWORK_BITS), strict=False)
+    return str(network)
 
 
 def note(scope: Scope, key: str, text: str) -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+import msgspec
 
 from rkfleet.errors import Cause
 from rkfleet.kinds.base import Object
@@ -25,6 +27,15 @@ Json = dict[str, Any]
 
 KEY_LENGTH_MAX: Final = 253  # As Kubernetes: keys become file names.
 VALUES_BYTES_MAX: Final = 1 << 20  # As Kubernetes: of all values of one object.
+
+_KEYS_OF_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "kubernetes.io/dockercfg": (".dockercfg",),
+    "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
+    "kubernetes.io/ssh-auth": ("ssh-privatekey",),
+    "kubernetes.io/tls": ("tls.crt", "tls.key"),
+}
+_JSON_TYPES: Final = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
+_BASIC_AUTH: Final = "kubernetes.io/basic-auth"
 
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]+")
 _FORBIDDEN: Final = "FieldValueForbidden"
@@ -48,6 +59,7 @@ def value_faults(kind: type[Object], obj: Json, stored: Json | None) -> Iterator
     """Yield what is wrong with the values of a Secret or ConfigMap."""
     if kind is Secret:
         yield from _values(obj, "data", encoded=True)
+        yield from _of_type(obj)
         yield from _total(obj, "data")
         if stored is not None and obj.get("type") != stored.get("type"):
             yield Cause("type", "field is immutable")
@@ -72,6 +84,26 @@ def _values(obj: Json, field: str, *, encoded: bool) -> Iterator[Cause]:
             yield Cause(f"{field}[{key[:80]}]", f"a key has letters, digits, '-', '_' or '.', and at most {KEY_LENGTH_MAX} of them")
         if encoded and isinstance(value, str) and not _is_base64(value):
             yield Cause(f"{field}[{key[:80]}]", "is not base64; put plain text into stringData" if field == "data" else "is not base64")
+
+
+def _of_type(obj: Json) -> Iterator[Cause]:
+    """Yield what a Secret lacks that programs rely on because of its type."""
+    data, type = _map(obj, "data"), obj.get("type")
+    for key in _KEYS_OF_TYPES.get(str(type), ()):
+        if key not in data:
+            yield Cause(f"data[{key}]", f"must be set in a Secret of type {type}", "FieldValueRequired")
+        elif type in _JSON_TYPES and not _is_json(data[key]):
+            yield Cause(f"data[{key}]", f"is not JSON, which a Secret of type {type} has there")
+    if type == _BASIC_AUTH and not {"username", "password"} & data.keys():
+        yield Cause("data", f"must have username or password in a Secret of type {type}", "FieldValueRequired")
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        msgspec.json.decode(base64.b64decode(value), type=msgspec.Raw)
+    except (msgspec.MsgspecError, binascii.Error, TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_base64(value: str) -> bool:

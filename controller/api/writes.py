@@ -21,6 +21,7 @@ from controller.api.apply.ownership import Ownership, Writer
 from controller.api.bodies import DeleteOptions, require_object
 from controller.api.paths import Target
 from controller.api.query import ReadOptions, WriteOptions, check_dry_run
+from controller.api.values import prepared
 from controller.store.base import Item, Page, Store
 from controller.store.writes import Create, Delete, Outcome, Update, encode, evaluate
 from rkfleet.clock import Clock, format_time
@@ -94,8 +95,8 @@ class Writes:
         raise AssertionError("the last attempt returns or raises")
 
     async def _create(self, target: Target, obj: Json, options: WriteOptions) -> Written:
-        named = bool((obj.get("metadata") or {}).get("name"))
-        suffix = "" if named else _name_suffix(UUID(self._ids()).int)
+        metadata = obj.get("metadata")
+        suffix = "" if isinstance(metadata, dict) and metadata.get("name") else _name_suffix(UUID(self._ids()).int)
         admitted = self._admission.admit_create(
             target.kind, obj, mode=options.field_validation, namespace=target.namespace, name_suffix=suffix
         )
@@ -151,6 +152,7 @@ class Writes:
         """
         writer = Writer(options.manager, through or target.subresource)
         _require_identity(target, config)
+        config = prepared(target.kind, config)  # Who applies the text of a Secret owns the value that it becomes.
 
         def admit(stored: Item, now: datetime) -> tuple[Json, tuple[str, ...]]:
             old = msgspec.json.decode(stored.body)

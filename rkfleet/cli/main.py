@@ -29,6 +29,7 @@ from rkfleet.cli import (
     programs,
     rollout,
     scale,
+    token,
     top,
     up,
     wait,
@@ -66,6 +67,7 @@ app.add_typer(top.app, name="top")
 app.add_typer(model.app, name="model")
 app.add_typer(bench.app, name="bench")
 app.add_typer(join.app, name="join-token")
+app.add_typer(token.app, name="token")
 app.add_typer(programs.simulated_runtime_app(), name="simulated-runtime")
 for _command in (programs.simulate, programs.doctor, programs.toolkit):
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(_command)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from rkfleet.kinds.base import Column, Object, Resource
-from rkfleet.meta import Struct
+from rkfleet.meta import MicroTime, Struct
 
 __all__ = ["Event", "EventSeries", "EventSource", "ObjectReference", "RegardedEvent"]
 
@@ -38,7 +38,7 @@ class EventSeries(Struct, frozen=True, kw_only=True):
     """How an event that happens again and again went on."""
 
     count: Annotated[int, Meta(description="How often it happened.")] = 0
-    last_observed_time: Annotated[str | None, Meta(description="When it last happened, with microseconds.")] = None
+    last_observed_time: Annotated[MicroTime | None, Meta(description="When it last happened, with microseconds.")] = None
 
 
 class Event(Object, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class Event(Object, frozen=True, kw_only=True):
     source: Annotated[EventSource, Meta(description="Who reports.")] = EventSource()
     first_timestamp: Annotated[str, Meta(description="When it first happened.")] = ""
     last_timestamp: Annotated[str, Meta(description="When it last happened.")] = ""
-    event_time: Annotated[str | None, Meta(description="When it happened, with microseconds.")] = None
+    event_time: Annotated[MicroTime | None, Meta(description="When it happened, with microseconds.")] = None
     count: Annotated[int, Meta(description="How often it happened.")] = 1
     action: Annotated[str, Meta(description="What was done.")] = ""
     series: Annotated[EventSeries | None, Meta(description="How it went on, of an event that happens again and again.")] = None
@@ -91,7 +91,7 @@ class RegardedEvent(Object, frozen=True, kw_only=True):
         ),
     )  # fmt: skip
 
-    event_time: Annotated[str | None, Meta(description="When it happened, with microseconds.")] = None
+    event_time: Annotated[MicroTime | None, Meta(description="When it happened, with microseconds.")] = None
     series: Annotated[EventSeries | None, Meta(description="How it went on, of an event that happens again and again.")] = None
     reporting_controller: Annotated[str, Meta(description="Controller that reports.")] = ""
     reporting_instance: Annotated[str, Meta(description="Instance of that controller.")] = ""

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from rkfleet.kinds.base import Column, Object, Resource
-from rkfleet.meta import Struct
+from rkfleet.meta import MicroTime, Struct
 
 __all__ = ["Lease", "LeaseSpec"]
 
@@ -19,10 +19,10 @@ class LeaseSpec(Struct, frozen=True, kw_only=True):
     """Who holds it, and for how long without a sign."""
 
     holder_identity: Annotated[str, Meta(description="Who holds it; empty for nobody.")] = ""
-    lease_duration_seconds: Annotated[int | None, Meta(description="How long others wait after the last renewal.")] = None
-    acquire_time: Annotated[str | None, Meta(description="When the holder took it, with microseconds.")] = None
-    renew_time: Annotated[str | None, Meta(description="When the holder renewed it last, with microseconds.")] = None
-    lease_transitions: Annotated[int | None, Meta(description="How often it went from one holder to another.")] = None
+    lease_duration_seconds: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="How long others wait after a renewal.")] = None
+    acquire_time: Annotated[MicroTime | None, Meta(description="When the holder took it, with microseconds.")] = None
+    renew_time: Annotated[MicroTime | None, Meta(description="When the holder renewed it last, with microseconds.")] = None
+    lease_transitions: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="How often it changed hands.")] = None
 
 
 class Lease(Object, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
+from controller.audit import AuditLog
+from rkfleet.clock import SystemClock
 from rkfleet.kinds import KINDS
+from rkfleet.metrics import Metrics
 from tests.support.api import RunningApi, running_api
+from tests.support.cli import Cli
+from tests.support.disk import LimitedDisk
 from tests.support.kubectl import Kubectl
 from tests.support.objects import board, deployment
 
@@ -189,5 +195,131 @@ def test_an_operator_changes_boards_but_neither_makes_them_nor_says_whose_they_a
             assert (await api.call("GET", f"{boards}/b")).status_code == 404
             kept = (await api.call("GET", f"{boards}/a")).json()["metadata"]
             assert (kept["annotations"], kept["labels"]) == ({"rkfleet.dev/key-sha256": "k"}, {"site": "lab"})
+
+    asyncio.run(run())
+
+
+def test_tokens_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) -> None:
+    """The kubeconfig that is written works until the token is revoked; only an admin of everything may do this."""
+
+    async def run() -> None:
+        async with running_api(tmp_path) as api, api.client:
+            admin, file = Cli(api.kubeconfig), tmp_path / "bob.kubeconfig"
+            words = ("token", "create", "bob@lab.example", "--role", "operator", "-n", "default", "--expires", "30d")
+            assert await admin.ok(*words, "--kubeconfig-out", str(file)) == f"{file}\n"
+            assert file.stat().st_mode & 0o777 == 0o600
+            bob = Cli(file)
+            assert "No resources found" in (await bob.run("get", "mdep")).err
+            assert 'User "bob@lab.example" cannot list' in await bob.fails(5, "get", "boards")
+            assert 'cannot get path "/access/v1alpha1/tokens"' in await bob.fails(5, "token", "list")
+            assert "rkfleet token revoke bob@lab.example" in await admin.fails(4, *words)
+            listed = (await admin.ok("token", "list")).splitlines()
+            assert listed[0].split() == ["ID", "NAME", "ROLE", "NAMESPACES", "EXPIRES", "LAST", "USED"]
+            (line,) = [line.split() for line in listed if "bob@" in line]
+            assert line[1:4] == ["bob@lab.example", "operator", "default"]
+            assert "never" not in line
+            printed = (await admin.ok("token", "create", "eve", "--role", "viewer")).strip()
+            assert (await api.call("GET", "/api", headers=bearer(printed))).status_code == 200
+            assert "revoked" in await admin.ok("token", "revoke", "bob@lab.example")
+            assert "revoked" in await admin.ok("token", "revoke", next(v.id for v in api.tokens.api_tokens() if v.name == "eve"))
+            assert "Unauthorized" in await bob.fails(5, "get", "mdep")
+            assert "rkfleet token list" in await admin.fails(3, "token", "revoke", "bob@lab.example")
+            refused = await admin.fails(1, "token", "create", "bob.", "--role", "viewer", "-n", "Lab")
+            assert "namespaces[0]" in refused
+            assert await admin.fails(2, "token", "create", "bob", "--role", "viewer", "--expires", "soon")
+
+    asyncio.run(run())
+
+
+def test_guesses_are_slowed_down_and_a_good_token_from_the_same_address_is_not(tmp_path: Path) -> None:
+    """Twenty a minute, at every route that takes tokens; what shows no token at all is no guess."""
+
+    async def run() -> None:
+        async with running_api(tmp_path) as api, api.client:
+            api.client.headers.pop("authorization")
+            for _ in range(30):
+                assert (await api.call("GET", "/api")).status_code == 401
+            paths = ["/api", "/access/v1alpha1/tokens"]
+            codes = [(await api.call("GET", paths[n % 2], headers=bearer(f"rkt1.{n}"))).status_code for n in range(22)]
+            assert codes == [401] * 20 + [429] * 2
+            limited = await api.call("GET", "/api", headers=bearer("rkt1.x"))
+            assert 1 <= int(limited.headers["retry-after"]) <= 60
+            assert limited.json()["reason"] == "TooManyRequests"
+            assert (await api.call("GET", "/api", headers=bearer(api.token))).status_code == 200
+            text = api.metrics.text().decode()
+            assert 'rkfleet_api_failed_logins_total{result="refused"} 20.0' in text
+            assert 'rkfleet_api_failed_logins_total{result="limited"} 3.0' in text
+
+    asyncio.run(run())
+
+
+def test_every_write_and_every_refusal_is_in_the_audit_log(tmp_path: Path) -> None:
+    """With who, what, when, how it ended, and neither bodies nor tokens."""
+
+    async def run() -> None:
+        audit = AuditLog(tmp_path / "audit", SystemClock(), Metrics("controller"))
+        with audit:
+            async with running_api(tmp_path, audit=audit) as api, api.client:
+                namespaced = "/apis/rkfleet.dev/v1alpha1/namespaces/default/modeldeployments"
+                made = await api.call("POST", f"{namespaced}?fieldManager=me&token=rkt1.secret", deployment(replicas=1))
+                assert made.status_code == 201, made.text
+                assert (await api.call("POST", namespaced, deployment(replicas=1))).status_code == 409
+                assert (await api.call("GET", namespaced)).status_code == 200
+                assert (await api.call("POST", REVIEW, {"spec": {"resourceAttributes": {"verb": "get"}}})).status_code == 201
+                viewer = await api.call("POST", "/access/v1alpha1/tokens", {"name": "bob", "role": "viewer", "namespaces": ["default"]})
+                token = viewer.json()["token"]
+                assert (await api.call("GET", "/apis/rkfleet.dev/v1alpha1/boards", headers=bearer(token))).status_code == 403
+                assert (await api.call("DELETE", f"{namespaced}/qwen", headers={"authorization": ""})).status_code == 401
+                assert (await api.call("DELETE", f"{namespaced}/qwen", headers=bearer("rkt1.guess"))).status_code == 401
+        text = (tmp_path / "audit" / "audit.jsonl").read_text()
+        assert token not in text
+        assert "rkt1." not in text
+        records = [json.loads(line) for line in text.splitlines()]
+        assert [(one["verb"], one["user"]["username"], one["responseStatus"]["code"]) for one in records] == [
+            ("create", "ada", 201), ("create", "ada", 409), ("post", "ada", 201), ("list", "bob", 403), ("delete", "system:anonymous", 401),
+        ]  # fmt: skip
+        first = records[0]
+        assert first["auditID"] == made.headers["audit-id"]
+        assert first["objectRef"] == {
+            "resource": "modeldeployments", "namespace": "default", "name": "qwen", "apiGroup": "rkfleet.dev", "apiVersion": "v1alpha1",
+        }  # fmt: skip
+        assert first["requestURI"] == f"{namespaced}?fieldManager=me&token=-"
+        assert first["sourceIPs"] == ["127.0.0.1"]
+        assert first["user"]["groups"] == ["rkfleet:admin", "system:authenticated"]
+        assert first["annotations"] == {"authorization.k8s.io/decision": "allow"}
+        assert first["stageTimestamp"] >= first["requestReceivedTimestamp"]
+        assert records[2]["annotations"]["rkfleet.dev/token"].endswith(" bob viewer in default")
+        assert 'User "bob" cannot list' in records[3]["annotations"]["authorization.k8s.io/reason"]
+        assert records[4]["annotations"]["rkfleet.dev/count"] == "2"
+
+    asyncio.run(run())
+
+
+def test_nothing_is_changed_while_the_audit_log_is_full_and_reads_go_on(tmp_path: Path) -> None:
+    """503 with a sentence; it passes by itself once there is room, and no line of a write is missing."""
+
+    async def run() -> None:
+        disk = LimitedDisk()
+        with AuditLog(tmp_path / "audit", SystemClock(), Metrics("controller"), disk) as audit:
+            async with running_api(tmp_path, audit=audit) as api, api.client:
+                boards = "/apis/rkfleet.dev/v1alpha1/boards"
+                disk.room = 0
+                assert (await api.call("POST", boards, board("a"))).status_code == 201
+                async with asyncio.timeout(5):
+                    while not audit.why_not():
+                        await SystemClock().sleep(0.01)
+                refused = await api.call("POST", boards, board("b"))
+                assert refused.status_code == 503
+                assert "No space left on device" in refused.json()["message"]
+                assert "retry-after" in refused.headers
+                assert [one["metadata"]["name"] for one in (await api.call("GET", boards)).json()["items"]] == ["a"]
+                disk.room = None
+                async with asyncio.timeout(5):
+                    while audit.why_not():
+                        await SystemClock().sleep(0.01)
+                assert (await api.call("POST", boards, board("b"))).status_code == 201
+        records = [json.loads(line) for line in (tmp_path / "audit" / "audit.jsonl").read_text().splitlines()]
+        codes = {(one["objectRef"]["name"] if "objectRef" in one else "", one["responseStatus"]["code"]) for one in records}
+        assert codes == {("a", 201), ("b", 201), ("", 503)}
 
     asyncio.run(run())

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from controller.store.sql.sealing import KEY_BYTES, Sealing
-from tests.support.api import RunningApi, running_api
+from rkfleet.errors import Invalid
+from rkfleet.kinds import KINDS, Secret
+from tests.support.api import RunningApi, admission_of, running_api
 
 SECRETS = "/api/v1/namespaces/default/secrets"
 VALUE = "correct-horse-battery"
@@ -98,3 +100,27 @@ def _assert_nothing_in(directory: Path) -> None:
     for name, content in kept.items():
         assert VALUE.encode() not in content, name
         assert ENCODED.encode() not in content, name
+
+
+@pytest.mark.parametrize(
+    ("type", "data", "says"),
+    [
+        ("kubernetes.io/tls", {"tls.crt": "YQ=="}, ["data[tls.key]: must be set in a Secret of type kubernetes.io/tls"]),
+        ("kubernetes.io/ssh-auth", {}, ["data[ssh-privatekey]: must be set"]),
+        ("kubernetes.io/basic-auth", {"user": "YQ=="}, ["data: must have username or password"]),
+        ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": ENCODED}, ["data[.dockerconfigjson]: is not JSON"]),
+        ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": 5}, ["data[.dockerconfigjson]: is not JSON", "must be a string"]),
+        ("kubernetes.io/dockercfg", {".dockercfg": "e30="}, []),
+        ("kubernetes.io/basic-auth", {"password": "YQ=="}, []),
+        ("example.com/own", {"anything": "YQ=="}, []),
+    ],
+)
+def test_a_secret_of_a_known_type_has_what_programs_rely_on(type: str, data: dict[str, Any], says: list[str]) -> None:
+    obj = secret(type=type, data=data)
+    try:
+        admission_of(KINDS).admit_create(Secret, obj, namespace="default")
+        found = ""
+    except Invalid as error:
+        found = error.message
+    assert all(one in found for one in says), found
+    assert bool(found) == bool(says)

@@ -48,6 +48,9 @@ def test_typed_creates_by_json_and_by_protobuf(tmp_path: Path, minor: int) -> No
         assert "password:  7 bytes" in described
         assert "hunter2" not in described
         assert "deleted" in await kubectl.ok("delete", "secret", "db", "-n", "lab")
+        login = ("--docker-server=registry.test", "--docker-username=ada", "--docker-password=hunter2")
+        await kubectl.ok("create", "secret", "docker-registry", "pull", *login)
+        assert (await kubectl.json("get", "secret", "pull"))["type"] == "kubernetes.io/dockerconfigjson"
         info = await kubectl.ok("cluster-info")
         assert "is running at" in info
 
@@ -152,5 +155,19 @@ def test_every_kind_is_explained_and_services_are_only_read(tmp_path: Path) -> N
         lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}}
         await kubectl.ok("create", "-f", "-", stdin=lease)
         assert (await kubectl.ok("get", "leases")).split("\n")[1].split()[:2] == ["l", "me"]
+        spec = {"holderIdentity": "me", "renewTime": "2026-01-01T00:00:00.123456Z", "leaseDurationSeconds": 15}
+        assert "configured" in await kubectl.ok("apply", "-f", "-", stdin={**lease, "spec": spec})
+        assert "2026-01-01T00:00:00.123456Z" in await kubectl.ok("describe", "lease", "l")
+        wrong = await kubectl.run("apply", "-f", "-", stdin={**lease, "spec": {"renewTime": "yesterday", "leaseDurationSeconds": 0}})
+        assert "spec.renewTime" in wrong.err
+        assert "spec.leaseDurationSeconds" in wrong.err
+        assert "deleted" in await kubectl.ok("delete", "lease", "l")
+        document = (await api.call("GET", "/openapi/v3/api/v1")).json()
+        metadata = document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"]
+        assert metadata["finalizers"]["x-kubernetes-list-type"] == "set"
+        assert metadata["ownerReferences"]["x-kubernetes-list-map-keys"] == ["uid"]
+        empty = await api.call("GET", "/openapi/v2")
+        assert (empty.status_code, empty.content) == (200, b"")
+        assert empty.headers["content-type"] == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
     with_kubectl(tmp_path, test)

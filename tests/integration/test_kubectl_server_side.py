@@ -142,6 +142,79 @@ def test_built_in_kinds_are_applied_too(tmp_path: Path) -> None:
     with_kubectl(tmp_path, test)
 
 
+def test_values_are_applied_key_by_key(tmp_path: Path) -> None:
+    """Who applies the text of a Secret owns the value that it becomes, and takes it away by not naming it."""
+
+    async def test(api: RunningApi, kubectl: Kubectl) -> None:
+        applied = ("apply", "--server-side", "-f", "-")
+        settings: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"a": "1", "b": "2"}}
+        await kubectl.ok(*applied, stdin=settings)
+        await kubectl.ok(*applied, "--field-manager=other", stdin={**settings, "data": {"c": "3"}})
+        await kubectl.ok(*applied, stdin={**settings, "data": {"a": "1"}})
+        assert (await kubectl.json("get", "cm", "settings"))["data"] == {"a": "1", "c": "3"}
+        refused = await kubectl.run(*applied, "--field-manager=other", stdin={**settings, "data": {"a": "9", "c": "3"}})
+        assert 'conflict with "kubectl": .data.a' in refused.err
+
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"user": "ada", "word": "x"}}
+        await kubectl.ok(*applied, stdin=secret)
+        first = await kubectl.json("get", "secret", "keys")
+        assert first["data"] == {"user": "YWRh", "word": "eA=="}
+        await kubectl.ok(*applied, stdin=secret)
+        assert (await kubectl.json("get", "secret", "keys"))["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+        await kubectl.ok(*applied, stdin={**secret, "stringData": {"user": "ada"}})
+        assert (await kubectl.json("get", "secret", "keys"))["data"] == {"user": "YWRh"}
+
+    with_kubectl(tmp_path, test)
+
+
+def test_who_edits_owns_what_was_edited(tmp_path: Path) -> None:
+    async def test(api: RunningApi, kubectl: Kubectl) -> None:
+        applied = ("apply", "--server-side", "-f", "-")
+        await kubectl.ok(*applied, stdin=labelled(a="1"))
+        editor = tmp_path / "editor"
+        editor.write_text('#!/bin/sh\nsed -i "s/replicas: 2/replicas: 7/" "$1"\n')
+        editor.chmod(0o755)
+        await kubectl.ok("edit", "mdep", "qwen", env={"KUBE_EDITOR": str(editor)})
+        entries = {entry["manager"]: entry for entry in (await stored(api))["metadata"]["managedFields"]}
+        assert entries["kubectl-edit"]["fieldsV1"] == {"f:spec": {"f:replicas": {}}}
+        assert "f:replicas" not in entries["kubectl"]["fieldsV1"]["f:spec"]
+        refused = await kubectl.run(*applied, stdin=labelled(a="1"))
+        assert 'conflict with "kubectl-edit" using rkfleet.dev/v1alpha1: .spec.replicas' in refused.err
+        await kubectl.ok(*applied, "--force-conflicts", stdin=labelled(a="1"))
+        assert managers(await stored(api)) == {"kubectl": "Apply"}
+
+    with_kubectl(tmp_path, test)
+
+
+def test_replicas_are_applied_through_scale(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running_api(tmp_path) as api:
+            headers = {"content-type": "application/apply-patch+json"}
+
+            async def apply(replicas: int, query: str = "fieldManager=scaler", **metadata: str) -> tuple[int, dict[str, Any]]:
+                body = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": replicas}}
+                answer = await api.call("PATCH", f"{DEPLOYMENTS}/qwen/scale?{query}", body, headers=headers)
+                return answer.status_code, answer.json()
+
+            assert (await apply(3))[0] == 404, "a part of nothing makes nothing"
+            await api.call("POST", f"{DEPLOYMENTS}?fieldManager=maker", deployment(replicas=2))
+            code, status = await apply(3)
+            assert (code, status["details"]["causes"][0]["field"]) == (409, ".spec.replicas")
+            code, scale = await apply(3, "fieldManager=scaler&force=true")
+            assert (code, scale["kind"], scale["spec"]) == (200, "Scale", {"replicas": 3})
+            entry = next(one for one in (await stored(api))["metadata"]["managedFields"] if one["manager"] == "scaler")
+            assert (entry["operation"], entry["subresource"], entry["fieldsV1"]) == ("Apply", "scale", {"f:spec": {"f:replicas": {}}})
+            version = (await stored(api))["metadata"]["resourceVersion"]
+            assert (await apply(3))[1]["metadata"]["resourceVersion"] == version
+            assert (await apply(4, resourceVersion="1"))[0] == 409
+            assert (await apply(4, ""))[0] == 422
+            assert (await apply(-1))[0] == 422
+            assert (await apply(4, "fieldManager=scaler&dryRun=All"))[1]["spec"] == {"replicas": 4}
+            assert (await stored(api))["metadata"]["resourceVersion"] == version
+
+    asyncio.run(run())
+
+
 def test_what_cannot_be_applied_is_refused_in_kubernetes_words(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_api(tmp_path) as api:
@@ -162,8 +235,20 @@ def test_what_cannot_be_applied_is_refused_in_kubernetes_words(tmp_path: Path) -
             yaml = b"apiVersion: rkfleet.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: qwen}\n"
             code, made = await apply(yaml + b"spec: {template: {model: qwen2}, replicas: 2}\n")
             assert (code, made["spec"]["replicas"]) == (201, 2)
-            code, _ = await apply(b"a: &x [1]\nb: *x\n")
-            assert code == 400
+            bare = b"{apiVersion: rkfleet.dev/v1alpha1, kind: ModelDeployment, spec: {template: {model: qwen2}, replicas: 2}}"
+            assert (await apply(bare))[0] == 200, "YAML in braces, and the same as before"
+            for body, told in (
+                (b"a: &x [1]\nb: *x\n", "aliases are not allowed"),
+                (b"a: 1\na: 2\n", "the same key is already on line 1"),
+                (b"a: 1\n---\nb: 1\n", "one document is allowed"),
+                (b'{"a": ', "not valid JSON"),
+                (b"- 1\n", "must stand"),
+            ):
+                code, status = await apply(body)
+                assert (code, told in status["message"]) == (400, True), status
+            assert (await apply(b"a: " + b"x" * (128 << 10)))[0] == 413
+            code, status = await apply({**deployment(), "metadata": {"name": "qwen", "annotations": "x"}}, query="fieldManager=kubectl")
+            assert code == 422
             stale = {**deployment(replicas=3), "metadata": {"name": "qwen", "resourceVersion": "1"}}
             code, status = await apply(stale)
             assert (code, status["reason"]) == (409, "Conflict")
@@ -179,6 +264,8 @@ def test_what_cannot_be_applied_is_refused_in_kubernetes_words(tmp_path: Path) -
 
             assert managers(await merge({"metadata": {"managedFields": []}})) == {"kim": "Apply"}, "an empty list says nothing"
             assert (await merge({"metadata": {"managedFields": [{"operation": "Own"}]}}))["code"] == 422
+            odd = {"manager": "odd", "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": {"k:{": {}}}
+            assert (await merge({"metadata": {"managedFields": [odd]}}))["code"] == 422
             assert "managedFields" not in (await merge({"metadata": {"managedFields": [{}]}}))["metadata"], "one empty entry forgets all"
             code, status = await apply(deployment(replicas=9))
             assert 'conflict with "before-first-apply" using rkfleet.dev/v1alpha1: .spec.replicas' in status["message"]

@@ -17,7 +17,8 @@ import pytest
 
 from controller.store.sql.sealing import KEY_BYTES, Sealing, read_keys
 from controller.store.sql.store import SqlStore
-from rkfleet.errors import FailedPrecondition
+from controller.trust.encryption_key import ensure_key_file
+from rkfleet.errors import FailedPrecondition, Unavailable
 from rkfleet.kinds import KINDS
 from rkfleet.meta import Ref, ResourceName
 from tests.support.postgres import postgres_url
@@ -113,6 +114,24 @@ def test_a_new_first_key_seals_everything_anew_and_nobody_sees_a_change(place: P
     assert _sealed_by(place) == sealing(NEW)._first
 
 
+def test_a_controller_that_lacks_the_key_of_another_says_so_and_stops_answering() -> None:
+    """Old answers would be worse than none; whoever changed the key in one place only reads what to do."""
+    place = postgres_url()
+
+    async def scenario() -> None:
+        async with (
+            SqlStore.open(place, KINDS, sealing=sealing(OLD)) as late,
+            SqlStore.open(place, KINDS, sealing=sealing(NEW, OLD)) as early,
+        ):
+            await early.create(ref("a"), secret("a"))
+            with pytest.raises(Unavailable, match=r"Secret default/a is sealed with the key .* put the key file there"):
+                await late.create(ref("b"), secret("b"))
+            assert "Secret default/a" in late.trouble
+            await early.get(ref("a"))
+
+    asyncio.run(scenario())
+
+
 def _sealed_by(place: Place) -> str:
     if isinstance(place, Path):
         connection = sqlite3.connect(place)
@@ -153,3 +172,17 @@ def test_a_key_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str | 
         path.write_text(text)
     with pytest.raises(FailedPrecondition, match=re.escape(reason)):
         read_keys(path)
+
+
+def test_a_key_file_is_made_once_for_its_owner_only_and_never_where_it_must_be_that_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "encryption.key"
+    with pytest.raises(FailedPrecondition, match=f"{re.escape(str(path))} is not there: copy it from the controller"):
+        ensure_key_file(path, os.urandom, may_make=False)
+    assert not path.exists()
+    ensure_key_file(path, os.urandom, may_make=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    made = read_keys(path)
+    ensure_key_file(path, os.urandom, may_make=True)
+    assert read_keys(path) == made
+    path.write_text(f"# A new key, put first by hand.\n{base64.b64encode(NEW).decode()}\n\n{path.read_text()}")
+    assert read_keys(path) == (NEW, *made)

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api.apply.applying import ApplyConflict
-from controller.api.apply.fields import from_fields, text_of, to_fields
+from controller.api.apply.fields import difference, flat, from_fields, text_of, to_fields
 from controller.api.apply.managers import decode, encode
 from controller.api.apply.ownership import Ownership, Writer
+from controller.api.apply.shape import shape_of
+from controller.api.apply.trees import minus, plus
 from rkfleet.errors import Invalid
 from rkfleet.kinds import KINDS, ModelDeployment
 
@@ -162,6 +164,41 @@ paths = st.frozensets(
 @given(paths)
 def test_a_set_of_paths_is_what_its_fields_say(found: frozenset[tuple[str, ...]]) -> None:
     assert from_fields(to_fields(found)) == found
+
+
+conditions = st.lists(
+    st.fixed_dictionaries({"status": st.sampled_from(["True", "False"])}, optional={"type": st.sampled_from(["Ready", "Available"])}),
+    max_size=3,
+)
+objects = st.builds(
+    lambda found, status, extra, empty: {
+        **(made := as_object(found)),
+        "metadata": {**empty, **made["metadata"]},
+        **extra,
+        **({} if status is None else {"status": {"conditions": status}}),
+    },
+    contents,
+    st.none() | conditions,
+    st.dictionaries(
+        st.sampled_from(["x", "y"]), st.recursive(st.booleans() | st.integers(0, 1), lambda below: st.dictionaries(st.just("z"), below))
+    ),
+    st.dictionaries(st.sampled_from(["labels", "annotations"]), st.just({})),
+)
+
+
+@given(objects, objects)
+def test_what_changed_is_the_difference_of_all_fields(before: Json, after: Json) -> None:
+    shape = shape_of(ModelDeployment)
+    old, new = flat(before, shape), flat(after, shape)
+    changed, removed = difference(before, after, shape)
+    assert removed == old.keys() - new.keys()
+    assert changed == {path for path, value in new.items() if path not in old or (old[path], type(old[path])) != (value, type(value))}
+
+
+@given(paths, paths)
+def test_trees_are_taken_and_joined_as_their_sets(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> None:
+    assert minus(to_fields(one), to_fields(other)) == to_fields(one - other)
+    assert plus(to_fields(one), to_fields(other)) == to_fields(one | other)
 
 
 texts = st.text(max_size=5)

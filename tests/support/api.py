@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from controller.api.admission import Admission
+from controller.api.api_tokens import api_token_routes
 from controller.api.app import create_api
 from controller.api.kubeconfig import kubeconfig, write_kubeconfig
 from controller.api.namespaces import ensure_namespace
@@ -141,7 +142,7 @@ async def running_api(
             metrics=metrics,
             stopping=stopping,
             version="0.1.0",
-            extra_routes=extra_routes,
+            extra_routes=[*api_token_routes(tokens), *extra_routes],
             **api_options,
         )
         cert_file, key_file = pki.server_files("controller")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from controller.api.apply import managers as managing
-from controller.api.apply.fields import Path, Paths, flat, owned, text_of
+from controller.api.apply.fields import Difference, Path, Paths, difference, flat, owned, text_of
 from controller.api.apply.managers import Managed, Manager, Managers
 from controller.api.apply.merging import merged, without
 from controller.api.apply.shape import Shape
@@ -97,20 +97,20 @@ def apply(live: Json, config: Json, manager: Manager, managers: Managers, *, sco
     obj = merged(live, config, scope)
     if last is not None:
         others = frozenset().union(*(managed.paths for managed in everybody.values()))
-        obj = without(obj, last.paths - others, others, scope)
-    difference = managing.compare(flat(live, scope), flat(obj, scope))
-    if not force and (conflicts := _not_own(managing.conflicts_of(everybody, manager, difference.changed), live, manager, scope)):
+        obj = without(obj, last.paths - others, others, frozenset(flat(config, scope)), scope)
+    changes = difference(live, obj, scope)
+    if not force and (conflicts := _not_own(managing.conflicts_of(everybody, manager, changes.changed), live, manager, scope)):
         raise ApplyConflict(conflicts)
     if manager.name == KUBECTL and _annotations(obj).get(LAST_APPLIED):
         obj = _annotated(obj, config)
-    return Applied(obj, _taken(everybody, manager, difference))
+    return Applied(obj, _taken(everybody, manager, changes))
 
 
-def _taken(managers: Managers, manager: Manager, difference: managing.Compared) -> dict[Manager, Managed]:
+def _taken(managers: Managers, manager: Manager, changes: Difference) -> dict[Manager, Managed]:
     """Take what `manager` changed from the others, and what is gone from everybody."""
     left: dict[Manager, Managed] = {}
     for one, managed in managers.items():
-        gone: Paths = difference.removed if one == manager else difference.changed | difference.removed
+        gone: Paths = changes.removed if one == manager else changes.changed | changes.removed
         paths = managed.paths - gone
         if paths:
             left[one] = managed if len(paths) == len(managed.paths) else Managed(paths, managed.time)

@@ -4,8 +4,8 @@ In: an object and its `Shape`, or `fieldsV1`. Out: `Paths`. A path is a tuple of
 `k:{"name":"a"}` for an item of a list that is merged by key, `v:"x"` for a member of a set.
 
 Two sets are made of an object. `flat` has everything that can come and go: each value that is one value to a manager (a scalar, something
-atomic), each item of a list, and each map and list that holds others; the difference of two of these is what a write changed. `owned` is
-what a manager who applies the object owns: a map or list that the schema names only comes with what is in it, so it is not in there.
+atomic), each item of a list, and each map and list that holds others; `difference` is what a write changed of it. `owned` is what a manager
+who applies the object owns: a map or list that the schema names only comes with what is in it, so it is not in there.
 
 Source: `sigs.k8s.io/structured-merge-diff/v4/fieldpath` (serialize-pe.go for the elements, path.go for the text in messages),
 `typed/{compare,tofieldset}.go` for which paths are in a set.
@@ -14,14 +14,14 @@ Source: `sigs.k8s.io/structured-merge-diff/v4/fieldpath` (serialize-pe.go for th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from controller.api.apply.shape import ATOMIC, Shape
 from rkfleet.errors import BadRequest
 
-__all__ = ["Path", "Paths", "element_of", "flat", "from_fields", "owned", "text_of", "to_fields"]
+__all__ = ["Difference", "Path", "Paths", "difference", "element_of", "flat", "from_fields", "owned", "text_of", "to_fields"]
 
 Json = dict[str, Any]
 Path: TypeAlias = tuple[str, ...]
@@ -30,8 +30,9 @@ Paths: TypeAlias = frozenset[Path]
 DEPTH_MAX: Final = 64  # As deep as a body may be.
 INDEX_DIGITS_MAX: Final = 9  # Of an index of a list: more items than any object has.
 
-_NOBODYS: Final[tuple[Path, ...]] = ((), ("f:metadata",))
-"""Maps that every object has; as kube-apiserver does, they are no field of anybody."""
+_METADATA: Final[Path] = ("f:metadata",)
+"""As kube-apiserver has it, no field of anybody; and what is empty in there is not stored."""
+_ABSENT: Final = object()
 _MAP: Final = object()
 _LIST: Final = object()
 _ITEM: Final = object()
@@ -60,8 +61,12 @@ def owned(config: Any, shape: Shape) -> Paths:
 def _found(value: Any, shape: Shape, *, holders: bool, strict: bool) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
     _flatten(value, shape, (), found, named=not holders, strict=strict)
-    for path in _NOBODYS:
-        found.pop(path, None)
+    found.pop((), None)
+    found.pop(_METADATA, None)
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    for name, below in metadata.items() if isinstance(metadata, dict) else ():
+        if not below:
+            found.pop((*_METADATA, f"f:{name}"), None)
     return found
 
 
@@ -91,18 +96,88 @@ def _flatten(value: Any, shape: Shape, path: Path, found: dict[Path, Any], *, na
 
 
 def _flatten_list(values: list[Any], shape: Shape, path: Path, found: dict[Path, Any], *, named: bool, strict: bool) -> None:
-    seen = set()
-    for index, value in enumerate(values):
-        element = element_of(value, shape)
-        if element is None or element in seen:
-            if strict:
-                raise BadRequest(_unmergeable(path, index, element, shape))
-            element = f"i:{index}"
-        seen.add(element)
+    for element, value in _elements(values, shape, path, strict=strict).items():
         below = (*path, element)
         if shape.merge == "items":
             _flatten(value, shape.each or ATOMIC, below, found, named=named, strict=strict)
         found[below] = _ITEM
+
+
+def _elements(values: list[Any], shape: Shape, path: Path, *, strict: bool) -> dict[str, Any]:
+    """Return the items of a list by the elements that name them; items that cannot be told apart are named by where they stand."""
+    found: dict[str, Any] = {}
+    for index, value in enumerate(values):
+        element = element_of(value, shape)
+        if element is None or element in found:
+            if strict:
+                raise BadRequest(_unmergeable(path, index, element, shape))
+            element = f"i:{index}"
+        found[element] = value
+    return found
+
+
+class Difference(NamedTuple):
+    """How an object changed, as sets of paths."""
+
+    changed: Paths
+    removed: Paths
+
+
+def difference(before: Any, after: Any, shape: Shape) -> Difference:
+    """Return what is new or another in `after`, and what is gone; what is equal in both is not looked into."""
+    changed: set[Path] = set()
+    removed: set[Path] = set()
+    _compare(before, after, shape, (), (changed, removed))
+    return Difference(frozenset(changed), frozenset(removed))
+
+
+def _compare(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
+    if _equal(before, after):
+        return
+    if isinstance(before, dict) and isinstance(after, dict) and shape.merge == "fields":
+        was, now = _visible(before, shape, path), _visible(after, shape, path)
+        for name, value in now.items():
+            if name not in was or not _equal(was[name], value):
+                _compare_member(was.get(name, _ABSENT), value, shape.below(name), (*path, f"f:{name}"), found)
+        for name, value in was.items():
+            if name not in now:
+                _compare_member(value, _ABSENT, shape.below(name), (*path, f"f:{name}"), found)
+    elif isinstance(before, list) and isinstance(after, list) and shape.merge in ("items", "set"):
+        each = (shape.each or ATOMIC) if shape.merge == "items" else ATOMIC
+        old, new = _elements(before, shape, path, strict=False), _elements(after, shape, path, strict=False)
+        for element in {**new, **old}:
+            _compare_member(old.get(element, _ABSENT), new.get(element, _ABSENT), each, (*path, element), found)
+    else:
+        lost, gained = _nodes(before, shape, path), _nodes(after, shape, path)
+        found[0].update(at for at, value in gained.items() if at not in lost or lost[at] is not value)
+        found[1].update(lost.keys() - gained.keys())
+
+
+def _compare_member(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
+    if before is _ABSENT:
+        found[0].update(_nodes(after, shape, path))
+    elif after is _ABSENT:
+        found[1].update(_nodes(before, shape, path))
+    else:
+        _compare(before, after, shape, path, found)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
+
+
+def _visible(value: Json, shape: Shape, path: Path) -> Json:
+    """Return the fields of a map that somebody may own; what is empty in metadata is not stored."""
+    if path == _METADATA:
+        return {name: below for name, below in value.items() if below and name not in shape.hidden}
+    return {name: below for name, below in value.items() if name not in shape.hidden} if shape.hidden else value
+
+
+def _nodes(value: Any, shape: Shape, path: Path) -> dict[Path, Any]:
+    found: dict[Path, Any] = {}
+    _flatten(value, shape, path, found, named=False, strict=False)
+    found.setdefault(path, _ITEM)
+    return found
 
 
 def element_of(value: Any, shape: Shape) -> str | None:
@@ -131,19 +206,17 @@ def _compact(value: Any) -> str:
 def to_fields(paths: Iterable[Path]) -> Json:
     """Return a set of paths as FieldsV1."""
     tree: Json = {}
-    for path in paths:
+    for path in sorted(paths):  # What holds others comes before them.
         node = tree
-        for element in path:
-            node = node.setdefault(element, {})
-        node["."] = {}
-    return _pruned(tree)
-
-
-def _pruned(node: Json) -> Json:
-    """Leave the `.` out where nothing else is there: an empty map says the same."""
-    if len(node) == 1 and "." in node:
-        return {}
-    return {element: _pruned(below) if element != "." else {} for element, below in node.items()}
+        for element in path[:-1]:
+            below = node.get(element)
+            if below is None:
+                below = node[element] = {}
+            elif not below:
+                below["."] = {}  # A field itself, of which more is said.
+            node = below
+        node[path[-1]] = {}
+    return tree
 
 
 def from_fields(fields: Any) -> Paths:

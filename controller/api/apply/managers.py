@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from controller.api.apply.fields import Path, Paths, from_fields, to_fields
+from controller.api.apply.fields import Difference, Path, Paths, from_fields, to_fields
+from controller.api.apply.trees import minus, plus
 from rkfleet.clock import format_time, parse_time
 from rkfleet.errors import Cause, Invalid
 
@@ -100,19 +101,28 @@ def _invalid(field: str, message: str) -> Invalid:
 
 def encode(managers: Managers) -> list[Json]:
     """Return `managedFields`, in Kubernetes' order: who applies before who updates, oldest first."""
-    entries = []
-    for manager, managed in sorted(managers.items(), key=lambda one: (one[0].operation, one[1].time, one[0])):
-        entry: Json = {
-            "manager": manager.name,
-            "operation": manager.operation,
-            "apiVersion": manager.api_version,
-            "time": managed.time,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields(managed.paths),
-            "subresource": manager.subresource,
-        }
-        entries.append({name: value for name, value in entry.items() if value not in ("", None)})
-    return entries
+    return _ordered([_entry(manager, to_fields(managed.paths), managed.time) for manager, managed in managers.items()])
+
+
+def _entry(manager: Manager, fields: Json, time: str) -> Json:
+    entry: Json = {
+        "manager": manager.name,
+        "operation": manager.operation,
+        "apiVersion": manager.api_version,
+        "time": time,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+        "subresource": manager.subresource,
+    }
+    return {name: value for name, value in entry.items() if value not in ("", None)}
+
+
+def _manager(entry: Json) -> Manager:
+    return Manager(entry.get("manager", ""), entry["operation"], entry.get("apiVersion", ""), entry.get("subresource", ""))
+
+
+def _ordered(entries: list[Json]) -> list[Json]:
+    return sorted(entries, key=lambda entry: (entry["operation"], entry.get("time", ""), _manager(entry)))
 
 
 def is_reset(entries: Any) -> bool:
@@ -120,36 +130,31 @@ def is_reset(entries: Any) -> bool:
     return isinstance(entries, list) and len(entries) == 1 and entries[0] in ({}, None)
 
 
-class Compared(NamedTuple):
-    """How an object changed, as sets of paths."""
+def after_update(entries: list[Json], manager: Manager, difference: Difference, now: str) -> list[Json]:
+    """Return `managedFields`, as `encode` wrote them, after `manager` changed an object.
 
-    changed: Paths
-    removed: Paths
-
-
-def compare(before: Mapping[Path, Any], after: Mapping[Path, Any]) -> Compared:
-    """Compare two objects by the values at their paths."""
-    changed = frozenset(path for path, value in after.items() if path not in before or not _same(before[path], value))
-    return Compared(changed, frozenset(before.keys() - after.keys()))
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
-
-
-def after_update(managers: Managers, manager: Manager, difference: Compared, now: str) -> dict[Manager, Managed]:
-    """Return the managers after `manager` changed an object: it owns what it changed, nobody else does, and nobody owns what is gone."""
-    gone = difference.changed | difference.removed
-    left: dict[Manager, Managed] = {}
-    for one, managed in managers.items():
-        paths = managed.paths - (difference.removed if one == manager else gone)
-        left[one] = managed if len(paths) == len(managed.paths) else Managed(paths, managed.time)
-    own = left.get(manager, Managed(frozenset(), now))
-    owned = own.paths | difference.changed
-    if owned != managers.get(manager, Managed(frozenset(), "")).paths:
-        own = Managed(owned, now)
-    left[manager] = own
-    return {one: managed for one, managed in left.items() if managed.paths}
+    It owns what it changed, nobody else does, and nobody owns what is gone. Where nothing is another the very list is returned.
+    """
+    changed, removed = to_fields(difference.changed), to_fields(difference.removed)
+    gone = plus(changed, removed)
+    left: list[Json] = []
+    known = False
+    for entry in entries:
+        fields = entry["fieldsV1"]
+        if _manager(entry) == manager:
+            known = True
+            own = plus(minus(fields, removed), changed)
+            if own:
+                left.append(entry if own is fields else {**entry, "fieldsV1": own, "time": now})
+        elif others := minus(fields, gone):
+            left.append(entry if others is fields else {**entry, "fieldsV1": others})
+    if changed and not known:
+        left.append(_entry(manager, changed, now))
+    if len(left) == len(entries) and all(one is other for one, other in zip(left, entries, strict=True)):
+        return entries
+    if sum(entry["operation"] == "Update" for entry in left) > UPDATERS_MAX:
+        return encode(capped(decode(left)))
+    return _ordered(left)
 
 
 def capped(managers: dict[Manager, Managed]) -> dict[Manager, Managed]:

@@ -8,7 +8,7 @@ Source: `sigs.k8s.io/structured-merge-diff/v4/typed` (merge.go for the order of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from controller.api.apply.fields import Path, Paths, element_of
 from controller.api.apply.shape import ATOMIC, Shape
@@ -53,35 +53,45 @@ def _merged_item(old: dict[str | None, Any], new: dict[str | None, Any], name: s
     return merged(old[name], new[name], shape.each or ATOMIC) if name in old else new[name]
 
 
-def without(value: Any, gone: Paths, kept: Paths, shape: Shape) -> Any:
-    """Return `value` without what is at the paths of `gone`; containers that became empty by it go too.
+def without(value: Any, gone: Paths, kept: Paths, wanted: Paths, shape: Shape) -> Any:
+    """Return `value` without what is at the paths of `gone`; maps and lists that became empty by it go too, unless they are `wanted` so.
 
     An item of a list goes with everything in it, unless somebody owns something in it (`kept`).
     """
     if not gone:
         return value
     holders = frozenset(path[:length] for path in kept for length in range(1, len(path) + 1))
-    return _without(value, gone, holders, (), shape)
+    return _without(value, _Removal(gone, holders, wanted), (), shape)
 
 
-def _without(value: Any, gone: Paths, holders: Paths, path: Path, shape: Shape) -> Any:
+class _Removal(NamedTuple):
+    """What goes, what does not go because somebody owns it or something in it, and what stays even when it is empty."""
+
+    gone: Paths
+    holders: Paths
+    wanted: Paths
+
+    def takes(self, path: Path) -> bool:
+        return path in self.gone and path not in self.holders
+
+
+def _without(value: Any, removal: _Removal, path: Path, shape: Shape) -> Any:
     if isinstance(value, dict) and shape.merge == "fields":
         left = {}
         for name, below in value.items():
             at = (*path, f"f:{name}")
-            if at in gone and at not in holders:
+            if removal.takes(at):
                 continue
-            now = _without(below, gone, holders, at, shape.below(name))
-            if now or not below or now is below:
+            now = _without(below, removal, at, shape.below(name))
+            if now or now is below or at in removal.wanted:
                 left[name] = now
         return value if len(left) == len(value) and all(left[name] is value[name] for name in left) else left
     if isinstance(value, list) and shape.merge in ("items", "set"):
         items = []
         for item in value:
             at = (*path, element_of(item, shape) or "")
-            if at in gone and at not in holders:
-                continue
-            items.append(_without(item, gone, holders, at, shape.each or ATOMIC) if shape.merge == "items" else item)
+            if not removal.takes(at):
+                items.append(_without(item, removal, at, shape.each or ATOMIC) if shape.merge == "items" else item)
         return value if len(items) == len(value) and all(map(_same, items, value)) else items
     return value
 

@@ -16,7 +16,7 @@ import msgspec
 
 from controller.api.apply import managers as managing
 from controller.api.apply.applying import Scopes, apply
-from controller.api.apply.fields import flat, owned
+from controller.api.apply.fields import difference, flat, owned
 from controller.api.apply.managers import Managed, Manager
 from controller.api.apply.shape import Shape, shape_of
 from rkfleet.errors import BadRequest
@@ -71,15 +71,13 @@ class Ownership:
         """
         stored = old["metadata"].get("managedFields") or []
         replaced = bool(sent) and sent != stored
-        base = {} if managing.is_reset(sent) else managing.decode(sent if replaced else stored)
-        if not base:
-            return _with_entries(new, [])
-        scope = self._scope(kind, writer.subresource)
-        difference = managing.compare(flat(old, scope), flat(new, scope))
-        managers = managing.after_update(base, self._manager(kind, writer, "Update"), difference, now)
-        if not replaced and managers == base:
+        changes = difference(old, new, self._scope(kind, writer.subresource))
+        if not replaced and not any(changes):
             return _with_entries(new, stored)
-        return _with(new, managing.capped(managers))
+        base = managing.encode(managing.decode(sent)) if replaced and not managing.is_reset(sent) else stored
+        if not base or managing.is_reset(sent):
+            return _with_entries(new, [])
+        return _with_entries(new, managing.after_update(base, self._manager(kind, writer, "Update"), changes, now))
 
     def applied(self, kind: type[Object], old: Json | None, config: Json, *, writer: Writer, now: str, force: bool) -> Pending:
         """Return what an apply makes of the stored object, or of none.
@@ -103,12 +101,15 @@ class Ownership:
     def settled(self, kind: type[Object], old: Json | None, admitted: Json, *, pending: Pending, writer: Writer) -> Json:
         """Return the admitted object of an apply with its managers; what admission left out is not owned."""
         manager = self._manager(kind, writer, "Apply")
-        managers = pending.managers
-        if (own := managers.get(manager)) is not None:
-            present = own.paths & flat(admitted, self._scope(kind, writer.subresource)).keys()
-            managers = {**managers, manager: own if present == own.paths else Managed(frozenset(present), own.time)}
         stored = [] if old is None else old["metadata"].get("managedFields") or []
-        if stored and managing.decode(stored) == managers:
+        before = managing.decode(stored)
+        managers = dict(pending.managers)
+        if (own := managers.pop(manager, None)) is not None:
+            paths = frozenset(own.paths & flat(admitted, self._scope(kind, writer.subresource)).keys())
+            last = before.get(manager)
+            if paths:
+                managers[manager] = last if last is not None and last.paths == paths else Managed(paths, own.time)
+        if stored and before == managers:
             return _with_entries(admitted, stored)
         return _with(admitted, managing.capped(managers))
 

@@ -118,7 +118,8 @@ class Sealing:
         if box is None:
             raise FailedPrecondition(
                 f"Secret {item.ref.namespace}/{item.ref.name} is sealed with the key {sealed.key}, which is not in {self._name}"
-                f" (there: {', '.join(self._boxes)}): put the file back that the controller had, from a backup or from another controller"
+                f" (there: {', '.join(self._boxes)}): put the key file there that was used last,"
+                " from a backup or another controller, and restart"
             )
         try:
             whole = base64.b64decode(sealed.box)

@@ -18,7 +18,7 @@ from controller.store.sql.store import SqlStore
 from rkfleet.kinds import KINDS
 from rkfleet.meta import Ref, ResourceName
 
-__all__ = ["FAULTS", "Fault", "broken"]
+__all__ = ["FAULTS", "FORGETFUL", "Fault", "broken"]
 
 Fault = Literal[
     "acknowledges what it does not keep",
@@ -31,7 +31,9 @@ Fault = Literal[
     "tells of some changes twice",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-EVERY = 7  # Each so many calls go wrong, so that much else is right.
+FORGETFUL = "does not ask what others wrote"
+"""The fault of a store that shares a database and reads from its own memory, which has what others wrote when it writes itself."""
+EVERY = 3  # Each so many calls go wrong, so that much else is right.
 
 
 class _Broken:
@@ -119,4 +121,13 @@ def broken(fault: str) -> Callable[[SqlStore], Store]:
     """Return what puts a fault around a store; none for an empty name."""
     if not fault:
         return lambda store: store
+    if fault == FORGETFUL:
+        return _forgetful
     return lambda store: _Broken(store, msgspec.convert(fault, Fault))
+
+
+def _forgetful(store: SqlStore) -> Store:
+    assert store._freshness is not None, "nobody else writes"
+    store._freshness._poke = lambda: None  # type: ignore[misc]
+    store._freshness = None
+    return store

@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
         padding: Bytes of each object that mean nothing.
         watchers: Selection and manner of each.
         rest_seconds: Between the last death and the end.
+        operations_min: It does not end before so many, however slow the machine is.
         calm_seconds_max: For whatever must succeed once nothing dies any more.
     """
 
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True):
     watchers: tuple[tuple[str, Manner], ...]
     deaths: tuple[Death, ...]
     rest_seconds: float
+    operations_min: int = 0
     calm_seconds_max: float = CALM_SECONDS_MAX
 
 

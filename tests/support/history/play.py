@@ -76,7 +76,7 @@ async def play(plan: Plan, forks: Forks, database: Database, directory: Path, fa
         clients = [
             Client(
                 f"client-{number}",
-                shared,
+                shared if number % 3 == 0 else [shared[number % len(shared)]],  # Who is loyal goes on while the other server stands still.
                 recorder,
                 chance=random.Random(seeds.pop()),
                 names=plan.names,
@@ -106,6 +106,9 @@ async def play(plan: Plan, forks: Forks, database: Database, directory: Path, fa
                 for client in clients:
                     working.create_task(client.run())
                 await _let_die(plan, servers, database)
+                async with asyncio.timeout(CALM_SECONDS_MAX):
+                    while len(recorder.operations) < plan.operations_min:
+                        await CLOCK.sleep(RETRY_SECONDS)
                 for client in clients:
                     client.stopping = True
             goals = await _calm_down(clients[0], recorder, plan.names)

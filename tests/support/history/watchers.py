@@ -25,7 +25,7 @@ __all__ = ["Manner", "Watcher"]
 Manner = Literal["steady", "restless", "slow", "away"]
 """Stays; leaves after a few lines and comes back at once; stops reading for a while; leaves and comes back when much has happened."""
 
-REST_SECONDS = 0.02
+REST_SECONDS = 0.05  # Between two watches: handshakes cost more than what is watched, and clients are to write meanwhile.
 PAUSE_SECONDS_MAX = 0.6
 LINES_MAX = 25
 
