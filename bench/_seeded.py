@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench._control_plane import ControlPlane, control_plane
+from bench.store import model_of
 from controller.store.sql.store import SqlStore
 from rkfleet.clock import Clock
 from rkfleet.kinds import KINDS, Board, Model, Replica
@@ -25,7 +27,6 @@ __all__ = ["BOARDS", "REPLICAS", "board_name", "seeded_control_plane"]
 BOARDS: Final = 5_000
 REPLICAS: Final = 10_000
 AT_ONCE: Final = 200
-TIME: Final = "2026-01-01T00:00:00Z"
 MODEL: Final = "qwen2-1.5b-instruct"
 
 Json = dict[str, Any]
@@ -39,25 +40,30 @@ def _uid(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
-def _condition(type: str, status: str, reason: str, message: str = "") -> Json:
-    said = {"type": type, "status": status, "reason": reason, "lastTransitionTime": TIME}
+def _time(number: int) -> str:
+    """Return a second of some week: boards join and replicas become Ready when they do, not all at once."""
+    return f"2026-01-{1 + number % 7:02d}T{number % 24:02d}:{number * 7 % 60:02d}:{number * 13 % 60:02d}Z"
+
+
+def _condition(time: str, type: str, status: str, reason: str, message: str = "") -> Json:
+    said = {"type": type, "status": status, "reason": reason, "lastTransitionTime": time}
     return {**said, "message": message, "observedGeneration": 1} if message else said
 
 
-def _metadata(name: str, labels: Json) -> Json:
-    return {"name": name, "uid": _uid(name), "creationTimestamp": TIME, "labels": labels}
+def _metadata(name: str, time: str, labels: Json) -> Json:
+    return {"name": name, "uid": _uid(name), "creationTimestamp": time, "labels": labels}
 
 
 def board_of(number: int) -> Json:
     """Return a Board of about 2 kB that has enrolled and reported, and waits for its first session."""
-    name = board_name(number)
+    name, time = board_name(number), _time(number)
     labels = {"rkfleet.dev/soc": "rk3588", "rkfleet.dev/site": f"site-{number // 100:02d}"}
     digest = hashlib.sha256(name.encode()).hexdigest()
     annotations = {"rkfleet.dev/key-sha256": digest, "rkfleet.dev/machine-id": digest[:32]}
     start = f"rkfleet agent run --name {name} ... (on the board, with the arguments that it joined with)"
     never = f"Board {name} has enrolled and never opened a session. Try: {start}"
     healthy = [
-        _condition(type, status, reason)
+        _condition(time, type, status, reason)
         for type, status, reason in (
             ("MemoryPressure", "False", "Sufficient"),
             ("DiskPressure", "False", "Sufficient"),
@@ -79,16 +85,16 @@ def board_of(number: int) -> Json:
         ],
         "servingEndpoint": f"https://10.{number // 256 % 256}.{number % 256}.7:8443",
         "running": [{"replica": f"default/{name}-{slot}", "uid": _uid(f"{name}-{slot}"), "memory": "2530Mi"} for slot in (0, 1)],
-        "conditions": [_condition("Ready", "Unknown", "NeverConnected", never), *healthy],
+        "conditions": [_condition(time, "Ready", "Unknown", "NeverConnected", never), *healthy],
     }
-    return {"metadata": {**_metadata(name, labels), "annotations": annotations}, "spec": {}, "status": status}
+    return {"metadata": {**_metadata(name, time, labels), "annotations": annotations}, "spec": {}, "status": status}
 
 
 def replica_of(number: int) -> Json:
     """Return a Replica of about 1.5 kB, placed and Ready when it was last heard of."""
-    board = board_name(number // 2)
+    board, time = board_name(number // 2), _time(number)
     name = f"{board}-{number % 2}"
-    metadata = _metadata(name, {"rkfleet.dev/deployment": "assistant", "rkfleet.dev/revision": "c578bf33c7"})
+    metadata = _metadata(name, time, {"rkfleet.dev/deployment": "assistant", "rkfleet.dev/revision": "c578bf33c7"})
     owner = {"apiVersion": Model.resource.api_version, "kind": "Model", "name": MODEL, "uid": _uid(MODEL), "controller": True}
     status = {
         "observedGeneration": 1,
@@ -96,10 +102,10 @@ def replica_of(number: int) -> Json:
         "progress": {"fetchedBytes": 1_786_706_944, "totalBytes": 1_786_706_944},
         "measured": {"timeToFirstTokenSeconds": 0.41, "decodeTokensPerSecond": 15.0},
         "conditions": [
-            _condition("Scheduled", "True", "Placed", f"Placed on board {board} with variant rk3588-w8a8."),
-            _condition("ArtifactAvailable", "True", "Fetched"),
-            _condition("Loaded", "True", "ModelLoaded"),
-            _condition("Ready", "True", "Serving"),
+            _condition(time, "Scheduled", "True", "Placed", f"Placed on board {board} with variant rk3588-w8a8."),
+            _condition(time, "ArtifactAvailable", "True", "Fetched"),
+            _condition(time, "Loaded", "True", "ModelLoaded"),
+            _condition(_time(number + 5), "Ready", "True", "Serving"),
         ],
     }
     spec = {
@@ -113,7 +119,7 @@ def replica_of(number: int) -> Json:
 
 
 async def _seed(path: Path, boards: int, replicas: int) -> None:
-    model = {"metadata": _metadata(MODEL, {}), "spec": {"family": "qwen2", "license": "Apache-2.0", "variants": []}}
+    model = {"metadata": _metadata(MODEL, _time(0), {}), "spec": model_of(0)["spec"]}
     objects = [(Ref(Model.resource.name, "default", MODEL), model)]
     objects += [(Ref(Board.resource.name, "", board_name(number)), board_of(number)) for number in range(boards)]
     for number in range(replicas):
@@ -133,5 +139,9 @@ async def seeded_control_plane(
     data = directory / "controller"
     data.mkdir(mode=0o700)
     await _seed(data / "store.db", boards, replicas)
-    async with control_plane(directory, clock, print, program=program) as plane:
+    async with control_plane(directory, clock, _say, program=program) as plane:
         yield plane
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

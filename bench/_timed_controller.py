@@ -28,7 +28,7 @@ def slow_turns_ms(data_dir: Path) -> list[float]:
 def main() -> None:
     told = (Path(sys.argv[sys.argv.index("--data-dir") + 1]).parent / TURNS).open("w", buffering=1)
     loop_class: Any = asyncio.SelectorEventLoop
-    turn = loop_class._run_once  # noqa: SLF001 (there is no public place to time a turn)
+    turn = loop_class._run_once  # noqa: SLF001 - a turn of the loop has no public name
 
     def timed(loop: Any) -> None:
         started = time.thread_time()
@@ -37,7 +37,7 @@ def main() -> None:
         if seconds > TOLD_SECONDS:
             told.write(f"{1000 * seconds:.2f}\n")
 
-    loop_class._run_once = timed  # noqa: SLF001 (as above)
+    loop_class._run_once = timed  # noqa: SLF001
     sys.argv[0] = "controller"
     runpy.run_module("controller", run_name="__main__", alter_sys=True)
 

@@ -1,8 +1,8 @@
 """What 5,000 Boards and 10,000 Replicas cost a controller in memory: VmRSS above an empty one.
 
 `python -m bench.api_memory [--boards N] [--replicas N]`. Two controllers are started with their own commands, one over an empty database
-and one over a full one, and both are left alone until nothing is written any more. The full one holds the objects as JSON, the caches of
-all loops and the log of recent changes, which is full: the loops have said of every Replica that nothing is known while its board is away.
+and one over a full one, and both are left alone until nothing is written any more. The full one holds objects as JSON, the caches of all
+loops and the log of recent changes, which is full: the loops have said of every Replica that nothing is known while its board is away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from bench._control_plane import ControlPlane
 from bench._seeded import BOARDS, REPLICAS, seeded_control_plane
@@ -43,7 +45,7 @@ async def settled_mib(plane: ControlPlane, clock: Clock) -> float:
 
 
 async def held(directory: Path, clock: Clock, boards: int, replicas: int) -> tuple[float, float]:
-    """Return the VmRSS of a controller over so many objects, and how many bytes the objects have as JSON, in MiB."""
+    """Return the VmRSS of a controller over so many objects, and how much the objects are as JSON, both in MiB."""
     async with seeded_control_plane(directory, clock, boards=boards, replicas=replicas) as plane:
         mib = await settled_mib(plane, clock)
         size = 0
@@ -51,7 +53,7 @@ async def held(directory: Path, clock: Clock, boards: int, replicas: int) -> tup
             for kind, count in ((Board, boards), (Replica, replicas)):
                 items = (await client.list(kind.resource.name)).items
                 assert len(items) == count, f"{len(items)} {kind.resource.plural}, not {count}"
-                size += sum(len(str(item)) for item in items)
+                size += sum(len(msgspec.json.encode(item)) for item in items)
     return mib, size / (1 << 20)
 
 
@@ -66,7 +68,7 @@ async def measure(directory: Path, clock: Clock, boards: int, replicas: int) -> 
     of = f"{boards} Boards and {replicas} Replicas"
     return [
         result("controller RSS, empty", "MiB", [empty]),
-        result(f"{of}, as text", "MiB", [size]),
+        result(f"{of}, as JSON", "MiB", [size]),
         result(f"{of}: RSS above an empty controller", "MiB", [full - empty], goal=Goal("value", "<=", RSS_MIB_MAX)),
     ]
 

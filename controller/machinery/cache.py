@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from controller.store.base import Change, Item, Store, decode_item
+from controller.store.sharing import Sharing
 from rkfleet import metric_names
 from rkfleet.clock import Clock
 from rkfleet.errors import Expired, FleetError
@@ -109,6 +110,7 @@ class Cache(Generic[T]):
         self._snapshot: Snapshot[T] | None = None
         self._resource_version = ""
         self._subscribers: Final[list[Subscriber[T]]] = []
+        self._sharing: Final = Sharing()
         self._synced: Final = asyncio.Event()
         self._failures = 0  # In a row.
 
@@ -181,10 +183,26 @@ class Cache(Generic[T]):
     def _decoded(self, item: Item) -> T | None:
         """Return the object, or None for one that another release left in a shape that this one cannot read."""
         try:
-            return decode_item(self.kind, item)
+            return self._shared(decode_item(self.kind, item), item)
         except msgspec.MsgspecError as error:
             _log.error("cache of %s: %s is left out, because this release cannot read it: %s", self._resource, item.ref, error)
             return None
+
+    def _shared(self, obj: T, item: Item) -> T:
+        """Return the object with what others have, too, in memory once."""
+        meta, sharing = obj.metadata, self._sharing
+        msgspec.structs.force_setattr(meta, "namespace", item.ref.namespace)
+        msgspec.structs.force_setattr(meta, "name", item.ref.name)
+        msgspec.structs.force_setattr(meta, "uid", item.uid)
+        msgspec.structs.force_setattr(meta, "resource_version", item.resource_version)
+        if meta.labels == item.labels:
+            msgspec.structs.force_setattr(meta, "labels", item.labels)
+        for field in ("creation_timestamp", "owner_references", "finalizers"):
+            msgspec.structs.force_setattr(meta, field, sharing.value(getattr(meta, field)))
+        for field in obj.__struct_fields__:
+            if field != "metadata":
+                msgspec.structs.force_setattr(obj, field, sharing.value(getattr(obj, field)))
+        return obj
 
     def _put(self, ref: Ref, new: T | None) -> None:
         old = self._objects.get(ref)

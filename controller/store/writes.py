@@ -219,7 +219,7 @@ def _stored(old: Json, new: Json, stored: Item, revision: int) -> Outcome:
     if encode(_declared(old)) != encode(_declared(new)):
         metadata["generation"] = metadata.get("generation", 0) + 1
     gone = "deletionTimestamp" in metadata and not metadata.get("finalizers")
-    return Outcome("DELETED" if gone else "MODIFIED", _encoded(stored.ref, new, revision))
+    return Outcome("DELETED" if gone else "MODIFIED", _encoded(stored.ref, new, revision, stored))
 
 
 def _patch_status(write: PatchStatus, stored: Item, resource: Resource, revision: int) -> Outcome:
@@ -256,7 +256,7 @@ def _delete(write: Delete, stored: Item, revision: int) -> Outcome:
             pass
     if not finalizers:
         metadata.pop("finalizers", None)
-        return Outcome("DELETED", _encoded(stored.ref, {**obj, "metadata": metadata}, revision))
+        return Outcome("DELETED", _encoded(stored.ref, {**obj, "metadata": metadata}, revision, stored))
     metadata["finalizers"] = finalizers
     metadata.setdefault("deletionTimestamp", format_time(write.now))
     metadata.setdefault("deletionGracePeriodSeconds", 0)
@@ -340,13 +340,18 @@ def _check_names(ref: Ref, metadata: Json, resource: Resource) -> None:
             raise Invalid(f"{ref}: metadata.{field}: {message}", (Cause(f"metadata.{field}", message),))
 
 
-def _encoded(ref: Ref, obj: Json, revision: int) -> Item:
+def _encoded(ref: Ref, obj: Json, revision: int, before: Item | None = None) -> Item:
+    """Return the item; it shares with the one before it what they have in common, because the log keeps both."""
     metadata = obj["metadata"]
     metadata["resourceVersion"] = str(revision)
     body = encode(obj)
     if len(body) > OBJECT_BYTES_MAX:
         raise Invalid(f"{ref} has {len(body)} bytes as JSON, at most {OBJECT_BYTES_MAX} are allowed")
-    return Item(ref, metadata["uid"], str(revision), metadata.get("labels") or {}, body)
+    uid, labels = metadata["uid"], metadata.get("labels") or {}
+    if before is not None:
+        uid = before.uid if before.uid == uid else uid
+        labels = before.labels if before.labels == labels else labels
+    return Item(ref, uid, str(revision), labels, body)
 
 
 def _decode(stored: Item) -> Json:

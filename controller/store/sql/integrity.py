@@ -14,8 +14,9 @@ import msgspec
 
 from controller.store.base import Item
 from controller.store.broadcaster import Entry
+from controller.store.sharing import Sharing
+from controller.store.sql.rows import ref_from
 from rkfleet.errors import FailedPrecondition
-from rkfleet.meta import Ref, ResourceName
 
 __all__ = ["RESTORE", "checked_items", "checked_revision", "newest_of"]
 
@@ -50,8 +51,9 @@ def checked_items(rows: Iterable[Any], name: str) -> Iterator[Item]:
     """
     faults: list[str] = []
     count = 0
+    sharing = Sharing()
     for row in rows:
-        ref = Ref(ResourceName(row.resource), row.namespace, row.name)
+        ref = ref_from(row)
         try:
             metadata = _decode(row.body).metadata
             fault = _fault(row, metadata)
@@ -61,7 +63,7 @@ def checked_items(rows: Iterable[Any], name: str) -> Iterator[Item]:
             count += 1
             if count <= FAULTS_SHOWN_MAX:
                 faults.append(f"object {ref} {fault}")
-        yield Item(ref, row.uid, str(row.store_revision), metadata.labels, row.body)
+        yield Item(ref, row.uid, str(row.store_revision), sharing.labels(metadata.labels), row.body)
     if count:
         more = f" and {count - FAULTS_SHOWN_MAX} more" if count > FAULTS_SHOWN_MAX else ""
         raise FailedPrecondition(f"{name} is damaged: {'; '.join(faults)}{more}; {RESTORE}")

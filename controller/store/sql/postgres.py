@@ -241,7 +241,8 @@ class PostgresDatabase:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         counter: Any = cursor.execute("SELECT revision, compacted_revision, leader_term FROM counter WHERE id = 1").fetchone()
         items = list(integrity.checked_items(cursor.execute(f"SELECT {_COLUMNS} FROM objects"), self._name))  # noqa: S608 (constants)
-        entries = [entry_of(row) for row in cursor.execute(_EVENTS, (0,))]
+        stored = {item.ref: item for item in items}
+        entries = [entry_of(row, stored) for row in cursor.execute(_EVENTS, (0,))]
         if own:
             cursor.execute("COMMIT")
         integrity.checked_revision(counter.revision, integrity.newest_of(items, entries), self._name)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from controller.store.base import Item
 from controller.store.broadcaster import Entry
 from controller.store.writes import item_of
 from rkfleet.meta import Ref, ResourceName
 
-__all__ = ["entry_of", "event_row", "item_from", "object_row"]
+__all__ = ["entry_of", "event_row", "item_from", "object_row", "ref_from"]
+
+_NOTHING: Final[Mapping[Ref, Item]] = MappingProxyType({})
 
 
 def item_from(row: Any) -> Item:
@@ -18,16 +23,27 @@ def item_from(row: Any) -> Item:
     Raises:
         msgspec.MsgspecError: Its body is not an object with metadata.
     """
-    return item_of(Ref(ResourceName(row.resource), row.namespace, row.name), row.uid, row.store_revision, row.body)
+    return item_of(ref_from(row), row.uid, row.store_revision, row.body)
 
 
-def entry_of(row: Any) -> Entry:
+def ref_from(row: Any) -> Ref:
+    """Return the name of a row of `objects` or `events`; what many names share is in memory once."""
+    return Ref(ResourceName(sys.intern(row.resource)), sys.intern(row.namespace), row.name)
+
+
+def entry_of(row: Any, stored: Mapping[Ref, Item] = _NOTHING) -> Entry:
     """Return the entry of a row of `events`; what was there before it is not in the log.
+
+    Args:
+        row: With the columns of the table as attributes.
+        stored: What is stored now; an entry about the very state of an object shares its item.
 
     Raises:
         msgspec.MsgspecError: As `item_from`.
     """
-    return Entry(row.store_revision, row.type, item_from(row), None)
+    now = stored.get(ref_from(row))
+    same = now is not None and now.resource_version == str(row.store_revision) and now.body == row.body
+    return Entry(row.store_revision, row.type, now if now is not None and same else item_from(row), None)
 
 
 def object_row(item: Item) -> dict[str, Any]:

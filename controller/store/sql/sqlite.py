@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +27,12 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from controller.store.base import Item
 from controller.store.sql import copying, integrity, schema, tables
 from controller.store.sql.database import Batch, Contents, Tail
 from controller.store.sql.rows import entry_of, event_row, object_row
 from rkfleet.errors import FailedPrecondition, FleetError, Unavailable
+from rkfleet.meta import Ref
 
 __all__ = ["SqliteDatabase"]
 
@@ -109,7 +111,7 @@ class SqliteDatabase:
             revision = connection.execute(sa.select(_counter.revision)).scalar_one()
             items = list(integrity.checked_items(connection.execute(sa.select(tables.objects)), str(self._path)))
             connection.rollback()
-        tail = self.tail(0)
+        tail = self._since(0, {item.ref: item for item in items})
         integrity.checked_revision(revision, integrity.newest_of(items, tail.entries), str(self._path))
         self._kept = Tail((), tail.floor, 0)
         return Contents(revision, tail.floor, items, tail.entries)
@@ -127,10 +129,13 @@ class SqliteDatabase:
 
     def tail(self, revision: int) -> Tail:
         """See `Database.tail`."""
+        return self._since(revision, {})
+
+    def _since(self, revision: int, stored: Mapping[Ref, Item]) -> Tail:
         with self._translated("be read"):
             connection = self._connect()
             floor = connection.execute(sa.select(_counter.compacted_revision)).scalar_one()
-            entries = [entry_of(row) for row in connection.execute(_SINCE, {"base": revision})]
+            entries = [entry_of(row, stored) for row in connection.execute(_SINCE, {"base": revision})]
             connection.rollback()
         return Tail(entries, floor, self._kept.term)
 
