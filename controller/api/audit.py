@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -105,8 +105,9 @@ def _object(target: Target, name: str) -> Record:
 
 
 def _uri(scope: Scope) -> str:
-    asked = parse_qsl(scope.get("query_string", b"").decode("ascii", "replace")[: 4 * TEXT_LENGTH_MAX], keep_blank_values=True)
-    query = urlencode([(key, value if key in _SHOWN else "-") for key, value in asked])
+    asked = scope.get("query_string", b"")[: 4 * TEXT_LENGTH_MAX].decode("ascii", "replace")
+    pairs = (pair.partition("=") for pair in asked.split("&"))
+    query = "&".join(f"{key}={value if key in _SHOWN else '-'}" for key, _, value in pairs if key)
     return _text(quote(scope["path"], safe="/:@") + (f"?{query}" if query else ""))
 
 

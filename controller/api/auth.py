@@ -32,6 +32,8 @@ Json = dict[str, Any]
 
 LAPSE_CHECK_SECONDS: Final = 2.0  # How long a stream may outlive its token; one look into a dictionary each time.
 
+_IMPERSONATE: Final = "impersonate-"  # Headers of `kubectl --as` begin so.
+
 Identify = Callable[[str], Identity | None]
 """From a bearer token to its holder; None for a token that nobody holds. Must not block: it runs on every request."""
 
@@ -61,9 +63,18 @@ def require_caller(identify: Identify, request: Request) -> Identity:
 
     Raises:
         Unauthenticated: Nobody known.
+        PermissionDenied: It is to be done in the name of somebody else (`kubectl --as`), which is not served; done in the caller's own
+            name, it would be more than was asked for.
     """
     identity = authenticate(identify, request.headers.get("authorization", ""))
     request.scope[IDENTITY] = identity
+    for header, whom in request.headers.items():
+        if header.startswith(_IMPERSONATE):
+            what = "groups" if header == f"{_IMPERSONATE}group" else "users"
+            raise PermissionDenied(
+                f'{what} "{whom}" is forbidden: User "{identity.name}" cannot impersonate resource "{what}" in API group "" at the cluster'
+                " scope: nobody acts for others here; use a token of theirs"
+            )
     return identity
 
 

@@ -121,7 +121,9 @@ class WithEventView:
     async def delete(
         self, ref: Ref, *, uid: str = "", resource_version: str = "", propagation: Propagation = "Background", now: datetime
     ) -> Item:
-        """See `Store.delete`."""
+        """See `Store.delete`; an Event owns nothing, so nothing is waited for, and no loop would."""
+        if _core_ref(ref).resource == _CORE:
+            propagation = "Background"
         with _in_words_of(ref):
             deleted = await self._store.delete(_core_ref(ref), uid=uid, resource_version=resource_version, propagation=propagation, now=now)
         return _shown(deleted, ref.resource)

@@ -5,7 +5,7 @@ Nothing is stored.
 
     POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews
     POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews
-    POST /apis/authentication.k8s.io/v1/selfsubjectreviews
+    POST /apis/authentication.k8s.io/v1/selfsubjectreviews, and v1beta1
 
 Source: Kubernetes `k8s.io/api/authorization/v1/types.go`, `k8s.io/api/authentication/v1/types.go`.
 """
@@ -52,6 +52,7 @@ REVIEWS: Final = (
     Review("authorization.k8s.io", "SelfSubjectAccessReview"),
     Review("authorization.k8s.io", "SelfSubjectRulesReview"),
     Review("authentication.k8s.io", "SelfSubjectReview"),
+    Review("authentication.k8s.io", "SelfSubjectReview", "v1beta1"),  # What kubectl 1.27 asks.
 )
 
 

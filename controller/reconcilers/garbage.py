@@ -6,11 +6,13 @@ exists is asked of the store itself. Decisions are `planning/garbage.py`'s.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
+from controller.machinery.cache import Cache
 from controller.planning.garbage import Owner, plan_dependent, plan_owner
 from controller.reconcilers.act import Applier
-from controller.reconcilers.views import BY_OWNER, Views
+from controller.reconcilers.views import BY_OWNER
 from controller.store.base import Store
 from rkfleet.errors import NotFound
 from rkfleet.kinds.base import Object, Registry
@@ -23,18 +25,17 @@ class GarbageReconciler:
     """See `machinery.reconciler.Reconciler`; the key is any object of the cached kinds.
 
     Args:
-        views: Caches.
+        caches: Of every kind that may own, or be owned.
         store: To see whether an owner exists.
         registry: Which kinds there are; an owner of another kind is never held to be gone.
         applier: Writes.
     """
 
-    def __init__(self, views: Views, store: Store, registry: Registry, applier: Applier) -> None:
-        self._views: Final = views
+    def __init__(self, caches: Iterable[Cache[Any]], store: Store, registry: Registry, applier: Applier) -> None:
         self._store: Final = store
         self._registry: Final = registry
         self._applier: Final = applier
-        self._caches: Final = {cache.kind.resource.name: cache for cache in views}
+        self._caches: Final = {cache.kind.resource.name: cache for cache in caches}
 
     async def reconcile(self, key: Ref) -> float | None:
         """Collect the object if nobody owns it any more, or go on with its deletion."""
@@ -52,7 +53,7 @@ class GarbageReconciler:
 
     def dependents(self, uid: str) -> list[Object]:
         """Return the objects that name this uid as an owner."""
-        return [one for cache in self._views for one in cache.snapshot().by(BY_OWNER, uid)]
+        return [one for cache in self._caches.values() for one in cache.snapshot().by(BY_OWNER, uid)]
 
     async def _exists(self, obj: Object, owner: OwnerReference) -> bool:
         kind = self._registry.find_kind(owner.api_version, owner.kind)

@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from controller.machinery.cache import Cache
 from controller.machinery.manager import Manager
 from controller.machinery.reconciler import Source, itself
 from controller.machinery.workqueue import WorkQueue
@@ -36,13 +35,14 @@ from controller.reconcilers.views import (
     PresenceReader,
     Sessions,
     Views,
+    make_metadata_views,
     make_views,
     scoped,
 )
 from controller.store.base import Store
 from rkfleet import conditions
 from rkfleet.clock import Clock
-from rkfleet.kinds import Board, Model, ModelDeployment, ModelRevision, Namespace, Replica
+from rkfleet.kinds import Board, ConfigMap, Lease, Model, ModelDeployment, ModelRevision, Namespace, Replica, Secret
 from rkfleet.kinds.base import Object, Registry
 from rkfleet.meta import Ref
 from rkfleet.metrics import Metrics
@@ -51,6 +51,8 @@ __all__ = ["Loops", "add_loops", "garbage_keys"]
 
 DEPLOYMENTS_AT_ONCE: Final = 4  # One key is never worked on twice at once; several share the commits that they wait for.
 BOARDS_AT_ONCE: Final = 64  # A change of many boards at once (a rollout, a restart) waits for the disk, not for each other.
+OWNING_BUILT_INS: Final = (Namespace, Secret, ConfigMap, Lease)
+"""Built-in kinds that own others or have owners; Events have not, as in Kubernetes, and there are too many of them to follow."""
 MODELS_AT_ONCE: Final = 4  # Requests to the registry.
 
 
@@ -108,10 +110,11 @@ def add_loops(
     health = manager.add("health", HealthReconciler(views, presence, applier), Source(views.boards, itself), workers=BOARDS_AT_ONCE)
     identity = IdentityReconciler(store, identities, applier, clock)
     revocation = manager.add("identity", identity, Source(views.boards, _of_identity), workers=BOARDS_AT_ONCE)
-    garbage = GarbageReconciler(views, store, registry, applier)
-    manager.add("garbage", garbage, *(Source(cache, garbage_keys(garbage, registry)) for cache in views))
+    namespaces, *others = make_metadata_views(store, OWNING_BUILT_INS, clock=clock, random=random, metrics=metrics)
+    collected = (*views, namespaces, *others)
+    garbage = GarbageReconciler(collected, store, registry, applier)
+    manager.add("garbage", garbage, *(Source(cache, garbage_keys(garbage, registry)) for cache in collected))
     manager.add("model", ModelReconciler(views, blobs, applier), *_model_sources(views), workers=MODELS_AT_ONCE, rest_share=4.0)
-    namespaces = Cache(store, Namespace, clock=clock, random=random, metrics=metrics)
     manager.add("namespace", NamespaceReconciler(store, registry, applier), Source(namespaces, itself))
     if metrics is not None:
         follow_fleet(views, metrics)

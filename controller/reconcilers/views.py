@@ -25,7 +25,8 @@ from rkfleet.metrics import Metrics
 
 __all__ = [
     "BY_BOARD", "BY_DEPLOYMENT", "BY_MODEL", "BY_OWNER", "BY_REVISION", "BY_SCHEDULING", "UNSCHEDULED", "Blobs", "Identities", "Offers",
-    "PresenceReader", "Sessions", "Views", "by_name", "make_views", "scoped",
+    "PresenceReader", "Sessions", "Views", "by_name", "make_metadata_views", "make_views",
+    "scoped",
 ]  # fmt: skip
 
 BY_BOARD: Final = "board"
@@ -144,6 +145,23 @@ def make_views(store: Store, *, clock: Clock, random: random.Random, metrics: Me
             },
         ),
     )
+
+
+def make_metadata_views(
+    store: Store, kinds: Iterable[type[Object]], *, clock: Clock, random: random.Random, metrics: Metrics | None = None
+) -> tuple[Cache[Any], ...]:
+    """Return caches of what kinds that no loop works on have in common with others: only metadata is decoded and kept."""
+    return tuple(
+        Cache(store, _metadata_of(kind), clock=clock, random=random, indexes={BY_OWNER: _owner_uids}, metrics=metrics) for kind in kinds
+    )
+
+
+def _metadata_of(kind: type[Object]) -> type[Object]:
+    """Return the kind without what is its own."""
+    namespace = {"resource": kind.resource}
+    bare = msgspec.defstruct(f"{kind.__name__}Metadata", [], bases=(Object,), namespace=namespace, frozen=True, kw_only=True)
+    assert issubclass(bare, Object)
+    return bare
 
 
 def scoped(obj: Object, name: str) -> str:

@@ -110,7 +110,7 @@ def test_a_review_says_what_the_api_then_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.kubectl
-@pytest.mark.parametrize("minor", [28, 31])
+@pytest.mark.parametrize("minor", [28, 33])
 def test_kubectl_can_ask_who_it_is_and_what_it_may(tmp_path: Path, minor: int) -> None:
     """`auth whoami`, `auth can-i` and `can-i --list`, and the refusal of what it may not."""
 
@@ -133,6 +133,7 @@ def test_kubectl_can_ask_who_it_is_and_what_it_may(tmp_path: Path, minor: int) -
             assert "is forbidden" in refused.err
             assert 'User "bob" cannot' in refused.err
             admin = kubectl_of(api, tmp_path, api.token, minor)
+            assert "(Forbidden)" in (await admin.run("get", "boards", "--as", "bob")).err
             assert (await admin.run("auth", "can-i", "*", "*", "-A")).out.strip() == "yes"
             local = kubectl_of(api, tmp_path, api.tokens.create_api_token("eve", "operator", ("default",))[0], minor)
             assert "created" in await local.ok("apply", "-f", "-", stdin=deployment(replicas=1))
@@ -244,6 +245,8 @@ def test_guesses_are_slowed_down_and_a_good_token_from_the_same_address_is_not(t
             assert codes == [401] * 20 + [429] * 2
             limited = await api.call("GET", "/api", headers=bearer("rkt1.x"))
             assert 1 <= int(limited.headers["retry-after"]) <= 60
+            acting = await api.call("GET", "/api", headers={**bearer(api.token), "impersonate-user": "bob"})
+            assert (acting.status_code, 'cannot impersonate resource "users"' in acting.json()["message"]) == (403, True)
             assert limited.json()["reason"] == "TooManyRequests"
             assert (await api.call("GET", "/api", headers=bearer(api.token))).status_code == 200
             text = api.metrics.text().decode()

@@ -139,7 +139,7 @@ def test_events_are_the_same_in_both_groups(tmp_path: Path) -> None:
         stale = {**event, "metadata": {**event["metadata"], "resourceVersion": "1"}}
         conflict = (await api.call("PUT", f"{path}/e1", stale)).json()
         assert (conflict["reason"], conflict["details"]["group"]) == ("Conflict", "events.k8s.io")
-        await kubectl.ok("delete", "events.events.k8s.io", "e1")
+        await kubectl.ok("delete", "events.events.k8s.io", "e1", "--cascade=foreground", "--timeout=10s")
         assert (await api.call("GET", "/api/v1/namespaces/default/events/e1")).status_code == 404
 
     with_kubectl(tmp_path, test)

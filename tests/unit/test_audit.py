@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -111,3 +113,16 @@ def test_a_log_that_cannot_be_opened_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("")
     with pytest.raises(FailedPrecondition, match="--audit-log ''"), make(tmp_path / "audit"):
         pass
+
+
+@pytest.mark.processes
+def test_a_real_file_system_that_is_full_costs_no_line(tmp_path: Path) -> None:
+    """A tmpfs of 1 MiB, full, then freed: the log says so meanwhile and goes on by itself."""
+    private = ["unshare", "--mount", "--map-root-user"]
+    if subprocess.run([*private, "mount", "-t", "tmpfs", "none", str(tmp_path)], stderr=subprocess.PIPE, check=False).returncode:
+        pytest.skip("this machine does not let a test mount a tmpfs")
+    child = [*private, sys.executable, "-m", "tests.support.audit_child", str(tmp_path)]
+    done = subprocess.run(child, stdout=subprocess.PIPE, timeout=30, check=True)
+    facts = json.loads(done.stdout)
+    assert "No space left on device" in facts["said"]
+    assert facts["whole"]

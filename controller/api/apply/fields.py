@@ -132,12 +132,12 @@ def difference(before: Any, after: Any, shape: Shape) -> Difference:
 
 
 def _compare(before: Any, after: Any, shape: Shape, path: Path, found: tuple[set[Path], set[Path]]) -> None:
-    if _equal(before, after):
+    if before is after or (_equal(before, after) and not (isinstance(before, dict) and shape.is_unknown)):
         return
     if isinstance(before, dict) and isinstance(after, dict) and shape.merge == "fields":
         was, now = _visible(before, shape, path), _visible(after, shape, path)
         for name, value in now.items():
-            if name not in was or not _equal(was[name], value):
+            if name not in was or was[name] is not value:
                 _compare_member(was.get(name, _ABSENT), value, shape.below(name), (*path, f"f:{name}"), found)
         for name, value in was.items():
             if name not in now:
@@ -163,7 +163,8 @@ def _compare_member(before: Any, after: Any, shape: Shape, path: Path, found: tu
 
 
 def _equal(one: Any, other: Any) -> bool:
-    return one is other or (one == other and isinstance(one, bool) == isinstance(other, bool))
+    """Compare values of one type by the schema; to Python `true` is 1, also in maps, which then must be looked into."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _visible(value: Json, shape: Shape, path: Path) -> Json:

@@ -44,6 +44,11 @@ class Shape(msgspec.Struct, frozen=True):
         """Return the shape of a field."""
         return self.fields.get(field) or self.each or UNKNOWN
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether this is a map of which the schema says nothing."""
+        return self.merge == "fields" and not self.fields and self.each is None
+
     def hiding(self, fields: Iterable[str]) -> Shape:
         """Return this shape without some of its fields, which nobody owns then."""
         return msgspec.structs.replace(self, hidden=self.hidden.union(fields))
