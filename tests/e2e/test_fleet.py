@@ -29,7 +29,7 @@ AGENT = "agent-cpu-1"
 # These have labels and count what goes wrong, so that a fleet without accidents has no sample of them.
 OF_ACCIDENTS = (
     metric_names.WORKER_EXITS, metric_names.GATEWAY_RETRIES, metric_names.GATEWAY_BROKEN_STREAMS, metric_names.CACHE_RELISTS,
-    metric_names.SESSION_ENDS, metric_names.RENEWALS,
+    metric_names.SESSION_ENDS, metric_names.RENEWALS, metric_names.API_FAILED_LOGINS,
 )  # fmt: skip
 
 # What a machine without an NPU, a thermal zone or cpufreq does not know; tests/integration/test_watch.py has samples.

@@ -439,7 +439,7 @@ def test_status_is_written_in_the_name_of_its_owner(tmp_path: Path) -> None:
             item = await store.patch_status(board_ref("b"), uid, "agent", {"soc": "cpu"}, [], now=NOW)
             assert body(item)["status"] == {"soc": "cpu"}
             (entry,) = [one for one in body(item)["metadata"]["managedFields"] if one["manager"] == "agent"]
-            assert (entry["subresource"], entry["fieldsV1"]) == ("status", {"f:status": {"f:soc": {}}})
+            assert (entry["subresource"], entry["fieldsV1"]) == ("status", {"f:status": {".": {}, "f:soc": {}}})
             assert [one for one in faults.asked if one.method == "PUT"] == [
                 ("PUT", "/apis/rkfleet.dev/v1alpha1/boards/b/status", "fieldManager=agent")
             ]

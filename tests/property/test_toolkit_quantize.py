@@ -26,7 +26,7 @@ def weights(draw: st.DrawFn) -> Array:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows, width = draw(st.integers(1, 12)), draw(st.integers(1, 300))
     values = random.standard_normal((rows, width)).astype(np.float32)
-    values *= np.float32(2.0 ** draw(st.integers(-50, 50)))
+    values *= np.float32(2.0 ** draw(st.integers(-30, 50)))  # Far above MAGNITUDE_MIN, below which a group is taken as zero.
     values[random.random(rows) < 0.2] = 0
     values[random.random(rows) < 0.2] = values[0, 0]
     if draw(st.booleans()):
