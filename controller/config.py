@@ -17,6 +17,7 @@ __all__ = ["DATABASE_URL_VARIABLE", "Config", "parse_arguments"]
 
 LEASE_SECONDS: Final = 15  # As Kubernetes' own controllers; a standby takes over at most so long after the leader's last sign.
 BACKUPS_KEPT_MAX: Final = 1_000  # Three years of days; more is a job for a backup program.
+LEASE_SECONDS_MAX: Final = 600  # Nobody waits longer for a holder of the Lease who is not there, whoever wrote it.
 DATABASE_URL_VARIABLE: Final = "RKFLEET_DATABASE_URL"
 
 
@@ -98,7 +99,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         " leader's answers; default the advertised host and the gRPC port",
     )
     parser.add_argument(
-        "--lease-seconds", type=int, default=LEASE_SECONDS, help="how long the leader may be silent before a standby takes over"
+        "--lease-seconds", type=_lease, default=LEASE_SECONDS, help="how long the leader may be silent before a standby takes over"
     )
     parser.add_argument(
         "--backup-every", type=_seconds, default="24h", metavar="DURATION", help="how often DATA_DIR/backups gets a backup; 0 for never"
@@ -146,6 +147,12 @@ def _seconds(text: str) -> float:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration such as 90, 30m, 24h or 7d")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _lease(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= LEASE_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1..{LEASE_SECONDS_MAX}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from controller.config import LEASE_SECONDS_MAX
 from controller.store.base import Item, Store
 from rkfleet.clock import Clock, format_micro_time, format_time
 from rkfleet.errors import AlreadyExists, Conflict, FleetError, NotFound, Unavailable
@@ -193,4 +194,5 @@ def _spec(item: Item) -> Json:
 
 
 def _seconds(spec: Json, default: int) -> float:
-    return float(spec.get("leaseDurationSeconds") or default)
+    given = spec.get("leaseDurationSeconds")
+    return min(float(given), LEASE_SECONDS_MAX) if isinstance(given, int) and given > 0 else float(default)

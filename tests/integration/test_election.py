@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from controller.api.namespaces import ensure_namespace
+from controller.config import LEASE_SECONDS_MAX
 from controller.election import LEASE, LEASE_NAMESPACE, Election
 from controller.store.sql.store import SqlStore
 from rkfleet.clock import give_way
@@ -199,5 +200,19 @@ def test_an_edited_lease_ends_the_term_of_whoever_lost_it(tmp_path: Path) -> Non
         assert not one.term
         await world.pass_time(8)
         assert one.term > first
+
+    played(tmp_path, use)
+
+
+def test_a_holder_that_somebody_made_up_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    async def use(world: World) -> None:
+        one = world.candidate("one")
+        await world.pass_time(3)
+        await world.store.patch(LEASE, {"spec": {"holderIdentity": "nobody", "leaseDurationSeconds": 10**9}}, now=NOW)
+        await world.pass_time(3)
+        assert not one.term
+        world.clock.advance(LEASE_SECONDS_MAX)
+        await world.pass_time(3)
+        assert one.term
 
     played(tmp_path, use)
