@@ -24,7 +24,7 @@ from bench._https_load import request_of
 
 __all__ = ["Deliveries", "Plan"]
 
-OPEN_AT_ONCE: Final = 16  # Handshakes at a time: each takes the server about half a millisecond, and one turn of its loop serves all.
+OPEN_AT_ONCE: Final = 50  # Handshakes at a time; more would wait in the server's queue of connections.
 PAUSE_SECONDS: Final = 0.05  # Between changes, so that each is one by itself.
 PATIENCE_SECONDS: Final = 30.0
 AGE: Final = re.compile(rb'"\d+s"|"\d+m(\d+s)?"')  # Of a row in a table: two rows made at the same moment may differ in it.
