@@ -116,7 +116,7 @@ class SqlStore(Writing):
         opened = await asyncio.to_thread(_open, place, fleet)
         database: Database = opened if sealing is None else SealedDatabase(opened, sealing)
         try:
-            contents = _sharing(await asyncio.to_thread(database.load))
+            contents = await asyncio.to_thread(database.load)
         except FleetError:
             database.close()
             raise
@@ -307,16 +307,6 @@ class SqlStore(Writing):
         for result, count in results.items():
             if count > 0:
                 self._metrics.counter(metric_names.STORE_WRITES, result=result).inc(count)
-
-
-def _sharing(contents: Contents) -> Contents:
-    """Return the contents with one copy of what stands both among the objects and in the event log."""
-    current = {(item.ref, item.resource_version): item for item in contents.items}
-    entries = [
-        msgspec.structs.replace(entry, item=current.get((entry.item.ref, entry.item.resource_version), entry.item))
-        for entry in contents.entries
-    ]
-    return msgspec.structs.replace(contents, entries=entries)
 
 
 def _open(place: Path | str, fleet: str) -> SqliteDatabase | PostgresDatabase:
