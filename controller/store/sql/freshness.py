@@ -66,6 +66,10 @@ class Freshness:
             if freshness._connection is not None:
                 await freshness._connection.close()
 
+    def look(self) -> None:
+        """Have the writer look what others wrote, because somebody knows that there is something."""
+        self._poke()
+
     async def newest(self) -> int:
         """Return a revision that is at least the one of every write that was acknowledged before this call.
 
@@ -110,6 +114,8 @@ class Freshness:
                     await self._follow()
             except FleetError as error:
                 _log.debug("%s", error.message)
+            except Exception:  # noqa: BLE001 - whoever listens no more would fall behind without a word
+                _log.exception("listening to the database failed; it is tried again")
             self._poke()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS):

@@ -243,6 +243,7 @@ class SqlStore(Writing):
             return
         reached: asyncio.Future[None] = self._loop.create_future()
         self._behind.append((newest, reached))
+        self._freshness.look()
         try:
             async with asyncio.timeout(BEHIND_SECONDS_MAX):
                 await reached
