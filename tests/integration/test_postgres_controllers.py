@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from controller.store.base import Selection
+from controller.store.sql.freshness import Freshness
 from controller.store.sql.store import SqlStore
 from rkfleet.errors import AlreadyExists, Conflict, Expired, Unavailable
 from rkfleet.kinds import KINDS
@@ -216,3 +217,46 @@ async def written(store: SqlStore, name: str) -> None:
         except AlreadyExists:
             assert (await store.get(model_ref(name))).uid == f"uid-{name}"
         return
+
+
+def test_nobody_stops_to_listen_whatever_a_connection_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is cut at a bad moment raises errors of the system, too; a watch must not stand still by it."""
+    follow, failures = Freshness._follow, iter([ValueError("Invalid file descriptor: -1"), OSError("Bad file descriptor")] * 2)
+
+    async def broken(self: Freshness) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+        await follow(self)
+
+    monkeypatch.setattr(Freshness, "_follow", broken)
+
+    async def use(one: SqlStore, other: SqlStore) -> None:
+        watch = await other.watch(MODELS, resource_version="0")
+        async with contextlib.aclosing(watch):
+            await one.create(model_ref("a"), model("a"))
+            assert told(await take(watch, 1)) == [("ADDED", "a")]
+            await one.create(model_ref("b"), model("b"))
+            assert told(await take(watch, 1)) == [("ADDED", "b")]
+
+    played(use)
+
+
+def test_a_read_over_a_connection_that_is_gone_is_asked_again() -> None:
+    async def use(one: SqlStore, other: SqlStore) -> None:
+        await one.create(model_ref("a"), model("a"))
+        freshness = other._freshness
+        assert freshness is not None
+        asked = freshness._revision
+        moments = iter([ValueError("Invalid file descriptor: -1"), None, OSError("Bad file descriptor"), None])
+
+        async def revision() -> int:
+            if (failure := next(moments)) is not None:
+                raise failure
+            return await asked()
+
+        freshness._revision = revision  # type: ignore[method-assign]
+        for _ in range(2):
+            assert (await other.get(model_ref("a"))).ref.name == "a"
+        assert next(moments, "all are used") == "all are used"
+
+    played(use)

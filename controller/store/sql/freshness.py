@@ -20,13 +20,14 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from controller.store.sql.postgres import CHANNEL, CONNECT, address_of, translated
-from rkfleet.errors import FleetError
+from rkfleet.errors import FleetError, Unavailable
 
 __all__ = ["Freshness"]
 
 LOOK_SECONDS: Final = 1.0  # What a lost notification costs a watcher.
 RETRY_SECONDS: Final = 1.0  # Between two tries to connect: a server that restarts is found soon, one that is down is not flooded.
 
+_BROKEN: Final = (psycopg.Error, OSError, ValueError)  # What a connection raises that is gone, by moment.
 _REVISION: Final = "SELECT revision FROM counter WHERE id = 1"
 
 _log: Final = logging.getLogger(__name__)
@@ -85,12 +86,16 @@ class Freshness:
         if before is not None:
             await asyncio.wait([before])
         self._asking, self._next = self._next, None  # Who comes from here on needs a later look.
+        try:
+            return await self._revision()
+        except _BROKEN:
+            await self._forget()
         with translated("the database", "be read"):
             try:
-                return await self._revision()
-            except psycopg.OperationalError:
-                await self._forget()
                 return await self._revision()  # A connection that was cut while nobody read is made anew, once.
+            except (OSError, ValueError) as error:
+                await self._forget()
+                raise Unavailable(f"the database cannot be read: {error}") from error
 
     async def _revision(self) -> int:
         if self._connection is None:
